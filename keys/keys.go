@@ -1,0 +1,191 @@
+// Package keys makes, stores and names the signing keys of Sealtap.
+//
+// Every key is an Ed25519 key in the encodings of C2SP signed-note
+// (https://c2sp.org/signed-note): a private key is a PRIVATE+KEY+… line in a
+// file of its own, a public key is a vkey. A key has one role for its whole
+// life, and its signature type is part of the key: witnesses hold type 0x04
+// (timestamped cosignatures), everybody else type 0x01.
+//
+// Start with [Generate] or [Load].
+package keys
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	fnote "github.com/transparency-dev/formats/note"
+	"golang.org/x/mod/sumdb/note"
+)
+
+// Type is a signature type identifier of C2SP signed-note.
+type Type byte
+
+// The signature types that Sealtap makes or verifies.
+const (
+	Ed25519     Type = 0x01 // plain note signatures: logs, producers, operators
+	Cosignature Type = 0x04 // timestamped Ed25519 cosignatures: witnesses
+	MLDSA44     Type = 0x06 // timestamped ML-DSA-44 cosignatures: verified, not made
+)
+
+// ErrMalformed is wrapped by every error about the encoding of a key.
+var ErrMalformed = errors.New("malformed key")
+
+// ID identifies a public key whatever name it goes by:
+// SHA-256("sealtap/key/v1" || 0x00 || signature type || public key).
+type ID [sha256.Size]byte
+
+// String returns the lower-case hexadecimal form of the identifier.
+func (id ID) String() string { return hex.EncodeToString(id[:]) }
+
+// Public is a named public key.
+type Public struct {
+	Name string
+	Type Type
+	Key  []byte // the public key as signed-note encodes it, without the type byte
+}
+
+// ParsePublic parses a vkey of a known type and checks its key ID.
+func ParsePublic(vkey string) (Public, error) {
+	name, rest, _ := strings.Cut(vkey, "+")
+	hash16, key64, ok := strings.Cut(rest, "+")
+	if !ok || !ValidName(name) {
+		return Public{}, fmt.Errorf("%w: a verifier key reads NAME+KEYID+BASE64", ErrMalformed)
+	}
+	raw, err := base64.StdEncoding.Strict().DecodeString(key64)
+	if err != nil || len(raw) < 2 {
+		return Public{}, fmt.Errorf("%w: the last part of verifier key %q is not base64 of a key", ErrMalformed, name)
+	}
+	p := Public{Name: name, Type: Type(raw[0]), Key: raw[1:]}
+	switch p.Type {
+	case Ed25519, Cosignature:
+		if len(p.Key) != ed25519.PublicKeySize {
+			return Public{}, fmt.Errorf("%w: verifier key %q has %d bytes, an Ed25519 key has %d", ErrMalformed, name, len(p.Key), ed25519.PublicKeySize)
+		}
+	case MLDSA44:
+		if _, err := fnote.NewMLDSAVerifier(vkey); err != nil {
+			return Public{}, fmt.Errorf("%w: verifier key %q is not an ML-DSA-44 key", ErrMalformed, name)
+		}
+	default:
+		return Public{}, fmt.Errorf("%w: verifier key %q has the unknown signature type 0x%02x", ErrMalformed, name, raw[0])
+	}
+	if hash, err := strconv.ParseUint(hash16, 16, 32); err != nil || len(hash16) != 8 || uint32(hash) != p.KeyID() {
+		return Public{}, fmt.Errorf("%w: the key ID of verifier key %q does not match its key", ErrMalformed, name)
+	}
+	return p, nil
+}
+
+// KeyID is the 32-bit key ID of signed-note: it depends on name, type and key.
+func (p Public) KeyID() uint32 {
+	h := sha256.New()
+	h.Write([]byte(p.Name + "\n"))
+	h.Write([]byte{byte(p.Type)})
+	h.Write(p.Key)
+	return binary.BigEndian.Uint32(h.Sum(nil))
+}
+
+// ID returns the identifier of the key.
+func (p Public) ID() ID {
+	h := sha256.New()
+	h.Write([]byte("sealtap/key/v1\x00"))
+	h.Write([]byte{byte(p.Type)})
+	h.Write(p.Key)
+	return ID(h.Sum(nil))
+}
+
+// String returns the vkey.
+func (p Public) String() string {
+	return fmt.Sprintf("%s+%08x+%s", p.Name, p.KeyID(),
+		base64.StdEncoding.EncodeToString(append([]byte{byte(p.Type)}, p.Key...)))
+}
+
+// Verifier returns the verifier of notes signed by the key.
+func (p Public) Verifier() (note.Verifier, error) {
+	if p.Type == Ed25519 {
+		return note.NewVerifier(p.String())
+	}
+	return fnote.NewVerifierForCosignatureV1(p.String())
+}
+
+// Private is a signing key.
+type Private struct {
+	Public
+	seed []byte
+}
+
+// Generate makes a new key of type [Ed25519] or [Cosignature].
+func Generate(name string, t Type) (*Private, error) {
+	if !ValidName(name) {
+		return nil, fmt.Errorf("%w: %q cannot name a key: a name is not empty and holds no space, plus or control character", ErrMalformed, name)
+	}
+	if t != Ed25519 && t != Cosignature {
+		return nil, fmt.Errorf("%w: keys of type 0x%02x are not made here", ErrMalformed, byte(t))
+	}
+	pub, priv, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("generating key: %w", err)
+	}
+	return &Private{Public: Public{Name: name, Type: t, Key: pub}, seed: priv.Seed()}, nil
+}
+
+// ParsePrivate parses a PRIVATE+KEY+NAME+KEYID+BASE64 line.
+func ParsePrivate(skey string) (*Private, error) {
+	rest, ok := strings.CutPrefix(strings.TrimSpace(skey), "PRIVATE+KEY+")
+	name, rest, _ := strings.Cut(rest, "+")
+	hash16, key64, ok2 := strings.Cut(rest, "+")
+	// No part of a private key is ever quoted in an error.
+	if !ok || !ok2 || !ValidName(name) {
+		return nil, fmt.Errorf("%w: a signing key reads PRIVATE+KEY+NAME+KEYID+BASE64", ErrMalformed)
+	}
+	raw, err := base64.StdEncoding.Strict().DecodeString(key64)
+	if err != nil || len(raw) != 1+ed25519.SeedSize {
+		return nil, fmt.Errorf("%w: signing key %q does not hold an Ed25519 seed", ErrMalformed, name)
+	}
+	t := Type(raw[0])
+	if t != Ed25519 && t != Cosignature {
+		return nil, fmt.Errorf("%w: signing key %q has the unknown signature type 0x%02x", ErrMalformed, name, raw[0])
+	}
+	p := &Private{seed: raw[1:]}
+	p.Public = Public{Name: name, Type: t, Key: ed25519.NewKeyFromSeed(p.seed).Public().(ed25519.PublicKey)}
+	if hash, err := strconv.ParseUint(hash16, 16, 32); err != nil || len(hash16) != 8 || uint32(hash) != p.KeyID() {
+		return nil, fmt.Errorf("%w: the key ID of signing key %q does not match its key", ErrMalformed, name)
+	}
+	return p, nil
+}
+
+// Encode returns the PRIVATE+KEY+… line of the key. It is a secret.
+func (p *Private) Encode() string {
+	return fmt.Sprintf("PRIVATE+KEY+%s+%08x+%s", p.Name, p.KeyID(),
+		base64.StdEncoding.EncodeToString(append([]byte{byte(p.Type)}, p.seed...)))
+}
+
+// String hides the secret.
+func (p *Private) String() string { return "signing key of " + p.Public.String() }
+
+// GoString hides the secret.
+func (p *Private) GoString() string { return p.String() }
+
+// Signer returns a signer of notes. For a [Cosignature] key each signature
+// carries the time at which it is made.
+func (p *Private) Signer() (note.Signer, error) {
+	if p.Type == Ed25519 {
+		return note.NewSigner(p.Encode())
+	}
+	return fnote.NewSignerForCosignatureV1(p.Encode())
+}
+
+// ValidName reports whether name can be the name of a key in a signed note.
+func ValidName(name string) bool {
+	return name != "" && utf8.ValidString(name) && !strings.ContainsFunc(name, func(r rune) bool {
+		return unicode.IsSpace(r) || unicode.IsControl(r) || r == '+'
+	})
+}

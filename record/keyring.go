@@ -1,0 +1,149 @@
+package record
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/sealtap/sealtap/keys"
+)
+
+// Errors of [Keyring].
+var (
+	ErrUnknownProducer = errors.New("unknown producer")
+	ErrRevoked         = errors.New("revoked producer")
+	ErrStatement       = errors.New("statement not acceptable")
+)
+
+// Keyring is the history of producers' keys as the operator's statements in the
+// log tell it. Feed it the entries in the order of their indices. It is not
+// safe for concurrent use.
+type Keyring struct {
+	Genesis   *Genesis
+	Number    uint64 // of the last key change applied
+	producers map[keys.ID]*enrolment
+}
+
+type enrolment struct {
+	key     keys.Public
+	index   uint64
+	revoked *Revocation
+}
+
+// NewKeyring starts a history with the genesis of a log. Where operator is not
+// nil, it is the pin: a genesis by somebody else is refused.
+func NewKeyring(g *Genesis, operator *keys.Public) (*Keyring, error) {
+	if operator != nil && g.Operator.ID() != operator.ID() {
+		return nil, fmt.Errorf("%w: the genesis names operator %s, pinned is %s", ErrStatement, g.Operator, operator)
+	}
+	return &Keyring{Genesis: g, producers: make(map[keys.ID]*enrolment)}, nil
+}
+
+// Check says whether the key change can be applied now.
+func (k *Keyring) Check(c *KeyChange) error {
+	if err := verifyNote(c.Note, k.Genesis.Operator); err != nil {
+		return fmt.Errorf("%w: %w", ErrStatement, err)
+	}
+	if c.Origin != k.Genesis.Log.Name {
+		return fmt.Errorf("%w: it is meant for log %q, this is %q", ErrStatement, c.Origin, k.Genesis.Log.Name)
+	}
+	if c.Number != k.Number+1 {
+		return fmt.Errorf("%w: its number is %d, the next one is %d", ErrStatement, c.Number, k.Number+1)
+	}
+	names := make(map[string]bool)
+	for _, e := range k.producers {
+		if e.revoked == nil {
+			names[e.key.Name] = true
+		}
+	}
+	for _, r := range c.Revoke {
+		e := k.producers[r.Key.ID()]
+		if e == nil {
+			return fmt.Errorf("%w: it revokes %q, which is not enrolled", ErrStatement, r.Key.Name)
+		}
+		if e.revoked != nil {
+			return fmt.Errorf("%w: %q is revoked already", ErrStatement, r.Key.Name)
+		}
+		delete(names, e.key.Name) // a rotation enrols a new key under the old name
+	}
+	return k.checkEnrolments(c, names)
+}
+
+func (k *Keyring) checkEnrolments(c *KeyChange, names map[string]bool) error {
+	seen := make(map[keys.ID]bool)
+	for _, key := range c.Enrol {
+		id := key.ID()
+		switch {
+		case k.producers[id] != nil || seen[id]:
+			return fmt.Errorf("%w: the key of %q was enrolled before", ErrStatement, key.Name)
+		case names[key.Name]:
+			return fmt.Errorf("%w: another key is enrolled as %q", ErrStatement, key.Name)
+		case id == k.Genesis.Operator.ID(), id == k.Genesis.Log.ID():
+			return fmt.Errorf("%w: the key of %q has another role", ErrStatement, key.Name)
+		}
+		seen[id], names[key.Name] = true, true
+	}
+	return nil
+}
+
+// Apply adds the key change at the given index of the log.
+func (k *Keyring) Apply(c *KeyChange, index uint64) error {
+	if err := k.Check(c); err != nil {
+		return err
+	}
+	k.Number = c.Number
+	for _, r := range c.Revoke {
+		k.producers[r.Key.ID()].revoked = &r
+	}
+	for _, key := range c.Enrol {
+		k.producers[key.ID()] = &enrolment{key: key, index: index}
+	}
+	return nil
+}
+
+// Key returns the key of a producer, enrolled or revoked.
+func (k *Keyring) Key(id keys.ID) (keys.Public, bool) {
+	e := k.producers[id]
+	if e == nil {
+		return keys.Public{}, false
+	}
+	return e.key, true
+}
+
+// Enrolled returns the index of the statement that enrolled the producer.
+func (k *Keyring) Enrolled(id keys.ID) (index uint64, ok bool) {
+	e := k.producers[id]
+	if e == nil {
+		return 0, false
+	}
+	return e.index, true
+}
+
+// Admit returns the key of the stream's producer if what the stream says up to
+// and including the sequence can be accepted.
+func (k *Keyring) Admit(s Stream, sequence uint64) (keys.Public, error) {
+	e := k.producers[s.Producer]
+	if e == nil {
+		return keys.Public{}, fmt.Errorf("%w: no key with id %s is enrolled", ErrUnknownProducer, s.Producer)
+	}
+	if e.revoked == nil {
+		return e.key, nil
+	}
+	for _, l := range e.revoked.Last {
+		if l.Incarnation == s.Incarnation && sequence <= l.Sequence {
+			return e.key, nil
+		}
+	}
+	return keys.Public{}, fmt.Errorf("%w: the operator ended the key of %q before sequence %d of incarnation %s",
+		ErrRevoked, e.key.Name, sequence, s.Incarnation)
+}
+
+// Producers returns all keys that were ever enrolled, oldest first.
+func (k *Keyring) Producers() []keys.Public {
+	var list []keys.Public
+	for _, e := range slices.SortedFunc(maps.Values(k.producers), func(a, b *enrolment) int { return int(a.index) - int(b.index) }) {
+		list = append(list, e.key)
+	}
+	return list
+}

@@ -1,0 +1,241 @@
+package record
+
+import (
+	"bytes"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/mod/sumdb/note"
+
+	"github.com/sealtap/sealtap/keys"
+)
+
+const (
+	genesisHeader   = "sealtap/genesis/v1"
+	keyChangeHeader = "sealtap/key-change/v1"
+)
+
+// Genesis is the first entry of a log. It names the log's key and the
+// operator's, and is signed by the latter: the root of trust of everything that
+// producers sign.
+type Genesis struct {
+	Log      keys.Public
+	Operator keys.Public
+	Created  time.Time // whole seconds, the operator's claim
+	Note     []byte    // the signed note, verbatim
+}
+
+// NewGenesis returns the genesis entry of a log.
+func NewGenesis(log keys.Public, operator *keys.Private, created time.Time) ([]byte, error) {
+	return signStatement(KindGenesis, operator, genesisHeader,
+		"log "+log.String(),
+		"operator "+operator.Public.String(),
+		"created "+created.UTC().Format(time.RFC3339))
+}
+
+// ParseGenesis parses the body of a genesis entry. It checks that the entry is
+// signed by the operator whom it names; whether that is the right one only the
+// auditor's pin can tell.
+func ParseGenesis(body []byte) (Genesis, error) {
+	lines, err := statementLines(body, genesisHeader)
+	if err != nil {
+		return Genesis{}, err
+	}
+	if len(lines) != 3 {
+		return Genesis{}, fmt.Errorf("%w: a genesis has lines for log, operator and created", ErrMalformed)
+	}
+	g := Genesis{Note: body}
+	if g.Log, err = keyLine(lines[0], "log "); err != nil {
+		return Genesis{}, err
+	}
+	if g.Operator, err = keyLine(lines[1], "operator "); err != nil {
+		return Genesis{}, err
+	}
+	created, ok := strings.CutPrefix(lines[2], "created ")
+	if g.Created, err = time.Parse(time.RFC3339, created); err != nil || !ok || g.Created.UTC().Format(time.RFC3339) != created {
+		return Genesis{}, fmt.Errorf("%w: %q is not a time of creation", ErrMalformed, lines[2])
+	}
+	return g, verifyNote(body, g.Operator)
+}
+
+// KeyChange is a statement by the operator about producers' keys.
+type KeyChange struct {
+	Origin string // of the log that it is meant for
+	Number uint64 // 1 for the first statement of a log, then one more each
+	Enrol  []keys.Public
+	Revoke []Revocation
+	Note   []byte // the signed note, verbatim
+}
+
+// Revocation ends what a key can do.
+type Revocation struct {
+	Key keys.Public
+	// Last is what of each incarnation is still admissible: the highest
+	// sequence. Of incarnations not named, nothing is.
+	Last []LastSequence
+}
+
+// LastSequence is the highest admissible sequence of an incarnation.
+type LastSequence struct {
+	Incarnation Incarnation
+	Sequence    uint64
+}
+
+// NewKeyChange returns the entry of a statement about producers' keys.
+func NewKeyChange(c KeyChange, operator *keys.Private) ([]byte, error) {
+	lines := []string{"log " + c.Origin, "number " + strconv.FormatUint(c.Number, 10)}
+	for _, k := range c.Enrol {
+		if k.Type != keys.Ed25519 {
+			return nil, fmt.Errorf("enrolling %q: a producer's key has signature type 0x01, not 0x%02x", k.Name, byte(k.Type))
+		}
+		lines = append(lines, "enrol "+k.String())
+	}
+	for _, r := range c.Revoke {
+		lines = append(lines, "revoke "+r.Key.String())
+		for _, l := range r.Last {
+			lines = append(lines, fmt.Sprintf("last %s %d", l.Incarnation, l.Sequence))
+		}
+	}
+	return signStatement(KindKeyChange, operator, append([]string{keyChangeHeader}, lines...)...)
+}
+
+// ParseKeyChange parses the body of a key change without verifying its
+// signature: see [Keyring.Apply].
+func ParseKeyChange(body []byte) (KeyChange, error) {
+	lines, err := statementLines(body, keyChangeHeader)
+	if err != nil {
+		return KeyChange{}, err
+	}
+	if len(lines) < 3 {
+		return KeyChange{}, fmt.Errorf("%w: a key change has lines for log, number and at least one key", ErrMalformed)
+	}
+	c := KeyChange{Note: body}
+	var ok bool
+	if c.Origin, ok = strings.CutPrefix(lines[0], "log "); !ok || c.Origin == "" {
+		return KeyChange{}, fmt.Errorf("%w: %q does not name a log", ErrMalformed, lines[0])
+	}
+	number, _ := strings.CutPrefix(lines[1], "number ")
+	if c.Number, err = strconv.ParseUint(number, 10, 64); err != nil || lines[1] != fmt.Sprintf("number %d", c.Number) || c.Number == 0 {
+		return KeyChange{}, fmt.Errorf("%w: %q is not the number of a statement", ErrMalformed, lines[1])
+	}
+	for _, line := range lines[2:] {
+		if err := c.parseLine(line); err != nil {
+			return KeyChange{}, err
+		}
+	}
+	return c, nil
+}
+
+func (c *KeyChange) parseLine(line string) error {
+	word, rest, _ := strings.Cut(line, " ")
+	switch word {
+	case "enrol":
+		k, err := keyLine(line, "enrol ")
+		if err == nil && k.Type != keys.Ed25519 {
+			err = fmt.Errorf("%w: producer key %q has signature type 0x%02x", ErrMalformed, k.Name, byte(k.Type))
+		}
+		c.Enrol = append(c.Enrol, k)
+		return err
+	case "revoke":
+		k, err := keyLine(line, "revoke ")
+		c.Revoke = append(c.Revoke, Revocation{Key: k})
+		return err
+	case "last":
+		var l LastSequence
+		inc, seq, _ := strings.Cut(rest, " ")
+		n, err1 := hex.Decode(l.Incarnation[:], []byte(inc[:min(len(inc), 32)]))
+		s, err2 := strconv.ParseUint(seq, 10, 64)
+		l.Sequence = s
+		if err1 != nil || err2 != nil || n != 16 || len(c.Revoke) == 0 || line != fmt.Sprintf("last %s %d", l.Incarnation, s) {
+			return fmt.Errorf("%w: %q is not the last sequence of a revoked key", ErrMalformed, line)
+		}
+		r := &c.Revoke[len(c.Revoke)-1]
+		r.Last = append(r.Last, l)
+		return nil
+	}
+	return fmt.Errorf("%w: a key change cannot say %q", ErrMalformed, line)
+}
+
+func signStatement(kind Kind, operator *keys.Private, lines ...string) ([]byte, error) {
+	signer, err := operator.Signer()
+	if err != nil {
+		return nil, err
+	}
+	signed, err := note.Sign(&note.Note{Text: strings.Join(lines, "\n") + "\n"}, signer)
+	if err != nil {
+		return nil, fmt.Errorf("signing statement: %w", err)
+	}
+	return join(kind, signed)
+}
+
+// statementLines returns the lines of a note's text after its header.
+func statementLines(body []byte, header string) ([]string, error) {
+	text, err := noteText(body)
+	if err != nil {
+		return nil, err
+	}
+	lines := strings.Split(strings.TrimSuffix(string(text), "\n"), "\n")
+	if lines[0] != header {
+		return nil, fmt.Errorf("%w: the statement starts with %q, not %q", ErrMalformed, lines[0], header)
+	}
+	return lines[1:], nil
+}
+
+func keyLine(line, prefix string) (keys.Public, error) {
+	vkey, ok := strings.CutPrefix(line, prefix)
+	if !ok {
+		return keys.Public{}, fmt.Errorf("%w: %q should start with %q", ErrMalformed, line, prefix)
+	}
+	k, err := keys.ParsePublic(vkey)
+	if err != nil {
+		return keys.Public{}, fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	return k, nil
+}
+
+var sigSplit = []byte("\n\n")
+
+// noteText returns the text of a signed note without verifying it.
+func noteText(n []byte) ([]byte, error) {
+	i := bytes.LastIndex(n, sigSplit)
+	if i < 0 {
+		return nil, fmt.Errorf("%w: not a signed note", ErrMalformed)
+	}
+	return n[:i+1], nil
+}
+
+// verifyNote checks that the note is signed by the key, and by no one else: an
+// entry has no room for bytes that nobody vouches for.
+func verifyNote(n []byte, key keys.Public) error {
+	v, err := key.Verifier()
+	if err != nil {
+		return err
+	}
+	opened, err := note.Open(n, note.VerifierList(v))
+	if err != nil {
+		return fmt.Errorf("verifying signature of %q: %w", key.Name, err)
+	}
+	if len(opened.Sigs) != 1 || len(opened.UnverifiedSigs) != 0 {
+		return fmt.Errorf("verifying signature of %q: %w: signatures by others beside it", key.Name, ErrMalformed)
+	}
+	// One spelling only, or else two entries could hold the same statement.
+	again, err := rejoin(opened)
+	if err == nil && !bytes.Equal(again, n) {
+		err = fmt.Errorf("verifying signature of %q: %w: not the one spelling of a note", key.Name, ErrMalformed)
+	}
+	return err
+}
+
+func rejoin(n *note.Note) ([]byte, error) {
+	var b bytes.Buffer
+	b.WriteString(n.Text)
+	b.WriteByte('\n')
+	for _, s := range slices.Concat(n.Sigs, n.UnverifiedSigs) {
+		fmt.Fprintf(&b, "— %s %s\n", s.Name, s.Base64)
+	}
+	return b.Bytes(), nil
+}
