@@ -1,0 +1,287 @@
+// Package config reads the configuration file: one YAML file with a section for
+// each component, so that one file can run everything in one process and be
+// copied to wherever a part of it shall run on its own.
+//
+// Every error names file, line and key. Secrets are files, never values. Paths
+// are relative to the directory of the file.
+//
+// Start with [Load].
+package config
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/sealtap/sealtap/keys"
+)
+
+// ErrInvalid is wrapped by every error about the content of a file.
+var ErrInvalid = errors.New("invalid configuration")
+
+// File is a configuration file.
+type File struct {
+	Proxy     *Proxy    `yaml:"proxy"`
+	Log       *Log      `yaml:"log"`
+	Witnesses []Witness `yaml:"witnesses"`
+
+	Path   string   `yaml:"-"` // where it was read
+	SHA256 [32]byte `yaml:"-"` // of its bytes
+}
+
+// Proxy configures one proxy.
+type Proxy struct {
+	Listen   string `yaml:"listen"`   // address to listen on; required
+	Upstream URL    `yaml:"upstream"` // where requests go; without it a forward proxy
+	Service  string `yaml:"service"`  // name of the service in records; empty means the upstream's host
+	TLS      *TLS   `yaml:"tls"`      // without it plain HTTP
+
+	Key           Path   `yaml:"key"`    // the producer's signing key; required
+	Log           URL    `yaml:"log"`    // where entries go; required
+	Policy        Path   `yaml:"policy"` // which checkpoints count; required
+	Spool         Path   `yaml:"spool"`  // directory; required
+	SpoolMaxBytes Size   `yaml:"spool_max_bytes"`
+	Heartbeat     Period `yaml:"heartbeat"` // longest silence; 0 means 10s
+
+	DigestKey  Path     `yaml:"digest_key"`  // secret under which credentials are digested; required
+	OpeningsTo []string `yaml:"openings_to"` // age recipients who can read sealed fields; required
+
+	OpenHeaders  []string `yaml:"open_headers"`  // headers whose values stand in the open; empty means a short list
+	Seal         []string `yaml:"seal"`          // fields to seal: source, query, headers, path, who; empty means the first three
+	TrustedPeers []Prefix `yaml:"trusted_peers"` // whose forwarding headers and user header count
+	UserHeader   string   `yaml:"user_header"`   // header in which a trusted peer names the user
+	JWKS         Path     `yaml:"jwks"`          // keys that verify bearer tokens
+	BufferLimit  Size     `yaml:"buffer_limit"`  // bodies up to it are hashed before they pass; 0 means 64KiB
+	Forward      Forward  `yaml:"forward"`
+}
+
+// Forward says which targets a forward proxy may reach.
+type Forward struct {
+	Allow []Prefix `yaml:"allow"` // beyond the default
+	Deny  []Prefix `yaml:"deny"`  // beyond the default
+}
+
+// TLS configures a listener.
+type TLS struct {
+	Cert     Path `yaml:"cert"`
+	Key      Path `yaml:"key"`
+	ClientCA Path `yaml:"client_ca"` // asks for client certificates and verifies them
+}
+
+// Log configures one log server.
+type Log struct {
+	Listen             string  `yaml:"listen"`              // required
+	Database           Path    `yaml:"database"`            // SQLite file; required
+	Key                Path    `yaml:"key"`                 // signs checkpoints; its name is the log's origin; required
+	OperatorKey        Path    `yaml:"operator_key"`        // signs the genesis of an empty database; not needed later
+	Policy             Path    `yaml:"policy"`              // whose cosignatures a checkpoint needs; required
+	CheckpointInterval Period  `yaml:"checkpoint_interval"` // 0 means 100ms
+	OpeningsIdentity   Path    `yaml:"openings_identity"`   // age identity that opens sealed fields for readers
+	Readers            Readers `yaml:"readers"`
+}
+
+// Readers says who may see sealed fields. Nobody may, by default.
+type Readers struct {
+	Loopback bool `yaml:"loopback"` // clients on this machine
+	Tokens   Path `yaml:"tokens"`   // file of lines NAME HEX-SHA-256 of bearer tokens
+}
+
+// Witness configures one witness.
+type Witness struct {
+	Name     string `yaml:"name"`     // tells the witnesses of one file apart
+	Listen   string `yaml:"listen"`   // required
+	Database Path   `yaml:"database"` // SQLite file; required
+	Key      Path   `yaml:"key"`      // required
+	Logs     []VKey `yaml:"logs"`     // verifier keys of the logs that it cosigns; required
+}
+
+// Path is a path in the file's directory, or an absolute one.
+type Path string
+
+// URL is an absolute http or https URL.
+type URL struct{ *url.URL }
+
+// Prefix is an address range in CIDR form, or a single address.
+type Prefix struct{ netip.Prefix }
+
+// Period is a duration such as 10s or 500ms.
+type Period time.Duration
+
+// Size is a number of bytes such as 4096, 64KiB, 16MiB or 1GiB.
+type Size int64
+
+// VKey is a verifier key.
+type VKey struct{ keys.Public }
+
+// Load reads and checks the file at path.
+func Load(path string) (*File, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading configuration: %w", err)
+	}
+	return Parse(path, data)
+}
+
+// Parse reads and checks the content of the file at path.
+func Parse(path string, data []byte) (*File, error) {
+	var root yaml.Node
+	if err := yaml.Unmarshal(data, &root); err != nil {
+		return nil, fmt.Errorf("%w: %s: %s", ErrInvalid, path, strings.TrimPrefix(err.Error(), "yaml: "))
+	}
+	f := &File{Path: path, SHA256: sha256.Sum256(data)}
+	if len(root.Content) == 0 {
+		return nil, fmt.Errorf("%w: %s: the file is empty", ErrInvalid, path)
+	}
+	d := decoder{path: path}
+	if err := d.decode(root.Content[0], f); err != nil {
+		return nil, err
+	}
+	if err := f.check(); err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", ErrInvalid, path, err)
+	}
+	f.resolve(filepath.Dir(path))
+	return f, nil
+}
+
+// need is a key that a section cannot do without.
+type need struct {
+	key string
+	set bool
+}
+
+func missing(section string, list ...need) error {
+	for _, n := range list {
+		if !n.set {
+			return fmt.Errorf("%s.%s is required", section, n.key)
+		}
+	}
+	return nil
+}
+
+func (f *File) check() error {
+	if f.Proxy == nil && f.Log == nil && len(f.Witnesses) == 0 {
+		return errors.New("it has none of the sections proxy, log and witnesses")
+	}
+	var errs []error
+	if p := f.Proxy; p != nil {
+		errs = append(errs, missing("proxy", need{"listen", p.Listen != ""}, need{"key", p.Key != ""}, need{"log", p.Log.URL != nil},
+			need{"policy", p.Policy != ""}, need{"spool", p.Spool != ""}, need{"digest_key", p.DigestKey != ""}, need{"openings_to", len(p.OpeningsTo) > 0}))
+		if p.TLS != nil {
+			errs = append(errs, missing("proxy.tls", need{"cert", p.TLS.Cert != ""}, need{"key", p.TLS.Key != ""}))
+		}
+		for _, field := range p.Seal {
+			if !sealable[field] {
+				errs = append(errs, fmt.Errorf("proxy.seal: %q cannot be sealed; source, query, headers, path and who can", field))
+			}
+		}
+	}
+	if l := f.Log; l != nil {
+		errs = append(errs, missing("log", need{"listen", l.Listen != ""}, need{"database", l.Database != ""}, need{"key", l.Key != ""}, need{"policy", l.Policy != ""}))
+	}
+	names := make(map[string]bool)
+	for i, w := range f.Witnesses {
+		section := fmt.Sprintf("witnesses[%d]", i)
+		errs = append(errs, missing(section, need{"name", w.Name != ""}, need{"listen", w.Listen != ""}, need{"database", w.Database != ""},
+			need{"key", w.Key != ""}, need{"logs", len(w.Logs) > 0}))
+		if names[w.Name] {
+			errs = append(errs, fmt.Errorf("%s.name: %q is taken", section, w.Name))
+		}
+		names[w.Name] = true
+	}
+	for _, err := range errs {
+		if err != nil {
+			return err // one error at a time: one line
+		}
+	}
+	return nil
+}
+
+var sealable = map[string]bool{"source": true, "query": true, "headers": true, "path": true, "who": true}
+
+// resolve makes the paths of the file independent of the working directory.
+func (f *File) resolve(dir string) {
+	at := func(list ...*Path) {
+		for _, p := range list {
+			if *p != "" && !filepath.IsAbs(string(*p)) {
+				*p = Path(filepath.Join(dir, string(*p)))
+			}
+		}
+	}
+	if p := f.Proxy; p != nil {
+		at(&p.Key, &p.Policy, &p.Spool, &p.DigestKey, &p.JWKS)
+		if p.TLS != nil {
+			at(&p.TLS.Cert, &p.TLS.Key, &p.TLS.ClientCA)
+		}
+	}
+	if l := f.Log; l != nil {
+		at(&l.Database, &l.Key, &l.OperatorKey, &l.Policy, &l.OpeningsIdentity, &l.Readers.Tokens)
+	}
+	for i := range f.Witnesses {
+		at(&f.Witnesses[i].Database, &f.Witnesses[i].Key)
+	}
+}
+
+// UnmarshalYAML implements [yaml.Unmarshaler].
+func (u *URL) UnmarshalYAML(n *yaml.Node) error {
+	p, err := url.Parse(n.Value)
+	if err != nil || p.Scheme != "http" && p.Scheme != "https" || p.Host == "" {
+		return fmt.Errorf("%q is not an http or https URL", n.Value)
+	}
+	u.URL = p
+	return nil
+}
+
+// UnmarshalYAML implements [yaml.Unmarshaler].
+func (p *Prefix) UnmarshalYAML(n *yaml.Node) error {
+	if a, err := netip.ParseAddr(n.Value); err == nil {
+		p.Prefix = netip.PrefixFrom(a, a.BitLen())
+		return nil
+	}
+	var err error
+	if p.Prefix, err = netip.ParsePrefix(n.Value); err != nil {
+		return fmt.Errorf("%q is not an address or a range such as 10.0.0.0/8", n.Value)
+	}
+	return nil
+}
+
+// UnmarshalYAML implements [yaml.Unmarshaler].
+func (p *Period) UnmarshalYAML(n *yaml.Node) error {
+	d, err := time.ParseDuration(n.Value)
+	if err != nil || d < 0 {
+		return fmt.Errorf("%q is not a duration such as 10s or 500ms", n.Value)
+	}
+	*p = Period(d)
+	return nil
+}
+
+// UnmarshalYAML implements [yaml.Unmarshaler].
+func (s *Size) UnmarshalYAML(n *yaml.Node) error {
+	value, shift := n.Value, 0
+	for suffix, bits := range map[string]int{"KiB": 10, "MiB": 20, "GiB": 30} {
+		if v, ok := strings.CutSuffix(value, suffix); ok {
+			value, shift = strings.TrimSpace(v), bits
+		}
+	}
+	v, err := strconv.ParseInt(value, 10, 64)
+	if err != nil || v < 0 || v > 1<<62>>shift {
+		return fmt.Errorf("%q is not a number of bytes such as 4096, 64KiB or 1GiB", n.Value)
+	}
+	*s = Size(v << shift)
+	return nil
+}
+
+// UnmarshalYAML implements [yaml.Unmarshaler].
+func (v *VKey) UnmarshalYAML(n *yaml.Node) error {
+	var err error
+	v.Public, err = keys.ParsePublic(n.Value)
+	return err
+}

@@ -1,0 +1,88 @@
+package config
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+)
+
+const vkey = "example.com/foo+530d903a+AekyeRrm56hApGFkyQR4ZCbV54Id2LKaANYcrnKv3U2k"
+
+const good = `
+proxy:
+  listen: 127.0.0.1:8080
+  upstream: http://127.0.0.1:9000
+  key: keys/proxy.key
+  log: http://127.0.0.1:8081
+  policy: policy.txt
+  spool: /var/spool/sealtap
+  spool_max_bytes: 2GiB
+  heartbeat: 5s
+  digest_key: keys/digest.key
+  openings_to: [age1x]
+  trusted_peers: [10.0.0.0/8, "::1"]
+witnesses:
+  - name: w1
+    listen: 127.0.0.1:8082
+    database: w1.db
+    key: keys/w1.key
+    logs: ["` + vkey + `"]
+`
+
+func TestParse(t *testing.T) {
+	f, err := Parse("/etc/sealtap/config.yaml", []byte(good))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := f.Proxy
+	if p.Key != "/etc/sealtap/keys/proxy.key" || p.Spool != "/var/spool/sealtap" {
+		t.Errorf("paths %q and %q: relative ones belong to the file's directory, absolute ones stay", p.Key, p.Spool)
+	}
+	if p.SpoolMaxBytes != 2<<30 || time.Duration(p.Heartbeat) != 5*time.Second || p.Upstream.Host != "127.0.0.1:9000" {
+		t.Errorf("values not taken: %+v", p)
+	}
+	if len(p.TrustedPeers) != 2 || p.TrustedPeers[1].Bits() != 128 {
+		t.Errorf("trusted peers %v", p.TrustedPeers)
+	}
+	if len(f.Witnesses) != 1 || f.Witnesses[0].Logs[0].Name != "example.com/foo" || f.Log != nil {
+		t.Errorf("sections %+v", f)
+	}
+}
+
+func TestParseErrors(t *testing.T) {
+	for _, c := range []struct{ name, old, new, want string }{
+		{"unknown key", "  spool: ", "  spooool: ", `c.yaml:8: proxy: unknown key "spooool"`},
+		{"unknown section", "witnesses:", "witness:", `c.yaml:14: unknown key "witness"`},
+		{"twice", "  spool: ", "  key: a\n  spool: ", `c.yaml:8: proxy: the key "key" comes twice`},
+		{"bad duration", "5s", "soon", `c.yaml:10: proxy.heartbeat: "soon" is not a duration`},
+		{"bad size", "2GiB", "lots", `c.yaml:9: proxy.spool_max_bytes: "lots" is not a number of bytes`},
+		{"huge size", "2GiB", "9999999999999GiB", `is not a number of bytes`},
+		{"bad URL", "http://127.0.0.1:9000", "127.0.0.1:9000", `c.yaml:4: proxy.upstream: "127.0.0.1:9000" is not an http or https URL`},
+		{"bad prefix", "10.0.0.0/8", "10/8", `c.yaml:13: proxy.trusted_peers.[0]: "10/8" is not an address`},
+		{"bad vkey", "530d903a", "530d903b", `c.yaml:19: witnesses.[0].logs.[0]: malformed key`},
+		{"list wanted", "[age1x]", "age1x", `proxy.openings_to: a list is wanted`},
+		{"value wanted", "5s", "[5s]", `proxy.heartbeat: a single value is wanted`},
+		{"required", "  log: http://127.0.0.1:8081\n", "", `c.yaml: proxy.log is required`},
+		{"same names", "witnesses:\n", "witnesses:\n  - {name: w1, listen: a, database: b, key: c, logs: [\"" + vkey + "\"]}\n", `"w1" is taken`},
+		{"not YAML", "proxy:", "proxy: {", "c.yaml: "},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := Parse("c.yaml", []byte(strings.Replace(good, c.old, c.new, 1)))
+			if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "\n") {
+				t.Errorf("error %q, want one line with %q", err, c.want)
+			}
+		})
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(good))
+	f.Add([]byte("proxy: {listen: &a x, spool: *a}"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		file, err := Parse("c.yaml", data)
+		if (file == nil) == (err == nil) {
+			t.Errorf("file %v with error %v", file, err)
+		}
+	})
+}

@@ -1,0 +1,329 @@
+// Package spool is the proxy's crash-safe, local write-ahead file, and the way
+// from there to the log.
+//
+// A record is numbered, encoded, appended and made durable together with all
+// others that wait at that moment (group commit, one fdatasync), and only then
+// is its exchange allowed to go on. Seals follow: each covers every record that
+// is durable by then. [Spool.Run] seals, beats, submits to the log and frees
+// space once the records lie under a cosigned checkpoint that it has verified.
+//
+// Every opening of a spool begins a new incarnation, so that a spool that was
+// restored from an old copy, or copied, never says two things under one
+// sequence. The start record names the last seal of the incarnation before:
+// nothing can be cut off in between.
+//
+// Start with [Open].
+package spool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"filippo.io/age"
+	"golang.org/x/mod/sumdb/note"
+	"golang.org/x/sys/unix"
+
+	"github.com/sealtap/sealtap/keys"
+	sealtapv1 "github.com/sealtap/sealtap/proto/sealtap/v1"
+	"github.com/sealtap/sealtap/record"
+	"github.com/sealtap/sealtap/tlog/client"
+)
+
+var (
+	// ErrFull says that the spool holds as much as it may: the log has not taken
+	// its records for too long.
+	ErrFull = errors.New("spool is full")
+	// ErrDamaged says that a spool's files are not what was written.
+	ErrDamaged = errors.New("spool is damaged")
+	// ErrInUse says that another process holds the spool.
+	ErrInUse = errors.New("spool is in use by another process")
+	// ErrClosed says that the spool was closed.
+	ErrClosed = errors.New("spool is closed")
+)
+
+// Config says how a spool works.
+type Config struct {
+	Dir        string          // made if it does not exist
+	Key        *keys.Private   // the producer's key; required
+	Recipients []age.Recipient // who can read openings; required if records have sealed fields
+	Log        *client.Client  // where entries go; nil keeps them in the spool
+	Version    string          // of the program, for start records
+
+	SegmentSize int64         // bytes of a file; 0 means 16 MiB
+	MaxBytes    int64         // bytes of all files; 0 means 1 GiB
+	Heartbeat   time.Duration // longest silence; 0 means 10 s
+	SealDelay   time.Duration // how long a record may wait for others before it is sealed; 0 means 20 ms
+	SealEvery   time.Duration // shortest time between two seals; 0 means 200 ms
+
+	Logger *slog.Logger // nil discards
+}
+
+func (c Config) withDefaults() Config {
+	def := func(d *time.Duration, v time.Duration) {
+		if *d == 0 {
+			*d = v
+		}
+	}
+	def(&c.Heartbeat, 10*time.Second)
+	def(&c.SealDelay, 20*time.Millisecond)
+	def(&c.SealEvery, 200*time.Millisecond)
+	if c.SegmentSize == 0 {
+		c.SegmentSize = 16 << 20
+	}
+	if c.MaxBytes == 0 {
+		c.MaxBytes = 1 << 30
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+// Spool is an open spool. Its methods can be called from many goroutines.
+type Spool struct {
+	cfg    Config
+	signer note.Signer
+	lock   *os.File
+	stream record.Stream
+	sealer *record.OpeningSealer // nil without recipients
+
+	mu      sync.Mutex
+	next    uint64   // sequence of the next record
+	clock   int64    // time of the newest record
+	batch   *batch   // what waits for the next commit
+	leading bool     // somebody commits
+	failed  error    // set once: nothing is taken any more
+	bytes   int64    // of all segments
+	end     position // where durable frames end
+	freed   []byte   // buffer of a former batch, to be used again
+
+	// Changed by whoever leads a commit, under mu.
+	seg           *segment
+	tree          *record.Tree // of durable records
+	sealed        uint64       // size of the newest durable seal
+	root          record.Hash  // of the newest durable seal
+	unsealedBytes int
+	open          map[[16]byte]struct{} // exchanges with a durable request record and no durable response record
+
+	spare    chan spareSegment
+	durable  chan struct{} // a token when records became durable
+	progress chan struct{} // a token when something can be submitted
+	sub      submitter
+	stats    stats
+}
+
+type stats struct {
+	records, seals, commits, submitted, confirmed atomic.Uint64
+}
+
+type segment struct {
+	number uint64
+	file   *os.File
+	end    int64 // where durable frames end
+}
+
+// position is a place in the sequence of all frames.
+type position struct {
+	segment uint64
+	offset  int64
+}
+
+type spareSegment struct {
+	seg *segment
+	err error
+}
+
+// segmentAllowance is the share of MaxBytes that only closing records may use:
+// what is in flight can always be finished.
+const segmentAllowance = 10 // per cent
+
+// Open opens the spool in cfg.Dir, or makes one, recovers what is in it and
+// writes the start record of a new incarnation.
+func Open(cfg Config) (*Spool, error) {
+	cfg = cfg.withDefaults()
+	signer, err := cfg.Key.Signer()
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("making spool directory: %w", err)
+	}
+	lock, err := lockDir(cfg.Dir)
+	if err != nil {
+		return nil, err
+	}
+	s := &Spool{
+		cfg:      cfg,
+		signer:   signer,
+		lock:     lock,
+		stream:   record.NewStream(cfg.Key.ID()),
+		batch:    newBatch(),
+		open:     make(map[[16]byte]struct{}),
+		tree:     record.NewTree(),
+		spare:    make(chan spareSegment, 1),
+		durable:  make(chan struct{}, 1),
+		progress: make(chan struct{}, 1),
+	}
+	if len(cfg.Recipients) > 0 {
+		if s.sealer, err = record.NewOpeningSealer(cfg.Recipients...); err != nil {
+			lock.Close()
+			return nil, err
+		}
+	}
+	s.sub.reader.dir = cfg.Dir
+	s.sub.kick, s.sub.room = make(chan struct{}, 1), make(chan struct{}, 1)
+	err = s.begin()
+	if err == nil {
+		err = s.rewind()
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("opening spool %s: %w", cfg.Dir, err), s.releaseFiles())
+	}
+	return s, nil
+}
+
+// lockDir takes the lock that keeps other processes away.
+func lockDir(dir string) (*os.File, error) {
+	f, err := os.OpenFile(dir+"/LOCK", os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("locking spool: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("%w: %s", ErrInUse, dir)
+		}
+		return nil, fmt.Errorf("locking spool: %w", err)
+	}
+	return f, nil
+}
+
+// Stream names the incarnation that the spool writes.
+func (s *Spool) Stream() record.Stream { return s.stream }
+
+// Record numbers, encodes and keeps a record, and returns once it is durable.
+// The caller sets Exchange, About and openings (field, type and value) of the
+// fields that are sealed; everything else is set here. After an error the
+// exchange must not go on. The context is not looked at once the record has its
+// sequence: a number that was given out is never taken back.
+func (s *Spool) Record(ctx context.Context, r *sealtapv1.Record, openings []*sealtapv1.Opening) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	if err := s.admit(r); err != nil {
+		s.mu.Unlock()
+		return err
+	}
+	b := s.batch
+	if err := s.append(b, r, openings); err != nil {
+		s.mu.Unlock()
+		return err
+	}
+	return s.await(b)
+}
+
+// admit says whether the spool can take the record. It needs mu.
+func (s *Spool) admit(r *sealtapv1.Record) error {
+	if s.failed != nil {
+		return s.failed
+	}
+	limit := s.cfg.MaxBytes
+	if r.GetRequest() != nil {
+		limit -= limit * segmentAllowance / 100
+	}
+	if s.bytes > limit {
+		return fmt.Errorf("%w: %d of %d bytes wait for the log", ErrFull, s.bytes, s.cfg.MaxBytes)
+	}
+	return nil
+}
+
+// append adds the frame of a record to the batch. It needs mu.
+func (s *Spool) append(b *batch, r *sealtapv1.Record, openings []*sealtapv1.Opening) error {
+	r.Producer, r.Incarnation, r.Sequence = s.stream.Producer[:], s.stream.Incarnation[:], s.next
+	// Time never runs backwards within an incarnation, whatever the clock does.
+	r.Time = max(time.Now().UnixNano(), s.clock+1)
+	if len(openings) > 0 && s.sealer == nil {
+		return errors.New("sealing fields: no recipient of openings is configured")
+	}
+	r.Sealed = r.Sealed[:0]
+	for i, o := range openings {
+		openings[i] = record.NewOpening(o.GetField(), o.GetType(), o.GetValue())
+		c := record.Commitment(s.stream, s.next, openings[i])
+		r.Sealed = append(r.Sealed, &sealtapv1.SealedField{Field: o.GetField(), Commitment: c[:]})
+	}
+	entry, err := record.Encode(r)
+	if err != nil {
+		return err
+	}
+	leaf := record.LeafHash(entry)
+	var box []byte
+	if len(openings) > 0 {
+		if box, err = s.sealer.Seal(leaf, openings); err != nil {
+			return err
+		}
+	}
+	b.addRecord(entry, box, leaf)
+	if id, ok := exchangeOf(r); ok && r.GetRequest() != nil {
+		b.opened = append(b.opened, id)
+	} else if ok && r.GetResponse() != nil {
+		b.closed = append(b.closed, id)
+	}
+	s.next++
+	s.clock = r.Time
+	return nil
+}
+
+func exchangeOf(r *sealtapv1.Record) (id [16]byte, ok bool) {
+	if len(r.GetExchange()) != len(id) {
+		return id, false
+	}
+	return [16]byte(r.GetExchange()), true
+}
+
+// fail stops the spool: what follows fails closed until it is opened anew.
+func (s *Spool) fail(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.failed == nil {
+		s.failed = err
+		if !errors.Is(err, ErrClosed) {
+			s.cfg.Logger.Error("spool stopped: no exchange passes until the proxy is restarted", "dir", s.cfg.Dir, "error", err)
+		}
+	}
+}
+
+// Err returns why the spool takes no records, or nil.
+func (s *Spool) Err() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.failed
+}
+
+// Status is where a spool stands.
+type Status struct {
+	Records   uint64 // durable in this life
+	Sealed    uint64 // of them, under a seal
+	Submitted uint64 // entries that the log acknowledged in this life
+	Confirmed uint64 // entries found under a cosigned checkpoint in this life
+	Commits   uint64 // fdatasyncs
+	Bytes     int64  // of all files
+	Open      int    // exchanges in flight
+}
+
+// Status returns where the spool stands.
+func (s *Spool) Status() Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return Status{
+		Records: s.stats.records.Load(), Sealed: s.sealed,
+		Submitted: s.stats.submitted.Load(), Confirmed: s.stats.confirmed.Load(), Commits: s.stats.commits.Load(),
+		Bytes: s.bytes, Open: len(s.open),
+	}
+}

@@ -1,0 +1,313 @@
+package spool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/sealtap/sealtap/checkpoint"
+	"github.com/sealtap/sealtap/record"
+	"github.com/sealtap/sealtap/tlog/client"
+	"github.com/sealtap/sealtap/witness/policy"
+)
+
+// maxUnconfirmed bounds how many entries may be at the log without lying under
+// a cosigned checkpoint: their leaf hashes stay in memory.
+const maxUnconfirmed = 1 << 18
+
+// Backing off from a log that does not answer, and asking for a checkpoint.
+const (
+	retryFirst = 50 * time.Millisecond
+	retryLast  = 5 * time.Second
+	askFirst   = 10 * time.Millisecond
+	askLast    = time.Second
+)
+
+// submitter is the state of the way to the log.
+type submitter struct {
+	reader  reader // used by submitting only
+	backoff time.Duration
+
+	mu          sync.Mutex
+	sent        []sent // acknowledged as sequenced, oldest first
+	unconfirmed int    // entries in sent
+	head        *policy.Checkpoint
+	kick        chan struct{}
+	room        chan struct{}
+}
+
+// sent is a batch that the log has sequenced: a receipt, not yet safety.
+type sent struct {
+	end    position
+	leaves []record.Hash
+	runs   []run
+}
+
+type run struct{ first, index, count uint64 }
+
+func (s *submitter) newestCheckpoint() []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.head == nil {
+		return nil
+	}
+	return s.head.Note
+}
+
+// submits sends and confirms until ctx ends.
+func (s *Spool) submits(ctx context.Context) error {
+	if s.cfg.Log == nil {
+		<-ctx.Done()
+		return nil
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() { s.confirms(ctx) })
+	defer wg.Wait()
+	for ctx.Err() == nil {
+		more, err := s.submit(ctx)
+		wait := time.Duration(0)
+		switch {
+		case err != nil && ctx.Err() == nil:
+			wait = s.retry(err)
+		case more:
+			continue
+		}
+		var timer <-chan time.Time
+		if wait > 0 {
+			timer = time.After(wait)
+		}
+		select {
+		case <-ctx.Done():
+		case <-timer:
+		case <-s.sub.room:
+		case <-ifIdle(wait, s.progress):
+		}
+	}
+	return nil
+}
+
+// ifIdle returns c, or nil while an error is being waited out.
+func ifIdle(wait time.Duration, c chan struct{}) chan struct{} {
+	if wait > 0 {
+		return nil
+	}
+	return c
+}
+
+// retry says how long to wait after an error, and reports it once in a while.
+func (s *Spool) retry(err error) time.Duration {
+	if s.sub.backoff == 0 {
+		s.cfg.Logger.Warn("the log does not take entries; they wait in the spool", "error", err)
+	}
+	s.sub.backoff = min(max(2*s.sub.backoff, retryFirst), retryLast)
+	if p := (*client.Problem)(nil); errors.As(err, &p) && p.RetryAfter > 0 {
+		return min(p.RetryAfter, retryLast)
+	}
+	return s.sub.backoff
+}
+
+// submit sends the next batch and reports whether there may be more.
+func (s *Spool) submit(ctx context.Context) (more bool, err error) {
+	s.sub.mu.Lock()
+	full := s.sub.unconfirmed >= maxUnconfirmed
+	s.sub.mu.Unlock()
+	if full {
+		return false, nil
+	}
+	s.mu.Lock()
+	end := s.end
+	s.mu.Unlock()
+	start := s.sub.reader.pos
+	out, err := s.sub.reader.collect(end)
+	if err != nil || out == nil {
+		s.sub.reader.seek(start)
+		return false, err
+	}
+	resp, err := s.cfg.Log.Submit(ctx, out.req)
+	if err != nil {
+		s.sub.reader.seek(start)
+		return false, s.refused(err)
+	}
+	if s.sub.backoff > 0 {
+		s.cfg.Logger.Info("the log takes entries again")
+	}
+	s.sub.backoff = 0
+	b := sent{end: out.end, leaves: out.leaves}
+	placed := uint64(0)
+	for _, r := range resp.GetRuns() {
+		b.runs = append(b.runs, run{r.GetFirstItem(), r.GetFirstIndex(), r.GetCount()})
+		if r.GetFirstItem() != placed {
+			return false, fmt.Errorf("the log's answer does not place item %d", placed)
+		}
+		placed += r.GetCount()
+	}
+	if placed != uint64(len(out.leaves)) {
+		return false, fmt.Errorf("the log's answer places %d of %d items", placed, len(out.leaves))
+	}
+	s.stats.submitted.Add(placed)
+	s.sub.mu.Lock()
+	s.sub.sent = append(s.sub.sent, b)
+	s.sub.unconfirmed += len(b.leaves)
+	s.sub.mu.Unlock()
+	signal(s.sub.kick)
+	return true, nil
+}
+
+// refused sees to a conflict: the log knows less, or other things, than we
+// thought. It recognises what it has, so everything is sent again.
+func (s *Spool) refused(err error) error {
+	p := (*client.Problem)(nil)
+	if !errors.As(err, &p) || p.Status != http.StatusConflict {
+		return err
+	}
+	s.cfg.Logger.Error("the log disagrees about what it holds of this proxy: sending again all that is in the spool", "error", err)
+	s.sub.mu.Lock()
+	s.sub.sent, s.sub.unconfirmed = nil, 0
+	s.sub.mu.Unlock()
+	return errors.Join(err, s.rewind())
+}
+
+// rewind starts over at the oldest segment.
+func (s *Spool) rewind() error {
+	numbers, err := listSegments(s.cfg.Dir)
+	if err != nil {
+		return err
+	}
+	if len(numbers) == 0 {
+		return fmt.Errorf("%w: its segments are gone", ErrDamaged)
+	}
+	s.sub.reader.seek(position{segment: numbers[0]})
+	return nil
+}
+
+// confirms looks for what was sent under cosigned checkpoints and frees it.
+func (s *Spool) confirms(ctx context.Context) {
+	ask := askFirst
+	for ctx.Err() == nil {
+		s.sub.mu.Lock()
+		waiting := len(s.sub.sent) > 0
+		s.sub.mu.Unlock()
+		progress, err := s.confirm(ctx)
+		switch {
+		case err != nil && ctx.Err() == nil && errors.Is(err, client.ErrVerification):
+			s.cfg.Logger.Error("the log does not hold what it acknowledged, or shows another history: nothing is freed", "error", err)
+			ask = askLast
+		case progress:
+			ask = askFirst
+		default:
+			ask = min(2*ask, askLast)
+		}
+		wait := ask
+		if !waiting {
+			wait = max(s.cfg.Heartbeat/2, ask)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		case <-s.sub.kick:
+			ask = askFirst
+		}
+	}
+}
+
+// confirm fetches the newest checkpoint and takes from what was sent that which
+// it proves to be in the log.
+func (s *Spool) confirm(ctx context.Context) (progress bool, err error) {
+	cp, err := s.cfg.Log.Checkpoint(ctx)
+	if err != nil {
+		return false, err
+	}
+	tree := s.cfg.Log.Tree(cp)
+	s.sub.mu.Lock()
+	head := s.sub.head
+	s.sub.mu.Unlock()
+	if head != nil && head.Size == cp.Size && head.Root == cp.Root {
+		return false, nil
+	}
+	if head != nil {
+		if err := tree.Consistent(ctx, checkpoint.Body{Origin: head.Origin, Size: head.Size, Root: head.Root}); err != nil {
+			return false, err
+		}
+	}
+	s.sub.mu.Lock()
+	s.sub.head = cp
+	s.sub.mu.Unlock()
+	for ctx.Err() == nil {
+		s.sub.mu.Lock()
+		if len(s.sub.sent) == 0 {
+			s.sub.mu.Unlock()
+			return progress, nil
+		}
+		b := s.sub.sent[0]
+		s.sub.mu.Unlock()
+		ok, err := proven(ctx, tree, cp.Size, b)
+		if err != nil || !ok {
+			return progress, err
+		}
+		progress = true
+		s.sub.mu.Lock()
+		s.sub.sent = s.sub.sent[1:]
+		s.sub.unconfirmed -= len(b.leaves)
+		s.sub.mu.Unlock()
+		s.stats.confirmed.Add(uint64(len(b.leaves)))
+		signal(s.sub.room)
+		s.free(b.end)
+	}
+	return progress, ctx.Err()
+}
+
+// proven reports whether every entry of the batch lies in the tree, at the
+// place where the log said.
+func proven(ctx context.Context, tree *client.Tree, size uint64, b sent) (bool, error) {
+	for _, r := range b.runs {
+		if r.index+r.count > size {
+			return false, nil
+		}
+	}
+	for _, r := range b.runs {
+		leaves, err := tree.Leaves(ctx, r.index, r.index+r.count)
+		if err != nil {
+			return false, err
+		}
+		for i, leaf := range leaves {
+			if leaf != b.leaves[r.first+uint64(i)] {
+				return false, fmt.Errorf("%w: index %d holds another entry than the one that was acknowledged there", client.ErrVerification, r.index+uint64(i))
+			}
+		}
+	}
+	return true, nil
+}
+
+// free deletes the segments before the position.
+func (s *Spool) free(end position) {
+	numbers, err := listSegments(s.cfg.Dir)
+	for _, n := range numbers {
+		if n >= end.segment || err != nil {
+			break
+		}
+		if err = os.Remove(segmentPath(s.cfg.Dir, n)); err == nil {
+			s.mu.Lock()
+			s.bytes -= s.cfg.SegmentSize
+			s.mu.Unlock()
+		}
+	}
+	if err != nil {
+		s.cfg.Logger.Error("freeing spool", "error", err)
+	}
+}
+
+// flush sends what is left, as far as ctx allows.
+func (s *Spool) flush(ctx context.Context) {
+	if s.cfg.Log == nil {
+		return
+	}
+	for ctx.Err() == nil {
+		if more, err := s.submit(ctx); err != nil || !more {
+			return
+		}
+	}
+}
