@@ -2,9 +2,9 @@ package record
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/hex"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -223,18 +223,21 @@ func verifyNote(n []byte, key keys.Public) error {
 		return fmt.Errorf("verifying signature of %q: %w: signatures by others beside it", key.Name, ErrMalformed)
 	}
 	// One spelling only, or else two entries could hold the same statement.
-	again, err := rejoin(opened)
-	if err == nil && !bytes.Equal(again, n) {
-		err = fmt.Errorf("verifying signature of %q: %w: not the one spelling of a note", key.Name, ErrMalformed)
+	if again, err := rejoin(opened); err != nil || !bytes.Equal(again, n) {
+		return fmt.Errorf("verifying signature of %q: %w: not the one spelling of a note", key.Name, ErrMalformed)
 	}
-	return err
+	return nil
 }
 
 func rejoin(n *note.Note) ([]byte, error) {
 	var b bytes.Buffer
 	b.WriteString(n.Text)
 	b.WriteByte('\n')
-	for _, s := range slices.Concat(n.Sigs, n.UnverifiedSigs) {
+	for _, s := range n.Sigs {
+		// The lenient decoder of package note ignores spare bits at the end.
+		if _, err := base64.StdEncoding.Strict().DecodeString(s.Base64); err != nil {
+			return nil, err
+		}
 		fmt.Fprintf(&b, "— %s %s\n", s.Name, s.Base64)
 	}
 	return b.Bytes(), nil
