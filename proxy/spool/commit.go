@@ -26,6 +26,17 @@ type batch struct {
 	err    error
 }
 
+// What a batch takes, and how much may be unsealed before it: the records between
+// two seals go to the log in one request, which has a limit.
+const (
+	batchRecords    = 1024
+	batchBytes      = 1 << 20
+	unsealedRecords = 1024
+	unsealedBytes   = 1 << 20
+)
+
+func (b *batch) full() bool { return len(b.leaves) >= batchRecords || len(b.buf) >= batchBytes }
+
 func newBatch() *batch {
 	return &batch{lead: make(chan struct{}, 1), done: make(chan struct{})}
 }
@@ -84,7 +95,7 @@ func (s *Spool) write(b *batch) error {
 		return err
 	}
 	sealed := record.Seal{}
-	if b.seal {
+	if b.seal || s.tree.Size()-s.sealed >= unsealedRecords || s.unsealedBytes >= unsealedBytes {
 		var err error
 		if sealed, err = s.putSeal(b); err != nil {
 			return err

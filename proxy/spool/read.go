@@ -14,8 +14,8 @@ import (
 
 // How much goes to the log in one request, seals allowing.
 const (
-	batchItems = 2048
-	batchBytes = 1 << 20
+	requestItems = 1024
+	requestBytes = 1 << 20
 )
 
 // reader reads the durable frames of a spool in order.
@@ -108,7 +108,7 @@ func (r *reader) collect(end position) (*outgoing, error) {
 	start := r.pos
 	all := &outgoing{req: new(sealtapv1.SubmitRequest)}
 	var whole *outgoing
-	for whole == nil || len(all.leaves) < batchItems && all.bytes < batchBytes {
+	for whole == nil || len(all.leaves) < requestItems && all.bytes < requestBytes {
 		fr, err := r.next(end)
 		if errors.Is(err, errNoFrame) {
 			break

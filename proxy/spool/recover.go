@@ -71,7 +71,7 @@ func (s *Spool) begin() error {
 		}}}, nil)
 	}
 	if last.any {
-		s.cfg.Logger.Info("spool recovered", "dir", s.cfg.Dir, "reason", start.GetReason(), "records_unsealed", start.GetRecovered(),
+		s.cfg.Logger.Info("spool recovered", "dir", s.cfg.Dir, "stopped_cleanly", last.stopped, "records_unsealed", start.GetRecovered(),
 			"exchanges_unfinished", start.GetUnfinished(), "bytes_discarded", start.GetDiscardedBytes())
 	}
 	return err

@@ -9,13 +9,6 @@ import (
 	sealtapv1 "github.com/sealtap/sealtap/proto/sealtap/v1"
 )
 
-// How much can wait for a seal until it is made at once: a batch for the log
-// cannot end between two seals.
-const (
-	sealSoonRecords = 4096
-	sealSoonBytes   = 1 << 20
-)
-
 // seals covers records soon after they are durable, but not more often than
 // configured, and beats when the heart should.
 func (s *Spool) seals(ctx context.Context) error {
@@ -32,12 +25,15 @@ func (s *Spool) seals(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-s.durable:
-			if n, bytes := s.unsealed(); n >= sealSoonRecords || bytes >= sealSoonBytes {
-				timer.Reset(0)
-				armed = true
-			} else if n > 0 && !armed {
+			if s.unsealed() > 0 && !armed {
 				timer.Reset(max(s.cfg.SealDelay, s.cfg.SealEvery-time.Since(last)))
 				armed = true
+			}
+			continue
+		case <-s.sub.first:
+			// Without a beacon nothing proves that what follows is not older.
+			if err := s.beacon(ctx); err != nil {
+				s.complain(err)
 			}
 			continue
 		case <-beat.C:
@@ -63,11 +59,11 @@ func (s *Spool) complain(err error) {
 	}
 }
 
-// unsealed returns how many records wait for a seal, and about how many bytes.
-func (s *Spool) unsealed() (records uint64, bytes int) {
+// unsealed returns how many records wait for a seal.
+func (s *Spool) unsealed() uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.tree.Size() - s.sealed, s.unsealedBytes
+	return s.tree.Size() - s.sealed
 }
 
 // seal signs the head of the tree of durable records. It returns once the seal

@@ -177,7 +177,7 @@ func Open(cfg Config) (*Spool, error) {
 		}
 	}
 	s.sub.reader.dir = cfg.Dir
-	s.sub.kick, s.sub.room = make(chan struct{}, 1), make(chan struct{}, 1)
+	s.sub.kick, s.sub.room, s.sub.first = make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{}, 1)
 	err = s.begin()
 	if err == nil {
 		err = s.rewind()
@@ -217,6 +217,12 @@ func (s *Spool) Record(ctx context.Context, r *sealtapv1.Record, openings []*sea
 		return err
 	}
 	s.mu.Lock()
+	for s.batch.full() {
+		b := s.batch
+		s.mu.Unlock()
+		<-b.done
+		s.mu.Lock()
+	}
 	if err := s.admit(r); err != nil {
 		s.mu.Unlock()
 		return err

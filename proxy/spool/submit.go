@@ -38,6 +38,7 @@ type submitter struct {
 	head        *policy.Checkpoint
 	kick        chan struct{}
 	room        chan struct{}
+	first       chan struct{} // a token when the first checkpoint of this life was seen
 }
 
 // sent is a batch that the log has sequenced: a receipt, not yet safety.
@@ -236,6 +237,9 @@ func (s *Spool) confirm(ctx context.Context) (progress bool, err error) {
 	s.sub.mu.Lock()
 	s.sub.head = cp
 	s.sub.mu.Unlock()
+	if head == nil {
+		signal(s.sub.first)
+	}
 	for ctx.Err() == nil {
 		s.sub.mu.Lock()
 		if len(s.sub.sent) == 0 {

@@ -1,12 +1,12 @@
 package policy
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/binary"
 	"fmt"
 	"math"
 	"slices"
-	"strings"
 
 	"golang.org/x/mod/sumdb/note"
 
@@ -20,6 +20,7 @@ type Checkpoint struct {
 	Size         uint64
 	Root         [32]byte
 	Note         []byte        // the signed note, verbatim
+	Signatures   []string      // the log's own signature lines, without newlines
 	Cosignatures []Cosignature // by witnesses of the policy, in the order of the note
 }
 
@@ -108,6 +109,9 @@ func (p *Policy) open(signed []byte) (c *Checkpoint, bad, err error) {
 		return nil, nil, err
 	}
 	c = &Checkpoint{Origin: body.Origin, Size: body.Size, Root: body.Root, Note: slices.Clone(signed)}
+	for _, s := range n.Sigs {
+		c.Signatures = append(c.Signatures, line(s))
+	}
 	seen := make(map[string]bool)
 	for _, s := range slices.Concat(n.Sigs, n.UnverifiedSigs) {
 		w, ok := p.known[signer{s.Name, s.Hash}]
@@ -124,7 +128,7 @@ func (p *Policy) open(signed []byte) (c *Checkpoint, bad, err error) {
 		// it is valid but witnesses nothing.
 		if t > 0 {
 			c.Cosignatures = append(c.Cosignatures, Cosignature{
-				Witness: w.witness.Name, Key: w.witness.Key, Time: t, Line: "— " + s.Name + " " + s.Base64,
+				Witness: w.witness.Name, Key: w.witness.Key, Time: t, Line: line(s),
 			})
 		}
 	}
@@ -147,13 +151,29 @@ func (w cosigner) verify(origin, text string, s note.Signature) (unix int64, ok 
 	return int64(t), t <= math.MaxInt64
 }
 
-// Cosigned returns the checkpoint with the given signature lines only: those of
-// the log, in their order, and then one line for each cosignature.
-func Cosigned(logSigned []byte, cosignatures []Cosignature) []byte {
-	var b strings.Builder
-	b.Write(logSigned)
-	for _, c := range cosignatures {
-		b.WriteString(c.Line + "\n")
+// Cosign returns the checkpoint as a signed note with the log's signatures, the
+// cosignatures it has, those of more that are by other witnesses, and nothing
+// else. Those of more must have been verified for this very checkpoint.
+func (c *Checkpoint) Cosign(more ...Cosignature) []byte {
+	text, err := checkpoint.Text(c.Note)
+	if err != nil {
+		panic("policy: Cosign of a checkpoint that was not verified")
 	}
-	return []byte(b.String())
+	var b bytes.Buffer
+	b.Write(text)
+	b.WriteString("\n")
+	for _, line := range c.Signatures {
+		b.WriteString(line + "\n")
+	}
+	seen := make(map[string]bool)
+	for _, s := range slices.Concat(c.Cosignatures, more) {
+		if !seen[s.Witness] {
+			b.WriteString(s.Line + "\n")
+		}
+		seen[s.Witness] = true
+	}
+	return b.Bytes()
 }
+
+// line returns a signature as a line of a note, without its newline.
+func line(s note.Signature) string { return "— " + s.Name + " " + s.Base64 }

@@ -1,0 +1,251 @@
+// Package audit checks a whole log offline, and evidence files, trusting
+// nothing but a policy (https://c2sp.org/tlog-policy) and the key of the log's
+// operator. docs/audit.md says what is checked, what each finding means, and
+// what cannot be found.
+//
+// Start with [Run], or with [VerifyEvidence].
+package audit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sealtap/sealtap/keys"
+	sealtapv1 "github.com/sealtap/sealtap/proto/sealtap/v1"
+	"github.com/sealtap/sealtap/record"
+	"github.com/sealtap/sealtap/tlog/client"
+	"github.com/sealtap/sealtap/witness/policy"
+)
+
+const (
+	// DefaultSkew is how far apart the clocks of producers and witnesses may be.
+	DefaultSkew = 5 * time.Second
+	// DefaultHeartbeatSlack is how late a heartbeat may be.
+	DefaultHeartbeatSlack = 10 * time.Second
+
+	defaultHeartbeat = 10 * time.Second
+	maxHeartbeat     = 10 * time.Minute // a longer one would hide the end of a stream
+)
+
+// ErrConfig is wrapped where an audit cannot start for lack of something sound
+// to compare with: a policy, or a state file of the same log.
+var ErrConfig = errors.New("invalid audit configuration")
+
+// Source is what is audited; *[client.Source] is one. Several goroutines call it.
+type Source interface {
+	client.Reader
+	String() string
+}
+
+// Options say what to trust and what to tolerate.
+type Options struct {
+	// Policy names the log and its witnesses; it is needed.
+	Policy *policy.Policy
+	// Operator pins the operator's key. Where it is nil the policy's own pin
+	// holds; where that is nil too the key in the genesis is believed, and the
+	// report says so.
+	Operator *keys.Public
+	// State is the file that remembers the last checkpoint that passed. With ""
+	// nothing is remembered, and neither rollback nor fork between two audits is
+	// seen.
+	State string
+	// HeartbeatSlack is how late a heartbeat may be; 0 is [DefaultHeartbeatSlack].
+	HeartbeatSlack time.Duration
+	// Skew is how far apart clocks may be; 0 is [DefaultSkew].
+	Skew time.Duration
+	// Parallel is how many bundles are fetched at a time; 0 is 8. Each can
+	// have up to 16 MiB.
+	Parallel int
+	// Openings returns the openings at hand of the record at an index, each of
+	// which is checked. It is called by several goroutines; nil gives none.
+	Openings func(index uint64) []*sealtapv1.Opening
+	// Progress, if not nil, is told how many entries are done, in order.
+	Progress func(done, total uint64)
+}
+
+// auditor is one run. Apart from what says otherwise only the goroutine of Run
+// uses it.
+type auditor struct {
+	Options
+	src  Source
+	tree *client.Tree // proven reads under the checkpoint; for any goroutine
+	findings
+	report    *Report
+	head      *policy.Checkpoint
+	before    *policy.Checkpoint // of the state file; nil if there is none
+	quorum    bool               // head satisfies the policy, so its time counts
+	upper     int64              // when the quorum had cosigned head, in Unix seconds
+	known     sync.Map           // keys.ID -> keys.Public, of enrolled producers; for any goroutine
+	beacons   beaconCache        // for any goroutine
+	opened    atomic.Uint64      // openings checked
+	log       *logTree
+	doubts    []doubt // not more than limit
+	producers *producers
+}
+
+// Run audits the log behind src. It returns an error only where it cannot start,
+// or cannot write the state file; whatever the log does or fails to do is in the
+// report.
+func Run(ctx context.Context, src Source, o Options) (*Report, error) {
+	if o.Policy == nil {
+		return nil, fmt.Errorf("%w: there is no policy", ErrConfig)
+	}
+	if o.Operator == nil {
+		o.Operator = o.Policy.Operator
+	}
+	if o.Skew == 0 {
+		o.Skew = DefaultSkew
+	}
+	if o.HeartbeatSlack == 0 {
+		o.HeartbeatSlack = DefaultHeartbeatSlack
+	}
+	if o.Parallel == 0 {
+		o.Parallel = 8
+	}
+	a := &auditor{Options: o, src: src, report: &Report{Source: src.String(), CosignedBy: []string{}, Producers: []Producer{}}}
+	var err error
+	if a.before, err = loadState(o.State, o.Policy); err != nil {
+		return nil, err
+	}
+	start := time.Now()
+	if err := a.run(ctx); err != nil {
+		return nil, err
+	}
+	a.conclude(a.report)
+	a.report.Duration = time.Since(start)
+	if a.report.Verdict == Pass && o.State != "" {
+		if err := saveState(o.State, a.head.Note); err != nil {
+			return a.report, err
+		}
+	}
+	return a.report, nil
+}
+
+func (a *auditor) run(ctx context.Context) error {
+	if !a.openHead(ctx) {
+		return nil
+	}
+	if err := a.compareState(); err != nil {
+		return err
+	}
+	a.tree = client.NewTree(a.src, a.head.Size, a.head.Root)
+	a.producers = newProducers(a)
+	a.log = newLogTree(a)
+	if !a.scan(ctx) {
+		return nil // what the end of the log would show is not known
+	}
+	a.finishTree(ctx)
+	a.producers.finishStreams()
+	return nil
+}
+
+// finishTree compares the recomputed root with the checkpoint's.
+func (a *auditor) finishTree(ctx context.Context) {
+	a.report.Checked.Openings = a.opened.Load()
+	root := a.log.finish(ctx)
+	right := root == record.Hash(a.head.Root)
+	for _, d := range a.doubts {
+		if right { // so the entries are
+			a.add(finding(TileAltered, "%s has been altered: it does not hold the hash of entry %d, which stands proven under the checkpoint", d.path, d.index).at(d.index))
+		} else {
+			a.add(finding(EntryAltered, "entry %d does not hash to what %s says, and that tile does not stand under the checkpoint either", d.index, d.path).at(d.index))
+		}
+	}
+	if !right {
+		a.add(finding(RootMismatch, "the %d entries do not give the root hash that the log has signed: entries have been altered, removed, added or reordered",
+			a.head.Size))
+	}
+}
+
+// openHead fetches and verifies the checkpoint under audit. It reports whether
+// there is anything to go on with: without the log's own signature there is not.
+func (a *auditor) openHead(ctx context.Context) bool {
+	signed, err := a.src.Checkpoint(ctx)
+	if err != nil {
+		a.failedRead(err, CheckpointSignature, "the checkpoint cannot be read")
+		return false
+	}
+	a.head, err = a.Policy.Verify(signed)
+	if err != nil {
+		a.add(Finding{Code: checkpointCode(err), Severity: Finds, Heads: []string{string(signed)},
+			Detail: fmt.Sprintf("the checkpoint of the log is not to be trusted: %v", err)})
+		// The rest of the audit may still tell what was done to the entries.
+		if a.head, err = a.Policy.VerifyLogOnly(signed); err != nil {
+			return false
+		}
+	} else {
+		a.quorum = true
+		var vouched bool
+		if a.upper, vouched = a.Policy.QuorumTime(a.head.Cosignatures); vouched {
+			a.report.CosignedAt = seconds(a.upper)
+		}
+	}
+	r := a.report
+	r.Origin, r.Size, r.Root = a.head.Origin, a.head.Size, b64(a.head.Root)
+	for _, c := range a.head.Cosignatures {
+		r.CosignedBy = append(r.CosignedBy, c.Witness)
+	}
+	r.Checked.UnknownSignatures = signatures(signed) - 1 - len(a.head.Cosignatures)
+	return true
+}
+
+func checkpointCode(err error) Code {
+	if errors.Is(err, policy.ErrQuorum) {
+		return QuorumNotMet
+	}
+	return CheckpointSignature
+}
+
+// compareState compares the head with the last one that passed, as far as the
+// two heads alone can tell.
+func (a *auditor) compareState() error {
+	if a.before == nil {
+		return nil
+	}
+	if a.before.Origin != a.head.Origin {
+		return fmt.Errorf("%w: state file %s is of log %q, this one is %q: give each log a file of its own", ErrConfig, a.State, a.before.Origin, a.head.Origin)
+	}
+	heads := []string{string(a.before.Note), string(a.head.Note)}
+	switch {
+	case a.head.Size < a.before.Size:
+		a.add(Finding{Code: Rollback, Severity: Finds, Heads: heads, Detail: fmt.Sprintf(
+			"the log has shrunk: it shows %d entries, and an earlier audit verified %d; the others have been taken away", a.head.Size, a.before.Size)})
+	case a.head.Size == a.before.Size:
+		a.compareRoot(a.head.Root)
+	}
+	return nil
+}
+
+// compareRoot compares the root at the size of the state file's checkpoint.
+func (a *auditor) compareRoot(root record.Hash) {
+	if root == record.Hash(a.before.Root) {
+		a.report.Checked.Consistent = true
+		return
+	}
+	a.add(Finding{Code: Fork, Severity: Finds, Heads: []string{string(a.before.Note), string(a.head.Note)}, Detail: fmt.Sprintf(
+		"the log has another history than an earlier audit verified: its first %d entries have another root hash", a.before.Size)})
+}
+
+// failedRead reports an error of reading as what it is: one that says nothing
+// about the log, or an answer that cannot be right.
+func (a *auditor) failedRead(err error, c Code, what string) {
+	if errors.Is(err, client.ErrVerification) {
+		a.add(finding(c, "%s: %v", what, err))
+		return
+	}
+	a.unavailable(err)
+}
+
+// trustedLogKey reports whether the policy has the key for the log's origin.
+func (a *auditor) trustedLogKey(k keys.Public) bool {
+	for _, l := range a.Policy.Logs {
+		if l.Key.Name == a.head.Origin && l.Key.ID() == k.ID() {
+			return k.Name == a.head.Origin
+		}
+	}
+	return false
+}

@@ -1,0 +1,230 @@
+package audit
+
+import (
+	"cmp"
+	"encoding/base64"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/sealtap/sealtap/record"
+)
+
+// Verdict is what an audit comes to.
+type Verdict string
+
+// The verdicts.
+const (
+	Pass       Verdict = "pass"
+	Fail       Verdict = "fail"       // something was proven to be wrong
+	Incomplete Verdict = "incomplete" // something could not be fetched; nothing is concluded
+)
+
+// Severity says whether a finding speaks against the log.
+type Severity string
+
+// The severities.
+const (
+	Finds Severity = "finding" // the verdict is fail
+	Notes Severity = "notice"  // the verdict stays as it is
+)
+
+// Code names the kind of a finding.
+type Code string
+
+// The codes, the most serious first. docs/audit.md explains each.
+const (
+	Rollback            Code = "rollback"
+	Fork                Code = "fork"
+	CheckpointSignature Code = "checkpoint-signature"
+	QuorumNotMet        Code = "quorum-not-met"
+	GenesisInvalid      Code = "genesis-invalid"
+	KeyChangeInvalid    Code = "key-change-invalid"
+	RootMismatch        Code = "root-mismatch"
+	EntryAltered        Code = "entry-altered"
+	RecordMissing       Code = "record-missing"
+	SealMismatch        Code = "seal-mismatch"
+	SealSignature       Code = "seal-signature"
+	UnknownProducer     Code = "unknown-producer"
+	RecordDuplicated    Code = "record-duplicated"
+	TimeOrder           Code = "time-order"
+	OpeningMismatch     Code = "opening-mismatch"
+	TileAltered         Code = "tile-altered"
+	EntryMalformed      Code = "entry-malformed"
+	StartMissing        Code = "start-missing"
+	UnsealedTail        Code = "unsealed-tail"
+	GapDeclared         Code = "gap-declared"
+	ProducerSilent      Code = "producer-silent"
+	IncarnationUnlinked Code = "incarnation-unlinked"
+	OperatorNotPinned   Code = "operator-not-pinned"
+)
+
+// rank orders the codes by how serious they are.
+func (c Code) rank() int {
+	return slices.Index([]Code{
+		Rollback, Fork, CheckpointSignature, QuorumNotMet, GenesisInvalid, KeyChangeInvalid, RootMismatch, EntryAltered,
+		RecordMissing, SealMismatch, SealSignature, UnknownProducer, RecordDuplicated, TimeOrder, OpeningMismatch, TileAltered,
+		EntryMalformed, StartMissing, UnsealedTail, GapDeclared, ProducerSilent, IncarnationUnlinked, OperatorNotPinned,
+	}, c)
+}
+
+// Report is the outcome of an audit.
+type Report struct {
+	Verdict    Verdict       `json:"verdict"`
+	Source     string        `json:"source"`
+	Origin     string        `json:"origin"`
+	Size       uint64        `json:"size"`
+	Root       string        `json:"root"` // standard base64
+	CosignedBy []string      `json:"cosigned_by"`
+	CosignedAt string        `json:"cosigned_at,omitempty"` // when the quorum was met (RFC 3339)
+	Operator   string        `json:"operator,omitempty"`    // vkey that the producers' keys rest on
+	Producers  []Producer    `json:"producers"`
+	Findings   []Finding     `json:"findings"`
+	Omitted    map[Code]int  `json:"omitted,omitempty"`    // further findings of a code, above the limit
+	Unfinished []string      `json:"unfinished,omitempty"` // what could not be fetched
+	Checked    Checked       `json:"checked"`
+	Duration   time.Duration `json:"duration_ns"`
+}
+
+// Producer is one key that writes to the log.
+type Producer struct {
+	Name         string `json:"name"`
+	Key          string `json:"key"` // identifier of the key, hexadecimal
+	Incarnations int    `json:"incarnations"`
+	Records      uint64 `json:"records"`
+	Sealed       uint64 `json:"sealed"`          // of them, those under a verified seal
+	First        string `json:"first,omitempty"` // when the first record says it was made (RFC 3339)
+	Last         string `json:"last,omitempty"`
+	FirstIndex   uint64 `json:"first_index"`
+	LastIndex    uint64 `json:"last_index"`
+}
+
+// Finding is one thing that an audit found.
+type Finding struct {
+	Code        Code     `json:"code"`
+	Severity    Severity `json:"severity"`
+	Index       *uint64  `json:"index,omitempty"` // in the log
+	Producer    string   `json:"producer,omitempty"`
+	Incarnation string   `json:"incarnation,omitempty"`
+	Sequence    *uint64  `json:"sequence,omitempty"`
+	Detail      string   `json:"detail"`
+	Heads       []string `json:"heads,omitempty"` // signed checkpoints that prove it
+}
+
+// Checked counts what was checked.
+type Checked struct {
+	Entries    uint64 `json:"entries"`
+	Records    uint64 `json:"records"`
+	Seals      uint64 `json:"seals"`
+	KeyChanges uint64 `json:"key_changes"`
+	Beacons    uint64 `json:"beacons"`   // with a checkpoint that verifies and is consistent with the log
+	Bracketed  uint64 `json:"bracketed"` // records whose time is bounded on both sides
+	Openings   uint64 `json:"openings"`
+	Tiles      uint64 `json:"tiles"`
+	Other      uint64 `json:"other"` // entries of a kind that this program does not know
+	// UnknownSignatures counts signature lines of the checkpoint under audit by
+	// keys that the policy does not list: they mean nothing.
+	UnknownSignatures int `json:"unknown_signatures"`
+	// Consistent is set where an earlier audit's checkpoint was compared.
+	Consistent bool `json:"consistent_with_state"`
+}
+
+// limit bounds the findings of one code that a report holds.
+const limit = 200
+
+// findings collects findings. It may be used by several goroutines.
+type findings struct {
+	mu         sync.Mutex
+	list       []Finding
+	count      map[Code]int
+	failed     bool
+	unfinished []string
+}
+
+func (f *findings) add(x Finding) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.count == nil {
+		f.count = make(map[Code]int)
+	}
+	f.failed = f.failed || x.Severity == Finds
+	if f.count[x.Code]++; f.count[x.Code] <= limit {
+		f.list = append(f.list, x)
+	}
+}
+
+func (f *findings) unavailable(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.unfinished) < limit {
+		f.unfinished = append(f.unfinished, err.Error())
+	}
+}
+
+// conclude writes the findings and the verdict into the report.
+func (f *findings) conclude(r *Report) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	r.Findings = append([]Finding{}, f.list...)
+	slices.SortStableFunc(r.Findings, func(a, b Finding) int {
+		return cmp.Or(cmp.Compare(a.severityRank(), b.severityRank()), cmp.Compare(a.Code.rank(), b.Code.rank()), cmp.Compare(value(a.Index), value(b.Index)))
+	})
+	for c, n := range f.count {
+		if n > limit {
+			if r.Omitted == nil {
+				r.Omitted = make(map[Code]int)
+			}
+			r.Omitted[c] = n - limit
+		}
+	}
+	r.Unfinished = f.unfinished
+	switch {
+	case f.failed: // what is proven stays proven, whatever else could not be had
+		r.Verdict = Fail
+	case len(f.unfinished) > 0:
+		r.Verdict = Incomplete
+	default:
+		r.Verdict = Pass
+	}
+}
+
+func (x Finding) severityRank() int {
+	if x.Severity == Finds {
+		return 0
+	}
+	return 1
+}
+
+func value(p *uint64) uint64 {
+	if p == nil {
+		return 0
+	}
+	return *p
+}
+
+// at gives a finding its place in the log.
+func (x Finding) at(index uint64) Finding {
+	x.Index = &index
+	return x
+}
+
+// of gives a finding its place in a producer's tree.
+func (x Finding) of(name string, s record.Stream, sequence uint64) Finding {
+	x.Producer, x.Incarnation, x.Sequence = name, s.Incarnation.String(), &sequence
+	return x
+}
+
+func finding(c Code, format string, args ...any) Finding {
+	return Finding{Code: c, Severity: Finds, Detail: fmt.Sprintf(format, args...)}
+}
+
+func notice(c Code, format string, args ...any) Finding {
+	return Finding{Code: c, Severity: Notes, Detail: fmt.Sprintf(format, args...)}
+}
+
+func b64(h record.Hash) string { return base64.StdEncoding.EncodeToString(h[:]) }
+
+func clock(unixNano int64) string { return time.Unix(0, unixNano).UTC().Format(time.RFC3339Nano) }
+
+func seconds(unix int64) string { return time.Unix(unix, 0).UTC().Format(time.RFC3339) }

@@ -1,0 +1,101 @@
+package audit
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+)
+
+const columns = 80
+
+// Text returns the report for people, at most 80 columns wide.
+func (r *Report) Text() string {
+	var b strings.Builder
+	line := func(label, format string, args ...any) {
+		b.WriteString(wrap(fmt.Sprintf("%-10s ", label), fmt.Sprintf(format, args...), 11))
+	}
+	line("verdict", "%s", strings.ToUpper(string(r.Verdict)))
+	line("log", "%s (%s)", r.Origin, r.Source)
+	line("head", "%d entries, root %s", r.Size, r.Root)
+	if len(r.CosignedBy) > 0 {
+		at := ""
+		if r.CosignedAt != "" {
+			at = ", the quorum by " + r.CosignedAt
+		}
+		line("cosigned", "by %s%s", strings.Join(r.CosignedBy, ", "), at)
+	}
+	for _, p := range r.Producers {
+		line("producer", "%s: %d records, %d sealed, %s to %s", p.Name, p.Records, p.Sealed, p.First, p.Last)
+	}
+	for _, x := range r.Findings {
+		mark := "FOUND "
+		if x.Severity == Notes {
+			mark = "notice "
+		}
+		place := ""
+		if x.Index != nil {
+			place = fmt.Sprintf(" at index %d", *x.Index)
+		}
+		if x.Producer != "" && x.Sequence != nil {
+			place += fmt.Sprintf(" (%s, sequence %d)", x.Producer, *x.Sequence)
+		}
+		b.WriteString("\n" + wrap("", mark+string(x.Code)+place, 2) + wrap("  ", x.Detail, 2))
+	}
+	for _, c := range slices.Sorted(maps.Keys(r.Omitted)) {
+		b.WriteString(wrap("", fmt.Sprintf("and %d more of %s", r.Omitted[c], c), 2))
+	}
+	for _, u := range r.Unfinished {
+		b.WriteString("\n" + wrap("", "could not be checked", 2) + wrap("  ", u, 2))
+	}
+	b.WriteString("\n")
+	c := r.Checked
+	line("checked", "%d entries (%d records, %d seals, %d key changes), %d tiles, %d beacons, %d records bounded in time on both sides, in %s",
+		c.Entries, c.Records, c.Seals, c.KeyChanges, c.Tiles, c.Beacons, c.Bracketed, r.Duration.Round(time.Millisecond))
+	line("", "%s", r.conclusion())
+	return b.String()
+}
+
+func (r *Report) conclusion() string {
+	switch r.Verdict {
+	case Pass:
+		return "Every entry stands as it was cosigned, and no sealed record is missing."
+	case Fail:
+		return "The log is not what it should be: see above for the places."
+	}
+	return "Not everything could be fetched, so nothing is concluded. Try again."
+}
+
+// wrap breaks text into lines of at most 80 columns, the first after the head
+// and the others indented. Longer words stay whole, so that they can be copied.
+func wrap(head, text string, indent int) string {
+	var b strings.Builder
+	b.WriteString(head)
+	col, start := len(head), true
+	for _, w := range strings.Fields(clean(text)) {
+		n := len([]rune(w))
+		switch {
+		case start:
+		case col+1+n > columns:
+			b.WriteString("\n" + strings.Repeat(" ", indent))
+			col = indent
+		default:
+			b.WriteByte(' ')
+			col++
+		}
+		b.WriteString(w)
+		col, start = col+n, false
+	}
+	return strings.TrimRight(b.String(), " ") + "\n"
+}
+
+// clean keeps what others wrote from steering a terminal.
+func clean(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < 0x20 || r >= 0x7f && r < 0xa0 || r >= 0x202a && r <= 0x202e || r >= 0x2066 && r <= 0x2069 {
+			return ' '
+		}
+		return r
+	}, s)
+}

@@ -1,0 +1,227 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/sealtap/sealtap/audit"
+	"github.com/sealtap/sealtap/storage"
+	"github.com/sealtap/sealtap/storage/sqlite"
+	"github.com/sealtap/sealtap/tlog/client"
+	"github.com/sealtap/sealtap/witness/policy"
+)
+
+// evidenceStart is how an evidence file begins; docs/formats.md.
+const evidenceStart = "sealtap/evidence/"
+
+func newAudit() *cobra.Command {
+	var r reading
+	var state string
+	cmd := &cobra.Command{
+		Use:   "audit [SOURCE]",
+		Short: "Check everything: a log, a copy of its data, or an evidence file",
+		Long: `Recomputes every hash from the entries up and checks the log's signature, the quorum of
+witnesses, the history of keys, every seal and the completeness of every producer's
+records. SOURCE is the URL of a log (default: the local one), a directory with tiles,
+a data directory of sealtap up, or an evidence file. It trusts the policy and the
+operator's key and nothing else.
+
+It remembers the last checkpoint that passed (--state), so that a log which shrinks or
+forks between two audits is caught. Exit codes: 0 all is well, 1 something is not what was signed
+or is missing, 3 something could not be fetched and nothing is concluded.`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 1 {
+				return usagef("%s takes one SOURCE at most", cmd.CommandPath())
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			p, err := r.policy()
+			if err != nil {
+				return err
+			}
+			source := r.location(p)
+			if len(args) == 1 {
+				source = args[0]
+			}
+			if text, ok, err := evidenceFile(source); err != nil {
+				return err
+			} else if ok {
+				return r.verify(cmd, text, p)
+			}
+			return r.audit(cmd, source, state, p)
+		},
+	}
+	r.flags(cmd)
+	cmd.Flags().StringVar(&state, "state", "", "`FILE` for the last verified checkpoint, or none (default: next to the policy)")
+	return cmd
+}
+
+// evidenceFile reads source if it is a file, which then has to hold evidence.
+func evidenceFile(source string) ([]byte, bool, error) {
+	st, err := os.Stat(source)
+	if err != nil || st.IsDir() {
+		return nil, false, nil
+	}
+	text, err := os.ReadFile(source)
+	if err != nil {
+		return nil, false, usageError{err}
+	}
+	if !strings.HasPrefix(string(text), evidenceStart) {
+		return nil, false, usagef("%s is a file, but not an evidence file", source)
+	}
+	return text, true, nil
+}
+
+func (r *reading) verify(cmd *cobra.Command, text []byte, p *policy.Policy) error {
+	report, err := audit.VerifyEvidence(text, p, nil)
+	if bad := (*audit.EvidenceError)(nil); errors.As(err, &bad) {
+		if r.json {
+			out := map[string]any{"verdict": audit.Fail, "findings": []map[string]any{{"code": bad.Code, "detail": bad.Detail}}}
+			if err := printJSON(cmd.OutOrStdout(), out); err != nil {
+				return err
+			}
+			return failure{errReported}
+		}
+		return failure{fmt.Errorf("this evidence proves nothing: %w", err)}
+	} else if err != nil {
+		return err
+	}
+	if r.json {
+		return printJSON(cmd.OutOrStdout(), report)
+	}
+	_, err = io.WriteString(cmd.OutOrStdout(), report.Text())
+	return err
+}
+
+func (r *reading) audit(cmd *cobra.Command, source, state string, p *policy.Policy) error {
+	src, done, err := r.openSource(cmd.Context(), source)
+	if err != nil {
+		return err
+	}
+	defer done()
+	explicit := state != ""
+	if !explicit {
+		state = r.defaultState(p)
+	} else if state == "none" {
+		state = ""
+	}
+	o := audit.Options{Policy: p, State: state, Progress: progress(cmd.ErrOrStderr())}
+	report, err := audit.Run(cmd.Context(), src, o)
+	if report == nil {
+		return err
+	}
+	if err != nil && !explicit {
+		fmt.Fprintf(cmd.ErrOrStderr(), "sealtap: the checkpoint is not remembered: %v\n", err)
+	} else if err != nil {
+		return err
+	}
+	if r.json {
+		err = printJSON(cmd.OutOrStdout(), report)
+	} else {
+		_, err = io.WriteString(cmd.OutOrStdout(), report.Text())
+	}
+	switch {
+	case err != nil:
+		return err
+	case report.Verdict == audit.Fail:
+		return failure{errReported}
+	case report.Verdict == audit.Incomplete:
+		return codeError{errReported, exitUnfinished}
+	}
+	return nil
+}
+
+// defaultState is a file next to the policy, one for each set of logs.
+func (r *reading) defaultState(p *policy.Policy) string {
+	var b bytes.Buffer
+	for _, l := range p.Logs {
+		b.WriteString(l.Key.Name + "\n")
+	}
+	return filepath.Join(filepath.Dir(r.policyFile), fmt.Sprintf(".audit-%.4x.state", sha256.Sum256(b.Bytes())))
+}
+
+// openSource opens what is to be audited. A data directory is read as it lies on
+// disk, without the log server.
+func (r *reading) openSource(ctx context.Context, source string) (audit.Source, func(), error) {
+	database := source + "/log.db"
+	if _, err := os.Stat(database); err == nil && !strings.Contains(source, "://") {
+		db, err := sqlite.OpenLogFile(ctx, database)
+		if errors.Is(err, storage.ErrCorrupt) {
+			return nil, nil, failure{err}
+		} else if err != nil {
+			return nil, nil, err
+		}
+		return dataSource{db}, func() { db.Close() }, nil
+	}
+	opts, err := r.options()
+	if err != nil {
+		return nil, nil, err
+	}
+	src, err := client.Open(source, opts...)
+	if err != nil {
+		return nil, nil, err
+	}
+	return src, func() {}, nil
+}
+
+// progress draws how far an audit is, on terminals only.
+func progress(w io.Writer) func(done, total uint64) {
+	f, ok := w.(*os.File)
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		return nil
+	}
+	last := time.Now()
+	return func(done, total uint64) {
+		if done < total && time.Since(last) < 100*time.Millisecond {
+			return
+		}
+		last = time.Now()
+		const width = 40
+		n := int(width * done / max(total, 1))
+		fmt.Fprintf(w, "\r[%-*s] %d of %d entries", width, strings.Repeat("=", n), done, total)
+		if done >= total {
+			fmt.Fprint(w, "\r\x1b[K")
+		}
+	}
+}
+
+// dataSource audits the files of a log. What is damaged or gone there was had and
+// is not what was promised: there is nobody who could not be reached.
+type dataSource struct{ *sqlite.LogFile }
+
+func (d dataSource) Checkpoint(ctx context.Context) ([]byte, error) {
+	b, err := d.LogFile.Checkpoint(ctx)
+	return b, unfit(err)
+}
+
+func (d dataSource) Tile(ctx context.Context, level uint, n uint64, width int) ([]byte, error) {
+	b, err := d.LogFile.Tile(ctx, level, n, width)
+	return b, unfit(err)
+}
+
+func (d dataSource) Bundle(ctx context.Context, n uint64, width int) ([]byte, error) {
+	b, err := d.LogFile.Bundle(ctx, n, width)
+	return b, unfit(err)
+}
+
+func unfit(err error) error {
+	if errors.Is(err, storage.ErrCorrupt) {
+		return fmt.Errorf("%w: %w", client.ErrVerification, err)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", client.ErrUnavailable, err)
+	}
+	return nil
+}

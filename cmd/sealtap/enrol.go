@@ -1,0 +1,140 @@
+package main
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sealtap/sealtap/keys"
+	sealtapv1 "github.com/sealtap/sealtap/proto/sealtap/v1"
+	"github.com/sealtap/sealtap/record"
+	"github.com/sealtap/sealtap/tlog/client"
+)
+
+// state makes a statement of the operator about keys and has the log take it.
+// Somebody else may make one at the same time: then the number is tried again.
+func (rd *reader) state(ctx context.Context, operator *keys.Private, c record.KeyChange) (index uint64, err error) {
+	c.Origin = rd.head.Origin
+	c.Number = rd.ring.Number + 1
+	entry, err := record.NewKeyChange(c, operator)
+	if err != nil {
+		return 0, err
+	}
+	resp, err := rd.Submit(ctx, &sealtapv1.SubmitRequest{Items: []*sealtapv1.Item{{Entry: entry}}})
+	if p := (*client.Problem)(nil); errors.As(err, &p) && p.Status >= 400 && p.Status < 500 {
+		return 0, usagef("the log does not accept the statement: %s", p.Detail)
+	} else if err != nil {
+		return 0, err
+	}
+	if len(resp.GetRuns()) != 1 {
+		return 0, failure{errors.New("the log does not say where it put the statement")}
+	}
+	return resp.GetRuns()[0].GetFirstIndex(), nil
+}
+
+// statement makes a command that submits a statement of the operator.
+func statement(use, short, long string, change func(args []string) (record.KeyChange, error), done string) (*cobra.Command, *reading) {
+	var r reading
+	var operatorKey string
+	cmd := &cobra.Command{
+		Use: use, Short: short, Long: long,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if operatorKey == "" {
+				return usagef("say --operator-key FILE: only the log's operator can %s", cmd.Name())
+			}
+			operator, err := loadKey("--operator-key", operatorKey, keys.Ed25519)
+			if err != nil {
+				return err
+			}
+			c, err := change(args)
+			if err != nil {
+				return err
+			}
+			rd, err := r.open(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if rd.ring.Genesis.Operator.ID() != operator.ID() {
+				return usagef("%s holds the key of %s, but the operator of %s is %s", operatorKey, operator.Name, rd.head.Origin, rd.ring.Genesis.Operator.Name)
+			}
+			index, err := rd.state(cmd.Context(), operator, c)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%s by entry %d of %s\n", done, index, rd.head.Origin)
+			return nil
+		},
+	}
+	r.flags(cmd)
+	cmd.Flags().Lookup("json").Hidden = true
+	cmd.Flags().StringVar(&operatorKey, "operator-key", "", "`FILE` with the operator's signing key")
+	return cmd, &r
+}
+
+func newEnrol() *cobra.Command {
+	cmd, _ := statement("enrol VKEY", "Let a producer write to the log",
+		`Has the operator sign that the producer with this verifier key (or FILE.pub) may write to the
+log. The statement is an entry of the log, from which auditors learn the history of keys.`,
+		func(args []string) (record.KeyChange, error) {
+			k, err := vkeyArg(args[0])
+			return record.KeyChange{Enrol: []keys.Public{k}}, err
+		}, "enrolled")
+	cmd.Args = exactArgs("VKEY")
+	return cmd
+}
+
+func newRevoke() *cobra.Command {
+	var last []string
+	cmd, _ := statement("revoke VKEY", "End what a producer's key can write",
+		`Has the operator sign that nothing by this key counts any more, except for what --last names:
+of each incarnation, its records up to and including a sequence.`,
+		func(args []string) (record.KeyChange, error) {
+			k, err := vkeyArg(args[0])
+			if err != nil {
+				return record.KeyChange{}, err
+			}
+			r := record.Revocation{Key: k}
+			for _, s := range last {
+				l, err := parseLast(s)
+				if err != nil {
+					return record.KeyChange{}, err
+				}
+				r.Last = append(r.Last, l)
+			}
+			return record.KeyChange{Revoke: []record.Revocation{r}}, nil
+		}, "revoked")
+	cmd.Args = exactArgs("VKEY")
+	cmd.Flags().StringArrayVar(&last, "last", nil, "`INCARNATION:SEQUENCE` up to which records stay admissible; may be repeated")
+	return cmd
+}
+
+func parseLast(s string) (record.LastSequence, error) {
+	var l record.LastSequence
+	inc, seq, ok := strings.Cut(s, ":")
+	b, err := hex.DecodeString(inc)
+	n, err2 := strconv.ParseUint(seq, 10, 64)
+	if !ok || err != nil || err2 != nil || len(b) != len(l.Incarnation) {
+		return l, usagef("--last %q does not read INCARNATION:SEQUENCE, as in sealtap query --json", s)
+	}
+	copy(l.Incarnation[:], b)
+	l.Sequence = n
+	return l, nil
+}
+
+// vkeyArg takes a verifier key or a file that holds one.
+func vkeyArg(s string) (keys.Public, error) {
+	if b, err := os.ReadFile(s); err == nil {
+		s = strings.TrimSpace(string(b))
+	}
+	k, err := keys.ParsePublic(s)
+	if err != nil {
+		return keys.Public{}, usagef("%w", err)
+	}
+	return k, nil
+}

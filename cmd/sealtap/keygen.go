@@ -1,0 +1,60 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sealtap/sealtap/keys"
+)
+
+func newKeygen() *cobra.Command {
+	var out string
+	var cosigner bool
+	cmd := &cobra.Command{
+		Use:   "keygen NAME",
+		Short: "Make a signing key and print its verifier key",
+		Long: `Makes a new Ed25519 key named NAME, writes it to a file that only you can read, and
+prints its verifier key (C2SP signed-note vkey), which is public. The name of a log's
+key is the log's origin, such as log.example.com/audit. A key has one role: make another
+one for every proxy, log, witness and operator.`,
+		Args: exactArgs("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			t := keys.Ed25519
+			if cosigner {
+				t = keys.Cosignature
+			}
+			k, err := keys.Generate(args[0], t)
+			if err != nil {
+				return err
+			}
+			if out == "" {
+				out = fileName(args[0]) + ".key"
+			}
+			if err := k.Save(out); errors.Is(err, fs.ErrExist) {
+				return usagef("%s exists: a key is never overwritten; say --out FILE", out)
+			} else if err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.ErrOrStderr(), "wrote the signing key to %s and the verifier key to %s.pub\n", out, out)
+			fmt.Fprintln(cmd.OutOrStdout(), k.Public)
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&out, "out", "", "`FILE` for the signing key (default NAME.key, with / as -)")
+	cmd.Flags().BoolVar(&cosigner, "witness", false, "make a witness's key (signature type 0x04)")
+	return cmd
+}
+
+// fileName makes a key's name fit for a file.
+func fileName(name string) string {
+	b := []rune(name)
+	for i, r := range b {
+		if r == '/' || r == '\\' || r == ':' || i == 0 && r == '.' {
+			b[i] = '-'
+		}
+	}
+	return string(b)
+}

@@ -1,0 +1,334 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	sealtapv1 "github.com/sealtap/sealtap/proto/sealtap/v1"
+	"github.com/sealtap/sealtap/record"
+)
+
+// search holds the filters of GET /v1/records.
+type search struct {
+	reading
+	values map[string]*string
+	limit  int
+}
+
+var filters = []struct{ name, usage string }{
+	{"who", "identity, as the proxy derived it"},
+	{"service", "name of the service"},
+	{"method", "HTTP method"},
+	{"path", "path, or a prefix that ends in *"},
+	{"status", "status, such as 404, or a class, such as 5xx"},
+	{"producer", "name or key identifier of the producer"},
+	{"exchange", "exchange id"},
+	{"trace", "W3C trace id"},
+	{"since", "not before: a time (RFC 3339), or how long ago (15m, 24h)"},
+	{"until", "before: a time (RFC 3339), or how long ago"},
+	{"stage", "request, response, start, stop, beacon, gap or config"},
+	{"cursor", "go on where an earlier page said \"next\""},
+}
+
+func newQuery() *cobra.Command {
+	s := search{values: make(map[string]*string)}
+	cmd := &cobra.Command{
+		Use:   "query",
+		Short: "Search the log; every printed row has been proven",
+		Long: `Searches the log, newest first. The log's search index is only a hint: every row is
+decoded from an entry whose inclusion under a cosigned checkpoint was proven just
+before, and is checked against the filters again. What must be complete has to be audited.
+
+A person gets a row for each exchange; --stage and --json show single records.`,
+		Args: exactArgs(),
+		RunE: func(cmd *cobra.Command, _ []string) error { return s.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr()) },
+	}
+	s.flags(cmd)
+	for _, f := range filters {
+		s.values[f.name] = cmd.Flags().String(f.name, "", f.usage)
+	}
+	cmd.Flags().IntVar(&s.limit, "limit", 100, "rows at most, up to 1000")
+	return cmd
+}
+
+// query returns the parameters for the log.
+func (s *search) query(now time.Time) (url.Values, error) {
+	if s.limit < 1 || s.limit > 1000 {
+		return nil, usagef("--limit %d: it is from 1 to 1000", s.limit)
+	}
+	v := url.Values{"limit": {strconv.Itoa(s.limit)}}
+	for name, value := range s.values {
+		if *value != "" {
+			v.Set(name, *value)
+		}
+	}
+	for _, name := range []string{"since", "until"} {
+		text := v.Get(name)
+		if text == "" {
+			continue
+		}
+		if d, err := time.ParseDuration(text); err == nil && d >= 0 {
+			v.Set(name, now.Add(-d).UTC().Format(time.RFC3339Nano))
+		} else if _, err := time.Parse(time.RFC3339, text); err != nil {
+			return nil, usagef("--%s %q is neither a time such as 2026-01-31T12:00:00Z nor a duration such as 15m", name, text)
+		}
+	}
+	if e := v.Get("exchange"); e != "" {
+		if _, err := record.ParseUUID(e); err != nil {
+			return nil, usagef("--exchange: %w", err)
+		}
+	}
+	return v, nil
+}
+
+func (s *search) run(ctx context.Context, stdout, stderr io.Writer) error {
+	values, err := s.query(time.Now())
+	if err != nil {
+		return err
+	}
+	rd, err := s.open(ctx)
+	if err != nil {
+		return err
+	}
+	byExchange := !s.json && values.Get("stage") == ""
+	if byExchange {
+		// People look for exchanges; a quiet proxy's heartbeats would bury them.
+		values.Set("stage", "response")
+	}
+	list, next, err := s.fetch(ctx, rd, values)
+	if err != nil {
+		return err
+	}
+	if s.json {
+		out := struct {
+			Records []*record.View `json:"records"`
+			Next    string         `json:"next,omitempty"`
+		}{Records: []*record.View{}, Next: next}
+		for _, r := range list {
+			out.Records = append(out.Records, r.view)
+		}
+		return printJSON(stdout, out)
+	}
+	if byExchange {
+		err = printExchanges(ctx, stdout, rd, list)
+	} else {
+		err = printRecords(stdout, list)
+	}
+	if err == nil {
+		fmt.Fprintf(stderr, "%d rows, each proven under the checkpoint of %d entries cosigned by %s\n", len(list), rd.head.Size, strings.Join(cosigners(rd), ", "))
+	}
+	if next != "" {
+		fmt.Fprintf(stderr, "there may be more: --cursor %s\n", next)
+	}
+	return err
+}
+
+func cosigners(rd *reader) []string {
+	var names []string
+	for _, c := range rd.head.Cosignatures {
+		names = append(names, c.Witness)
+	}
+	if len(names) == 0 {
+		return []string{"nobody"}
+	}
+	return names
+}
+
+// fetch asks for a page and proves every row of it.
+func (s *search) fetch(ctx context.Context, rd *reader, values url.Values) ([]row, string, error) {
+	page, err := rd.Search(ctx, values)
+	if err != nil {
+		return nil, "", err
+	}
+	var indices []uint64
+	for _, h := range page.Records {
+		indices = append(indices, h.Index)
+	}
+	if len(indices) > 0 && slices.Max(indices) >= rd.head.Size {
+		if err := rd.refresh(ctx); err != nil {
+			return nil, "", err
+		}
+	}
+	list, err := rd.rows(ctx, indices, nil)
+	if err != nil {
+		return nil, "", err
+	}
+	for _, r := range list {
+		if err := matches(r, values); err != nil {
+			return nil, "", failure{fmt.Errorf("entry %d, which the log's search returned: %w", r.index, err)}
+		}
+	}
+	return list, page.Next, nil
+}
+
+// matches checks a row against the filters, as far as its record holds the
+// facts: those of a request are not in its response.
+func matches(r row, v url.Values) error {
+	e := r.entry.Record
+	if e == nil {
+		return fmt.Errorf("it is a %s, not a record", r.entry.Kind)
+	}
+	check := func(name, have string, known bool) error {
+		if want := v.Get(name); want != "" && known && want != have {
+			return fmt.Errorf("its %s is %q, not %q", name, have, want)
+		}
+		return nil
+	}
+	q := e.GetRequest()
+	isRequest := q != nil
+	for _, err := range []error{
+		check("exchange", r.view.Exchange, true),
+		check("stage", r.view.Stage, true),
+		check("trace", r.view.Trace, isRequest),
+		check("service", q.GetService(), isRequest),
+		check("method", q.GetMethod(), isRequest),
+		check("who", q.GetWho().GetId(), isRequest && r.entry.Record.GetRequest().GetWho().GetId() != ""),
+	} {
+		if err != nil {
+			return err
+		}
+	}
+	if want := v.Get("path"); want != "" && q.GetPath() != "" {
+		if prefix, ok := strings.CutSuffix(want, "*"); q.GetPath() != want && !(ok && strings.HasPrefix(q.GetPath(), prefix)) {
+			return fmt.Errorf("its path is %q", q.GetPath())
+		}
+	}
+	if p := e.GetResponse(); p != nil && v.Get("status") != "" {
+		have := strconv.Itoa(int(p.GetStatus()))
+		if want := v.Get("status"); want != have && !(strings.HasSuffix(want, "xx") && want[:1] == have[:1]) {
+			return fmt.Errorf("its status is %s", have)
+		}
+	}
+	return matchTime(e.GetTime(), v)
+}
+
+func matchTime(ns int64, v url.Values) error {
+	at := time.Unix(0, ns)
+	if since, err := time.Parse(time.RFC3339Nano, v.Get("since")); err == nil && at.Before(since) {
+		return fmt.Errorf("its time is %s", at.UTC())
+	}
+	if until, err := time.Parse(time.RFC3339Nano, v.Get("until")); err == nil && !at.Before(until) {
+		return fmt.Errorf("its time is %s", at.UTC())
+	}
+	return nil
+}
+
+// printExchanges prints a line for each response, beside its request, which is
+// looked up and proven too.
+func printExchanges(ctx context.Context, w io.Writer, rd *reader, responses []row) error {
+	tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(tw, "TIME (UTC)\tWHO\tMETHOD\tSTATUS\tANSWER\tEXCHANGE\tPATH")
+	for _, p := range responses {
+		q, err := rd.requestOf(ctx, p)
+		if err != nil {
+			return err
+		}
+		a := p.entry.Record.GetResponse()
+		at, who, method, path := p.entry.Record.GetTime(), "-", "-", "-"
+		if q != nil {
+			at, who, method, path = q.entry.Record.GetTime(), whoText(q.entry.Record), q.view.Method, q.target()
+		}
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", time.Unix(0, at).UTC().Format("2006-01-02 15:04:05.000"), printable(who), printable(method), statusText(a), answerText(a),
+			p.view.Exchange, printable(path))
+	}
+	return tw.Flush()
+}
+
+func printRecords(w io.Writer, list []row) error {
+	tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(tw, "INDEX\tTIME (UTC)\tPRODUCER\tSEQUENCE\tSTAGE\tEXCHANGE\tWHAT")
+	for _, r := range list {
+		what := ""
+		if a := r.entry.Record.GetResponse(); a != nil {
+			what = statusText(a) + " " + answerText(a)
+		} else if r.entry.Record.GetRequest() != nil {
+			what = r.view.Method + " " + r.target()
+		}
+		fmt.Fprintf(tw, "%d\t%s\t%s\t%d\t%s\t%s\t%s\n", r.index, time.Unix(0, r.entry.Record.GetTime()).UTC().Format("2006-01-02 15:04:05.000"),
+			printable(r.view.Producer), r.entry.Record.GetSequence(), r.view.Stage, r.view.Exchange, printable(what))
+	}
+	return tw.Flush()
+}
+
+// requestOf returns the proven request record of a response's exchange, or nil.
+func (rd *reader) requestOf(ctx context.Context, response row) (*row, error) {
+	indices, err := rd.exchange(ctx, response.view.Exchange)
+	if err != nil {
+		return nil, err
+	}
+	list, err := rd.rows(ctx, indices, nil)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range list {
+		if r.entry.Record.GetRequest() != nil {
+			return &r, nil
+		}
+	}
+	return nil, nil
+}
+
+func (r row) target() string {
+	if r.view.Path == nil {
+		return r.view.Authority
+	}
+	if r.view.Path.Sealed != nil && r.view.Path.Shown == nil {
+		return "(sealed)"
+	}
+	return r.view.Path.String()
+}
+
+func whoText(r *record.Record) string {
+	w := r.GetRequest().GetWho()
+	switch {
+	case w == nil:
+		return "-"
+	case w.GetId() == "":
+		return "(sealed)"
+	case !w.GetVerified():
+		return w.GetId() + "?"
+	}
+	return w.GetId()
+}
+
+func statusText(p *sealtapv1.Response) string {
+	if p.GetStatus() == 0 {
+		return "-"
+	}
+	return strconv.Itoa(int(p.GetStatus()))
+}
+
+// answerText says whether the client got what the upstream answered.
+func answerText(p *sealtapv1.Response) string {
+	if p.GetOutcome() != sealtapv1.Outcome_OUTCOME_COMPLETE {
+		return record.OutcomeName(p.GetOutcome())
+	}
+	switch in, out := p.GetReceived(), p.GetSent(); {
+	case in == nil:
+		return "by the proxy"
+	case string(in.GetSha256()) == string(out.GetSha256()) && in.GetSize() == out.GetSize():
+		return "unchanged"
+	}
+	return "CHANGED"
+}
+
+// printable keeps what clients chose from playing with the terminal.
+func printable(s string) string {
+	const most = 60
+	if q := strconv.QuoteToGraphic(s); q != `"`+s+`"` {
+		s = q
+	}
+	if len(s) > most {
+		s = strings.ToValidUTF8(s[:most], "") + "…"
+	}
+	return s
+}

@@ -1,0 +1,362 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sealtap/sealtap/config"
+	"github.com/sealtap/sealtap/keys"
+	sealtapv1 "github.com/sealtap/sealtap/proto/sealtap/v1"
+	"github.com/sealtap/sealtap/proxy"
+	"github.com/sealtap/sealtap/proxy/spool"
+	"github.com/sealtap/sealtap/query"
+	"github.com/sealtap/sealtap/record"
+	"github.com/sealtap/sealtap/storage/sqlite"
+	"github.com/sealtap/sealtap/tlog"
+	"github.com/sealtap/sealtap/tlog/client"
+	"github.com/sealtap/sealtap/witness"
+)
+
+// How long the parts of a clean stop may take.
+const (
+	flushTime = 5 * time.Second
+	graceTime = 5 * time.Second
+)
+
+// service is one component, ready to run: its files are open and it listens.
+type service struct {
+	addr  string
+	run   func(ctx context.Context) error // until ctx ends
+	close func() error
+}
+
+// serve runs a service for as long as its command lives.
+func (s *service) serve(ctx context.Context) error {
+	err := s.run(ctx)
+	return errors.Join(err, s.close())
+}
+
+func listen(section, addr string) (net.Listener, error) {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, usagef("%s.listen: %w; choose another address", section, err)
+	}
+	return l, nil
+}
+
+// startWitness opens a witness.
+func startWitness(ctx context.Context, c config.Witness, logger *slog.Logger) (*service, error) {
+	key, err := readWitnessFiles(c)
+	if err != nil {
+		return nil, err
+	}
+	ln, err := listen("witness "+c.Name, c.Listen)
+	if err != nil {
+		return nil, err
+	}
+	store, err := sqlite.OpenWitness(ctx, string(c.Database))
+	if err != nil {
+		return nil, errors.Join(err, ln.Close())
+	}
+	logs := make(map[string][]keys.Public)
+	for _, k := range c.Logs {
+		logs[k.Name] = append(logs[k.Name], k.Public)
+	}
+	w, err := witness.New(ctx, witness.Config{Key: key, Logs: logs, Store: store, Logger: logger.With("component", "witness", "name", c.Name)})
+	if err != nil {
+		return nil, errors.Join(err, ln.Close(), store.Close())
+	}
+	return &service{
+		addr:  ln.Addr().String(),
+		run:   func(ctx context.Context) error { return w.Serve(ctx, ln) },
+		close: store.Close,
+	}, nil
+}
+
+// startLog opens a log server.
+func startLog(ctx context.Context, c *config.Log, logger *slog.Logger) (_ *service, err error) {
+	f, err := readLogFiles(c)
+	if err != nil {
+		return nil, err
+	}
+	ln, err := listen("log", c.Listen)
+	if err != nil {
+		return nil, err
+	}
+	logger = logger.With("component", "log")
+	closers := closers{closed(ln)}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, closers.close())
+		}
+	}()
+	store, err := sqlite.OpenLog(ctx, string(c.Database))
+	if err != nil {
+		return nil, err
+	}
+	closers = append(closers, store.Close)
+	openings, err := sqlite.OpenOpenings(ctx, string(c.Database)+".openings")
+	if err != nil {
+		return nil, err
+	}
+	closers = append(closers, openings.Close)
+	cosigner, err := witness.NewClient(witness.ClientConfig{Policy: f.policy})
+	if err != nil {
+		return nil, err
+	}
+	closers = append(closers, cosigner.Close)
+	var index *query.Index
+	l, err := tlog.Open(ctx, tlog.Config{
+		Key: f.key, Operator: f.operator, Storage: store, Openings: openings, Policy: f.policy, Cosigner: cosigner,
+		CheckpointInterval: time.Duration(c.CheckpointInterval), Logger: logger,
+		LeafIndex: func(ctx context.Context, leaf record.Hash) (uint64, bool, error) { return index.LeafIndex(ctx, leaf) },
+	})
+	if err != nil {
+		return nil, err
+	}
+	if index, err = query.Open(string(c.Database)+".index", l, query.Config{Logger: logger}); err != nil {
+		return nil, err
+	}
+	closers = append(closers, index.Close)
+	search := index.Handler(query.HandlerConfig{
+		Proofs: l, Openings: openings, Identities: f.identities,
+		Readers: query.Readers{Loopback: c.Readers.Loopback, Tokens: f.tokens},
+	})
+	mux := http.NewServeMux()
+	mux.Handle("/", l.Handler())
+	mux.Handle("/v1/records", search)
+	mux.Handle("/v1/records/", search)
+	mux.Handle("/v1/producers", search)
+	return &service{
+		addr: ln.Addr().String(),
+		run: func(ctx context.Context) error {
+			return together(ctx, l.Run, index.Run, func(ctx context.Context) error { return serveHTTP(ctx, ln, mux) })
+		},
+		close: closers.close,
+	}, nil
+}
+
+// startProxy opens a proxy. The log need not be there.
+func startProxy(c *config.Proxy, digest [32]byte, logger *slog.Logger) (_ *service, err error) {
+	f, err := readProxyFiles(c)
+	if err != nil {
+		return nil, err
+	}
+	ln, err := listen("proxy", c.Listen)
+	if err != nil {
+		return nil, err
+	}
+	logger = logger.With("component", "proxy")
+	log, err := client.New(c.Log.String(), f.policy, client.WithRetries(1, time.Second))
+	if err != nil {
+		return nil, errors.Join(err, ln.Close())
+	}
+	sp, err := spool.Open(spool.Config{
+		Dir: string(c.Spool), Key: f.key, Recipients: f.recipients, Log: log, Version: version,
+		MaxBytes: int64(c.SpoolMaxBytes), Heartbeat: time.Duration(c.Heartbeat), Logger: logger,
+	})
+	if err != nil {
+		return nil, errors.Join(err, ln.Close())
+	}
+	abort := func(err error) (*service, error) {
+		return nil, errors.Join(err, ln.Close(), sp.Close(context.Background(), "did not start"))
+	}
+	p, err := proxy.New(proxyConfig(c, f, sp, logger))
+	if err != nil {
+		return abort(err)
+	}
+	follows := &sealtapv1.Record{About: &sealtapv1.Record_Config{Config: &sealtapv1.Config{Sha256: digest[:]}}}
+	if err := sp.Record(context.Background(), follows, nil); err != nil {
+		return abort(err)
+	}
+	return &service{
+		addr: ln.Addr().String(),
+		run:  func(ctx context.Context) error { return runProxy(ctx, p, sp, ln) },
+		close: func() error {
+			ctx, cancel := context.WithTimeout(context.Background(), flushTime)
+			defer cancel()
+			return sp.Close(ctx, "stopped")
+		},
+	}, nil
+}
+
+// runProxy keeps the spool running for as long as exchanges finish.
+func runProxy(ctx context.Context, p *proxy.Proxy, sp *spool.Spool, ln net.Listener) error {
+	spoolCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	spooled := make(chan error, 1)
+	go func() { spooled <- sp.Run(spoolCtx) }()
+	err := p.Run(ctx, ln)
+	stop()
+	return errors.Join(err, <-spooled)
+}
+
+func proxyConfig(c *config.Proxy, f *proxyFiles, sp *spool.Spool, logger *slog.Logger) proxy.Config {
+	p := proxy.Config{
+		Upstream: c.Upstream.URL, TLS: f.tls, Service: c.Service, Recorder: sp, DigestKey: f.digestKey, OpenHeaders: c.OpenHeaders,
+		Seal: c.Seal, UserHeader: c.UserHeader, BufferLimit: int(c.BufferLimit), Logger: logger,
+	}
+	if p.Service == "" && c.Upstream.URL != nil {
+		p.Service = c.Upstream.Host
+	}
+	for _, t := range c.TrustedPeers {
+		p.TrustedPeers = append(p.TrustedPeers, t.Prefix)
+	}
+	for _, t := range c.Forward.Allow {
+		p.Forward.AllowCIDRs = append(p.Forward.AllowCIDRs, t.Prefix)
+	}
+	for _, t := range c.Forward.Deny {
+		p.Forward.DenyCIDRs = append(p.Forward.DenyCIDRs, t.Prefix)
+	}
+	if f.jwks != nil {
+		p.JWT = &proxy.JWT{Keys: f.jwks}
+	}
+	return p
+}
+
+// closers are closed in reverse order.
+type closers []func() error
+
+func (c closers) close() error {
+	var err error
+	for i := len(c) - 1; i >= 0; i-- {
+		err = errors.Join(err, c[i]())
+	}
+	return err
+}
+
+// closed closes a listener that a server may have closed already.
+func closed(ln net.Listener) func() error {
+	return func() error {
+		if err := ln.Close(); !errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		return nil
+	}
+}
+
+// together runs functions until ctx ends or the first of them returns, and waits
+// for all.
+func together(ctx context.Context, run ...func(context.Context) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	done := make(chan error, len(run))
+	for _, f := range run {
+		go func() { done <- f(ctx) }()
+	}
+	var err error
+	for range run {
+		err = errors.Join(err, <-done)
+		cancel()
+	}
+	return err
+}
+
+// serveHTTP serves the log until ctx ends.
+func serveHTTP(ctx context.Context, ln net.Listener, h http.Handler) error {
+	srv := &http.Server{
+		Handler: h, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, WriteTimeout: 2 * time.Minute, IdleTimeout: 2 * time.Minute,
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- srv.Serve(ln) }()
+	select {
+	case err := <-failed:
+		return fmt.Errorf("serving %s: %w", ln.Addr(), err)
+	case <-ctx.Done():
+	}
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), graceTime)
+	defer cancel()
+	if err := srv.Shutdown(grace); err != nil {
+		return errors.Join(err, srv.Close())
+	}
+	return nil
+}
+
+// newLogger logs in text for people and in JSON for machines.
+func newLogger(format string) (*slog.Logger, error) {
+	switch format {
+	case "text":
+		return slog.New(slog.NewTextHandler(os.Stderr, nil)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(os.Stderr, nil)), nil
+	}
+	return nil, usagef("--log-format %q: it is text or json", format)
+}
+
+// daemon makes the command of one component.
+func daemon(use, short, long string, section func(context.Context, *config.File, *slog.Logger) (string, *service, error)) *cobra.Command {
+	var file, format string
+	cmd := &cobra.Command{
+		Use: use, Short: short, Long: long, Args: exactArgs(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if file == "" {
+				return usagef("say --config FILE: sealtap up writes a config.yaml to start from")
+			}
+			logger, err := newLogger(format)
+			if err != nil {
+				return err
+			}
+			f, err := config.Load(file)
+			if err != nil {
+				return err
+			}
+			name, s, err := section(cmd.Context(), f, logger)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.ErrOrStderr(), "sealtap %s listens on %s\n", name, s.addr)
+			return s.serve(cmd.Context())
+		},
+	}
+	cmd.Flags().StringVar(&file, "config", "", "configuration `FILE`")
+	cmd.Flags().StringVar(&format, "log-format", "text", "of the messages on standard error: text or json")
+	return cmd
+}
+
+func newProxy() *cobra.Command {
+	return daemon("proxy", "Run one proxy", "Runs the proxy of the configuration. The log need not be reachable: records wait in the spool.",
+		func(_ context.Context, f *config.File, logger *slog.Logger) (string, *service, error) {
+			if f.Proxy == nil {
+				return "", nil, usagef("%s has no proxy section", f.Path)
+			}
+			s, err := startProxy(f.Proxy, f.SHA256, logger)
+			return "proxy", s, err
+		})
+}
+
+func newLog() *cobra.Command {
+	return daemon("log", "Run one log server", "Runs the log server of the configuration.",
+		func(ctx context.Context, f *config.File, logger *slog.Logger) (string, *service, error) {
+			if f.Log == nil {
+				return "", nil, usagef("%s has no log section", f.Path)
+			}
+			s, err := startLog(ctx, f.Log, logger)
+			return "log", s, err
+		})
+}
+
+func newWitness() *cobra.Command {
+	var name string
+	cmd := daemon("witness", "Run one witness", "Runs one witness of the configuration: the one that is there, or the one that --name names.",
+		func(ctx context.Context, f *config.File, logger *slog.Logger) (string, *service, error) {
+			for _, w := range f.Witnesses {
+				if w.Name == name || name == "" && len(f.Witnesses) == 1 {
+					s, err := startWitness(ctx, w, logger)
+					return "witness " + w.Name, s, err
+				}
+			}
+			if name == "" && len(f.Witnesses) > 1 {
+				return "", nil, usagef("%s has %d witnesses: say --name", f.Path, len(f.Witnesses))
+			}
+			return "", nil, usagef("%s has no witness %s", f.Path, name)
+		})
+	cmd.Flags().StringVar(&name, "name", "", "which witness of the file")
+	return cmd
+}

@@ -1,0 +1,396 @@
+package proxy
+
+import (
+	"crypto/sha256"
+	"errors"
+	"hash"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+)
+
+// bodyKind says how the body of a request passes.
+type bodyKind uint8
+
+const (
+	bodyNone     bodyKind = iota
+	bodyBuffered          // whole, before the request record
+	bodyStreamed          // while it is hashed
+)
+
+// requestBody is the body of a request on its way.
+type requestBody struct {
+	kind   bodyKind
+	size   uint64
+	sum    [sha256.Size]byte // of a body that is not streamed
+	data   *buffer           // of a buffered one
+	ahead  *lookahead        // of a chunked one that turned out to be streamed
+	stream *streamBody
+}
+
+// none is the body of a request that has none.
+func (b *requestBody) none() { b.kind, b.size, b.sum = bodyNone, 0, emptySum() }
+
+// broken turns a body that did not arrive whole into one of which the response
+// record says what was seen.
+func (b *requestBody) broken() {
+	s := new(streamBody)
+	if b.data != nil {
+		s.seen.add(b.data.b[:b.size])
+		b.data.put()
+		b.data = nil
+	}
+	b.kind, b.stream = bodyStreamed, s
+}
+
+func (b *requestBody) release() {
+	if b.data != nil {
+		b.data.unref()
+		b.data = nil
+	}
+	if b.stream != nil {
+		b.stream.stop()
+	}
+}
+
+// pending reports whether the client may still be sending the body, so that its
+// connection is of no further use once the answer is given.
+func (b *requestBody) pending() bool { return b.stream != nil && !b.stream.finished() }
+
+// takeBody reads a small body whole, and prepares a large one to be streamed.
+func (x *exchange) takeBody() error {
+	r, b := x.r, &x.body
+	limit := x.p.cfg.BufferLimit
+	switch {
+	case r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0:
+		b.none()
+		return nil
+	case r.ContentLength > 0 && r.ContentLength <= int64(limit):
+		b.data = x.p.bufferFor(int(r.ContentLength) + 1)
+		x.readDeadline(true)
+		n, err := readAll(r.Body, b.data.b)
+		b.size = uint64(n)
+		if err != nil {
+			return err
+		}
+		x.readDeadline(false)
+		x.buffered()
+		return nil
+	case r.ContentLength > 0 || strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc"):
+		x.streamed(r.Body)
+		return nil
+	}
+	return x.takeChunked()
+}
+
+// takeChunked waits for a moment whether a body of unknown length ends within
+// the limit. It must not wait longer: the client may wait for the answer before
+// it goes on.
+func (x *exchange) takeChunked() error {
+	b := &x.body
+	x.readDeadline(true)
+	a := newLookahead(x.r.Body, x.p.large.Get().(*buffer))
+	go a.fill()
+	t := time.NewTimer(patience)
+	defer t.Stop()
+	select {
+	case <-a.done:
+	case <-t.C:
+	}
+	n, err, whole := a.result()
+	switch {
+	case whole:
+		x.readDeadline(false)
+		b.data, b.size = a.data, uint64(n)
+		x.buffered()
+		return nil
+	case err != nil:
+		b.data, b.size = a.data, uint64(n)
+		return err
+	}
+	b.ahead = a
+	x.streamed(a)
+	return nil
+}
+
+func (x *exchange) buffered() {
+	b := &x.body
+	b.kind = bodyBuffered
+	b.sum = sha256.Sum256(b.data.b[:b.size])
+	b.data.refs.Store(1)
+}
+
+func (x *exchange) streamed(src io.Reader) {
+	s := &streamBody{src: src}
+	if x.r.ProtoMajor == 1 {
+		s.conn, s.stall = x.conn, x.p.cfg.Timeouts.ClientStall
+		// Else the server swallows the rest of the body before it lets an early
+		// answer pass.
+		_ = http.NewResponseController(x.w).EnableFullDuplex()
+	}
+	x.body.kind, x.body.stream = bodyStreamed, s
+}
+
+// readAll reads until the end of the body; b has room for one byte more than
+// there should be.
+func readAll(r io.Reader, b []byte) (n int, err error) {
+	for n < len(b) {
+		var m int
+		m, err = r.Read(b[n:])
+		n += m
+		if err == io.EOF {
+			return n, nil
+		}
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, errors.New("the body is longer than its length")
+}
+
+// unref gives up one reader's hold on a buffered body.
+func (b *buffer) unref() {
+	if b.refs.Add(-1) == 0 {
+		b.put()
+	}
+}
+
+// bufferedReader hands a buffered body to the transport, which may go on reading
+// after the exchange is over.
+type bufferedReader struct {
+	mu   sync.Mutex
+	data *buffer
+	rest []byte
+}
+
+func (x *exchange) bufferedReader() io.ReadCloser {
+	d := x.body.data
+	d.refs.Add(1)
+	return &bufferedReader{data: d, rest: d.b[:x.body.size]}
+}
+
+func (r *bufferedReader) Read(p []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.data == nil {
+		return 0, http.ErrBodyReadAfterClose
+	}
+	n := copy(p, r.rest)
+	r.rest = r.rest[n:]
+	if len(r.rest) == 0 {
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+func (r *bufferedReader) Close() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.data != nil {
+		r.data.unref()
+		r.data, r.rest = nil, nil
+	}
+	return nil
+}
+
+// digest hashes bytes as they pass.
+type digest struct {
+	h    hash.Hash
+	size uint64
+	all  *[sha256.Size]byte // where the bytes came at once
+}
+
+func (d *digest) reset() { d.size, d.all = 0, nil; d.restart() }
+
+func (d *digest) restart() {
+	if d.h != nil {
+		d.h.Reset()
+	}
+}
+
+func (d *digest) add(p []byte) {
+	if d.h == nil {
+		d.h = sha256.New()
+	}
+	d.h.Write(p)
+	d.size += uint64(len(p))
+}
+
+// whole digests everything there is.
+func (d *digest) whole(p []byte) {
+	sum := sha256.Sum256(p)
+	d.size, d.all = uint64(len(p)), &sum
+}
+
+func (d *digest) sum() (sum [sha256.Size]byte) {
+	switch {
+	case d.all != nil:
+		return *d.all
+	case d.size == 0:
+		return emptySum()
+	}
+	d.h.Sum(sum[:0])
+	return sum
+}
+
+// streamBody hashes the body of a request as the transport takes it.
+type streamBody struct {
+	src   io.Reader
+	conn  *clientConn
+	stall time.Duration
+	// trailer, if set, is called at the end of the body.
+	trailer func()
+
+	mu       sync.Mutex
+	seen     digest
+	ended    bool // whole
+	stopped  bool // the exchange is over, or its record made
+	reading  bool
+	deadline time.Time // of the reading
+	err      error     // that is the client's doing
+}
+
+func (s *streamBody) Read(p []byte) (int, error) {
+	s.mu.Lock()
+	if !s.stopped && s.conn != nil && s.conn.Conn != nil {
+		s.deadline = time.Now().Add(s.stall)
+		_ = s.conn.SetReadDeadline(s.deadline)
+	}
+	s.reading = true
+	s.mu.Unlock()
+	n, err := s.src.Read(p)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.reading = false
+	if s.stopped {
+		// What is not in the record does not pass.
+		return 0, http.ErrBodyReadAfterClose
+	}
+	s.seen.add(p[:n])
+	switch {
+	case err == io.EOF:
+		s.ended = true
+		if s.trailer != nil {
+			s.trailer()
+		}
+		if s.conn != nil && s.conn.Conn != nil {
+			_ = s.conn.SetReadDeadline(time.Time{})
+		}
+	case err != nil:
+		s.err = err
+	}
+	return n, err
+}
+
+// Close is for the transport; the body belongs to the server.
+func (s *streamBody) Close() error { return nil }
+
+// stop lets no more bytes pass.
+func (s *streamBody) stop() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stopped = true
+}
+
+// finished reports whether the body has come to its end.
+func (s *streamBody) finished() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ended
+}
+
+// snapshot stops the body and returns what passed of it.
+func (s *streamBody) snapshot() (uint64, [sha256.Size]byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stopped = true
+	return s.seen.size, s.seen.sum()
+}
+
+// failed returns the error by which the client ended its body early, and reports
+// whether the client kept the body waiting for too long.
+func (s *streamBody) failed() (err error, stalled bool) {
+	if s == nil {
+		return nil, false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	// The server ends the context before the error is here.
+	late := s.reading && !s.deadline.IsZero() && !time.Now().Before(s.deadline)
+	return s.err, late || isTimeout(s.err)
+}
+
+// lookahead reads the beginning of a body on a goroutine of its own, until it is
+// told to stop, and then hands the body on.
+type lookahead struct {
+	src  io.Reader
+	data *buffer
+	done chan struct{}
+
+	mu      sync.Mutex
+	cond    *sync.Cond
+	n       int // bytes in data
+	off     int // of them taken
+	err     error
+	stopped bool
+	running bool
+}
+
+func newLookahead(src io.Reader, data *buffer) *lookahead {
+	a := &lookahead{src: src, data: data, done: make(chan struct{}), running: true}
+	a.cond = sync.NewCond(&a.mu)
+	return a
+}
+
+func (a *lookahead) fill() {
+	defer close(a.done)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for !a.stopped && a.err == nil && a.n < len(a.data.b) {
+		room := a.data.b[a.n:]
+		a.mu.Unlock()
+		n, err := a.src.Read(room)
+		a.mu.Lock()
+		a.n += n
+		a.err = err
+		a.cond.Broadcast()
+	}
+	a.running = false
+	a.cond.Broadcast()
+}
+
+// result stops the reading. It returns how many bytes are there, the error that
+// ended them, and whether they are the whole body.
+func (a *lookahead) result() (n int, err error, whole bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.stopped = true
+	if a.err == io.EOF && a.n < len(a.data.b) {
+		return a.n, nil, true
+	}
+	if a.err == io.EOF {
+		return a.n, nil, false
+	}
+	return a.n, a.err, false
+}
+
+func (a *lookahead) Read(p []byte) (int, error) {
+	a.mu.Lock()
+	for a.off == a.n && a.running {
+		a.cond.Wait()
+	}
+	if a.off < a.n {
+		n := copy(p, a.data.b[a.off:a.n])
+		a.off += n
+		a.mu.Unlock()
+		return n, nil
+	}
+	err := a.err
+	a.mu.Unlock()
+	if err != nil {
+		return 0, err
+	}
+	return a.src.Read(p)
+}

@@ -1,0 +1,336 @@
+package proxy
+
+import (
+	"crypto/sha256"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+
+	sealtapv1 "github.com/sealtap/sealtap/proto/sealtap/v1"
+	"github.com/sealtap/sealtap/record"
+)
+
+// statement is a record under construction, with everything it points to. It is
+// used for one record after the other.
+type statement struct {
+	rec      sealtapv1.Record
+	request  sealtapv1.Request
+	response sealtapv1.Response
+	asked    sealtapv1.Record_Request
+	answered sealtapv1.Record_Response
+	who      sealtapv1.Who
+
+	headers     []*sealtapv1.Header
+	credentials []*sealtapv1.Credential
+	openings    []*sealtapv1.Opening
+
+	hidden     []byte // the values of sealed headers, as a list
+	hiddenSome bool
+	open       int // bytes of open values so far
+	omitted    []byte
+
+	headerSlab  [40]sealtapv1.Header
+	credSlab    [8]sealtapv1.Credential
+	credSums    [8][sha256.Size]byte
+	openingSlab [5]sealtapv1.Opening
+	values      [4][]byte // of openings of type string
+	bodies      [3]sealtapv1.Body
+	sums        [3][sha256.Size]byte
+	tunnel      sealtapv1.Tunnel
+	keys        []string // of a header, sorted
+}
+
+// reset makes room for the next record.
+func (s *statement) reset() {
+	s.headers, s.credentials, s.openings = s.headers[:0], s.credentials[:0], s.openings[:0]
+	s.hidden, s.hiddenSome, s.open, s.omitted = s.hidden[:0], false, 0, s.omitted[:0]
+}
+
+func (s *statement) header(name, value string, sealed bool) {
+	var h *sealtapv1.Header
+	if n := len(s.headers); n < len(s.headerSlab) {
+		h = &s.headerSlab[n]
+	} else {
+		h = new(sealtapv1.Header)
+	}
+	h.Name, h.Value, h.Sealed = name, value, sealed
+	s.headers = append(s.headers, h)
+}
+
+func (s *statement) seal(field, typ string, value []byte) {
+	o := &s.openingSlab[len(s.openings)]
+	o.Field, o.Type, o.Salt, o.Value = field, typ, nil, value
+	s.openings = append(s.openings, o)
+}
+
+func (s *statement) sealString(field, value string) {
+	v := &s.values[len(s.openings)]
+	*v = append((*v)[:0], value...)
+	s.seal(field, record.TypeString, *v)
+}
+
+// body returns one of the bodies of a record.
+func (s *statement) body(i int, size uint64, sum [sha256.Size]byte) *sealtapv1.Body {
+	s.sums[i] = sum
+	b := &s.bodies[i]
+	b.Size, b.Sha256 = size, s.sums[i][:]
+	return b
+}
+
+// credential adds the keyed digest of a secret. Beyond a limit digests are
+// folded into the last one, which stands for all of them.
+func (x *exchange) credential(kind, name, secret string) {
+	s := &x.st
+	n := len(s.credentials)
+	if n == maxCredentials {
+		last := s.credentials[n-1]
+		last.Place = "others"
+		last.Digest = x.p.digests.sum(nil, string(x.p.digests.sum(slices.Clone(last.Digest), secret)))
+		return
+	}
+	var c *sealtapv1.Credential
+	if n < len(s.credSlab) {
+		c = &s.credSlab[n]
+		c.Digest = x.p.digests.sum(s.credSums[n][:0], secret)
+	} else {
+		c = &sealtapv1.Credential{Digest: x.p.digests.sum(nil, secret)}
+	}
+	c.Place = kind
+	if name != "" {
+		c.Place = capped(kind+":"+name, maxPlace)
+	}
+	s.credentials = append(s.credentials, c)
+}
+
+// captureHeaders records headers as they were received. f, if there is one,
+// learns of each name.
+func (x *exchange) captureHeaders(h http.Header, prefix string, f func(name string, rule headerRule)) {
+	s := &x.st
+	s.keys = s.keys[:0]
+	for name := range h {
+		s.keys = append(s.keys, name)
+	}
+	slices.Sort(s.keys)
+	for _, name := range s.keys {
+		rule := x.p.headers.of(name)
+		for _, value := range h[name] {
+			x.captureHeader(prefix, rule, value)
+		}
+		if f != nil {
+			f(name, rule)
+		}
+	}
+}
+
+func (x *exchange) captureHeader(prefix string, rule headerRule, value string) {
+	s := &x.st
+	name := rule.lower
+	if prefix != "" {
+		name = prefix + name
+	}
+	name = capped(name, maxHeaderName)
+	switch rule.class {
+	case classCredential:
+		x.credential("header", name, bareSecret(value))
+		return
+	case classCookie:
+		x.captureCookies(name, value)
+		return
+	case classSetCookie:
+		pair, _, _ := strings.Cut(value, ";")
+		x.captureCookies(name, pair)
+		return
+	case classProtocols:
+		value = x.redactProtocols(name, value)
+	}
+	if strings.ContainsAny(value, "=@%") || looksLikeToken(value) {
+		value = x.redactHeader(name, value)
+	}
+	if len(s.headers) >= maxHeaderLines {
+		// One sealed element holds the lines that are too many.
+		s.omitted = append(append(append(append(s.omitted, name...), ": "...), value...), '\n')
+		return
+	}
+	if rule.class == classOpen || !x.p.seal.headers {
+		if v := capped(value, maxHeaderValue); s.open+len(v) <= maxOpenValues {
+			s.open += len(v)
+			s.header(name, v, false)
+			return
+		}
+	}
+	s.hide(name, value)
+}
+
+func (s *statement) hide(name, value string) {
+	s.header(name, "", true)
+	s.hidden = record.AppendList(s.hidden, value)
+	s.hiddenSome = true
+}
+
+// sealHeaders ends the headers of a record.
+func (s *statement) sealHeaders() {
+	if len(s.omitted) > 0 {
+		s.hide("…", string(s.omitted))
+	}
+	if s.hiddenSome {
+		s.seal(record.FieldHeaders, record.TypeList, s.hidden)
+	}
+}
+
+// redactHeader replaces the secrets in a header that holds a URL or parameters.
+func (x *exchange) redactHeader(name, value string) string {
+	if looksLikeToken(value) || !strings.Contains(value, "=") && nestedSecret(value, 2) {
+		x.credential("header", name, value)
+		return redacted
+	}
+	return redactText(value, func(param, secret string) { x.credential("header", name+":"+param, secret) })
+}
+
+// captureCookies records each cookie by the digest of its value, so that it is
+// recognised whatever other cookies stand beside it, and when it was set.
+func (x *exchange) captureCookies(place, value string) {
+	for value != "" {
+		var pair string
+		pair, value, _ = strings.Cut(value, ";")
+		pair = strings.TrimSpace(pair)
+		name, secret, ok := strings.Cut(pair, "=")
+		switch {
+		case pair == "":
+		case !ok:
+			x.credential("header", place, pair)
+		default:
+			x.credential("header", place+":"+name, strings.Trim(secret, `"`))
+		}
+	}
+}
+
+// redactProtocols replaces elements of Sec-WebSocket-Protocol that are too long
+// for the name of a protocol: browsers can send tokens nowhere else.
+func (x *exchange) redactProtocols(name, value string) string {
+	const longest = 32
+	if len(value) <= longest {
+		return value
+	}
+	list := strings.Split(value, ",")
+	for i, e := range list {
+		if e = strings.TrimSpace(e); len(e) > longest {
+			x.credential("header", name, e)
+			list[i] = redacted
+		}
+	}
+	return strings.Join(list, ",")
+}
+
+// captureRequest makes the request record of an exchange, but for its body. It
+// reads the request as it was received.
+func (x *exchange) captureRequest() {
+	s, r := &x.st, x.r
+	s.reset()
+	q := &s.request
+	q.Reset()
+	s.who.Reset()
+	if x.identify(&s.who) {
+		q.Who = &s.who
+		if x.p.seal.who {
+			s.sealString(record.FieldWho, q.Who.Id)
+			q.Who.Id = ""
+		}
+	}
+	q.Trace = x.trace[:]
+	q.Service, q.Method, q.Protocol = x.p.cfg.Service, capped(r.Method, maxMethod), protocolName(r)
+	if r.Method != http.MethodConnect {
+		q.Scheme = x.scheme()
+		if r.URL.IsAbs() {
+			q.Scheme = capped(r.URL.Scheme, maxMethod)
+		}
+	}
+	x.captureTarget(q)
+	x.captureSource(q)
+	x.captureHeaders(r.Header, "", x.decide)
+	s.sealHeaders()
+	q.Headers, q.Credentials = s.headers, s.credentials
+	s.asked.Request = q
+	s.rec.Reset()
+	s.rec.About = &s.asked
+}
+
+func (x *exchange) captureSource(q *sealtapv1.Request) {
+	src := x.source()
+	if src == "" {
+		return
+	}
+	if x.p.seal.source {
+		x.st.sealString(record.FieldSource, src)
+		return
+	}
+	q.Source = capped(src, maxAuthority)
+}
+
+// captureTarget records authority, path and query, with their secrets replaced.
+func (x *exchange) captureTarget(q *sealtapv1.Request) {
+	authority, path, query := x.target()
+	if i := strings.LastIndexByte(authority, '@'); i >= 0 {
+		x.credential("url", "userinfo", unescapePath(authority[:i]))
+		authority = authority[i+1:]
+	}
+	if u := x.r.URL.User; u != nil {
+		x.credential("url", "userinfo", unescapePath(u.String()))
+	}
+	q.Authority = capped(authority, maxAuthority)
+	if strings.ContainsAny(path, "=@") {
+		path = redactText(path, func(name, secret string) { x.credential("path", name, secret) })
+	}
+	if path != "" {
+		if x.p.seal.path {
+			x.st.sealString(record.FieldPath, path)
+		} else {
+			q.Path = capped(path, maxPath)
+		}
+	}
+	query = redactQuery(query, func(name, secret string) { x.credential("query", name, secret) })
+	if query != "" {
+		if x.p.seal.query {
+			x.st.sealString(record.FieldQuery, query)
+		} else {
+			q.Query = capped(query, maxQuery)
+		}
+	}
+}
+
+// target splits the request target as it was received.
+func (x *exchange) target() (authority, path, query string) {
+	r := x.r
+	if r.Method == http.MethodConnect && r.URL.Path == "" {
+		return r.Host, "", ""
+	}
+	path = r.RequestURI
+	if r.URL.Host != "" && !strings.HasPrefix(path, "/") { // absolute form
+		_, path, _ = strings.Cut(path, "://")
+		if i := strings.IndexAny(path, "/?"); i >= 0 {
+			path = path[i:]
+		} else {
+			path = ""
+		}
+	}
+	path, query, _ = strings.Cut(path, "?")
+	return r.Host, path, query
+}
+
+// decide notes which headers of a request do not pass.
+func (x *exchange) decide(name string, rule headerRule) {
+	switch {
+	case rule.fate == fateHop, rule.fate == fateOwned, rule.fate == fatePeer && !x.trusted, x.p.headers.shadowed(name, x.r.Header):
+		x.drop = append(x.drop, name)
+	}
+}
+
+func protocolName(r *http.Request) string {
+	switch {
+	case r.ProtoMajor == 1 && r.ProtoMinor == 1:
+		return "HTTP/1.1"
+	case r.ProtoMajor == 1:
+		return "HTTP/1.0"
+	}
+	return "HTTP/" + strconv.Itoa(r.ProtoMajor) + "." + strconv.Itoa(r.ProtoMinor)
+}

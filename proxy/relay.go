@@ -1,0 +1,437 @@
+package proxy
+
+import (
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	sealtapv1 "github.com/sealtap/sealtap/proto/sealtap/v1"
+)
+
+// answer is the upstream's answer on its way to the client.
+//
+// What is small is held until it is whole, recorded, and written at once. It is
+// held for no longer than patience: then a timer lets pass what is there, and
+// from there on bytes pass as they come. In every case the end waits for the
+// record.
+type answer struct {
+	x        *exchange
+	captured bool // its headers are in the statement
+	status   int  // as sent, or about to be sent, to the client
+	received digest
+	sent     digest
+
+	tunnelled bool
+
+	data  *buffer
+	timer *time.Timer
+
+	mu      sync.Mutex // guards what follows while the timer runs
+	n       int        // bytes in data that are not sent
+	flowing bool       // headers were sent, and bytes pass as they come
+	over    bool       // the timer has nothing to do any more
+	stuck   error      // of writing to the client
+}
+
+func (a *answer) reset() {
+	a.captured, a.status, a.tunnelled = false, 0, false
+	a.received.reset()
+	a.sent.reset()
+	a.n, a.flowing, a.over, a.stuck = 0, false, true, nil
+}
+
+// release gives back what the answer holds.
+func (a *answer) release() {
+	if a.data != nil {
+		a.data.put()
+		a.data = nil
+	}
+}
+
+// arm starts the timer.
+func (a *answer) arm() {
+	a.over = false
+	if a.timer == nil {
+		a.timer = time.AfterFunc(patience, a.lapse)
+		return
+	}
+	a.timer.Reset(patience)
+}
+
+// stop ends the timer. When it returns nobody else uses the answer.
+func (a *answer) stop() {
+	if a.over {
+		return
+	}
+	if !a.timer.Stop() {
+		// Its function may only begin now, and must not find another exchange.
+		a.x.reuse = false
+	}
+	a.mu.Lock()
+	a.over = true
+	a.mu.Unlock()
+}
+
+// lapse lets pass what is held.
+func (a *answer) lapse() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.over && !a.flowing {
+		a.flow()
+	}
+}
+
+// flow sends the headers and what is held, and lets what follows pass.
+func (a *answer) flow() {
+	a.flowing = true
+	x := a.x
+	x.begun = true
+	x.writeDeadline(true)
+	x.w.WriteHeader(a.status)
+	held := a.data.b[:a.n]
+	a.received.add(held)
+	a.n = 0
+	a.pass(held)
+	a.flush()
+}
+
+// pass writes to the client.
+func (a *answer) pass(p []byte) {
+	if len(p) == 0 || a.stuck != nil {
+		return
+	}
+	n, err := a.x.w.Write(p)
+	a.sent.add(p[:n])
+	a.stuck = err
+}
+
+func (a *answer) flush() {
+	if a.stuck == nil {
+		if f, ok := a.x.w.(interface{ FlushError() error }); ok {
+			a.stuck = f.FlushError()
+		}
+	}
+	a.x.writeDeadline(false)
+}
+
+// forward sends the request on and its answer back.
+func (x *exchange) forward() {
+	res, err := x.roundTrip(false)
+	if err != nil {
+		x.failUpstream(err)
+		return
+	}
+	defer res.Body.Close()
+	if res.StatusCode < 200 || res.StatusCode > 999 {
+		x.fail(http.StatusBadGateway, codeUnreachable, sealtapv1.Outcome_OUTCOME_UPSTREAM_UNREACHABLE,
+			"the upstream answered with status "+strconv.Itoa(res.StatusCode)+", which was not asked for")
+		return
+	}
+	x.takeHeaders(res)
+	x.relay(res)
+}
+
+// takeHeaders records the headers of the answer and prepares them for the client.
+func (x *exchange) takeHeaders(res *http.Response) {
+	x.st.reset()
+	x.answer.captured = true
+	x.answer.status = res.StatusCode
+	dst := x.w.Header()
+	x.captureHeaders(res.Header, "", func(name string, rule headerRule) {
+		switch {
+		case rule.fate == fateHop && name != "Content-Length", rule.fate == fateOwned:
+		default:
+			dst[name] = res.Header[name]
+		}
+	})
+	removeNamed(dst, res.Header["Connection"])
+	v := new([2]string)
+	v[0] = x.idText
+	dst["Sealtap-Exchange"] = v[:1:1]
+	if _, ok := dst["Content-Type"]; !ok {
+		dst["Content-Type"] = nil // else the server guesses one
+	}
+	if res.StatusCode == http.StatusNoContent {
+		delete(dst, "Content-Length")
+	}
+	for name := range res.Trailer {
+		dst.Add("Trailer", name)
+	}
+	if x.body.pending() && x.r.ProtoMajor == 1 {
+		v[1] = "close"
+		dst["Connection"] = v[1:2:2]
+	}
+}
+
+// relay passes the body of the answer. Its end waits for the record.
+func (x *exchange) relay(res *http.Response) {
+	a := &x.answer
+	declared := res.ContentLength
+	if res.Body == http.NoBody || x.r.Method == http.MethodHead || !bodyAllowed(res.StatusCode) {
+		declared = 0
+	}
+	switch {
+	case declared == 0:
+		x.deliver(nil)
+		return
+	case declared > int64(x.p.cfg.BufferLimit), endless(res):
+		a.data = x.p.copies.Get().(*buffer)
+		a.over = true
+		a.flow()
+	case declared > 0:
+		a.data = x.p.bufferFor(int(declared) + 1)
+		a.arm()
+	default:
+		a.data = x.p.copies.Get().(*buffer)
+		a.arm()
+	}
+	err := x.pump(res.Body, declared)
+	a.stop()
+	x.captureTrailers(res)
+	switch {
+	case err == io.EOF && !a.flowing:
+		if declared < 0 && len(res.Trailer) == 0 {
+			x.w.Header()["Content-Length"] = []string{strconv.Itoa(a.n)}
+		}
+		x.deliver(a.data.b[:a.n])
+	case err == io.EOF:
+		x.deliverEnd(res)
+	default:
+		if !a.flowing {
+			a.received.add(a.data.b[:a.n])
+		}
+		x.failBody(err)
+	}
+}
+
+func bodyAllowed(status int) bool {
+	return status >= 200 && status != http.StatusNoContent && status != http.StatusNotModified
+}
+
+// endless reports whether an answer is made to be read as it comes, so that
+// even its headers must not wait.
+func endless(res *http.Response) bool {
+	kind := res.Header["Content-Type"]
+	return len(kind) > 0 && (hasFoldPrefix(kind[0], "text/event-stream") || hasFoldPrefix(kind[0], "application/grpc"))
+}
+
+func hasFoldPrefix(s, prefix string) bool {
+	return len(s) >= len(prefix) && strings.EqualFold(s[:len(prefix)], prefix)
+}
+
+// pump reads the body until its end and lets pass what is not held. It returns
+// io.EOF at the end of a whole body; what is then left in data is held.
+func (x *exchange) pump(body io.Reader, declared int64) error {
+	a := &x.answer
+	for {
+		off := a.held()
+		if off == len(a.data.b) {
+			return errors.New("the answer is longer than its length")
+		}
+		n, err := body.Read(a.data.b[off:])
+		if stuck := a.take(off, n, declared, err); stuck != nil {
+			return stuck
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (a *answer) held() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.n
+}
+
+// take adds n bytes that were read at off, and passes on what must not wait.
+func (a *answer) take(off, n int, declared int64, end error) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	fresh := a.data.b[off : off+n]
+	if !a.flowing {
+		a.n = off + n
+		if end == nil && declared < 0 && n > 0 {
+			// Its length is not known, so the client may wait for just this.
+			a.flow()
+		}
+		return a.stuck
+	}
+	if n == 0 {
+		return a.stuck
+	}
+	a.received.add(fresh)
+	// a.n is 1 if the byte before these is held, which then stood at 0.
+	if a.n == 0 && off > 0 {
+		copy(a.data.b, fresh) // the timer sent what stood before them
+		fresh = a.data.b[:n]
+	} else {
+		fresh = a.data.b[:a.n+n]
+	}
+	a.n = 0
+	if declared > 0 && a.received.size >= uint64(declared) {
+		// The last byte that was declared waits for the record.
+		last := len(fresh) - 1
+		a.x.writeDeadline(true)
+		a.pass(fresh[:last])
+		a.flush()
+		a.data.b[0], a.n = fresh[last], 1
+		return a.stuck
+	}
+	a.x.writeDeadline(true)
+	a.pass(fresh)
+	a.flush()
+	return a.stuck
+}
+
+// deliver records an answer that is whole and held, and sends it.
+func (x *exchange) deliver(body []byte) {
+	a := &x.answer
+	a.received.whole(body)
+	a.sent.whole(body)
+	if err := x.finish(sealtapv1.Outcome_OUTCOME_COMPLETE, ""); err != nil {
+		x.unavailable(err)
+		return
+	}
+	x.begun = true
+	x.writeDeadline(true)
+	x.w.WriteHeader(a.status)
+	if len(body) > 0 {
+		_, _ = x.w.Write(body)
+	}
+}
+
+// deliverEnd records an answer of which all but the end was sent, and sends
+// that: the last byte, where there is one held, and on return of the handler the
+// terminating chunk with the trailers, or END_STREAM.
+func (x *exchange) deliverEnd(res *http.Response) {
+	a := &x.answer
+	last := a.data.b[:a.n]
+	a.sent.add(last)
+	if err := x.finish(sealtapv1.Outcome_OUTCOME_COMPLETE, ""); err != nil {
+		x.abort()
+	}
+	x.writeDeadline(true)
+	if len(last) > 0 {
+		_, _ = x.w.Write(last)
+	}
+	x.sendTrailers(res)
+}
+
+// captureTrailers records the trailers of the answer behind its headers.
+func (x *exchange) captureTrailers(res *http.Response) {
+	if len(res.Trailer) > 0 {
+		x.captureHeaders(res.Trailer, "trailer:", nil)
+	}
+}
+
+func (x *exchange) sendTrailers(res *http.Response) {
+	h := x.w.Header()
+	announced := h["Trailer"]
+	for name, values := range res.Trailer {
+		rule := x.p.headers.of(name)
+		switch {
+		case len(values) == 0 || rule.fate == fateHop || rule.fate == fateOwned:
+		case hasToken(announced, name):
+			h[name] = values
+		default:
+			h[http.TrailerPrefix+name] = values
+		}
+	}
+}
+
+// failBody ends an answer of which not everything came, or could be sent.
+func (x *exchange) failBody(err error) {
+	outcome, detail, cut := x.cause()
+	switch {
+	case cut:
+	case isTimeout(err):
+		outcome, detail = sealtapv1.Outcome_OUTCOME_TIMEOUT, "reading the answer: "+err.Error()
+	default:
+		outcome, detail = sealtapv1.Outcome_OUTCOME_UPSTREAM_TRUNCATED, "reading the answer: "+err.Error()
+	}
+	if x.begun || cut {
+		if !x.begun {
+			x.answer.status = 0
+		}
+		_ = x.finish(outcome, detail)
+		x.abort()
+	}
+	x.fail(http.StatusBadGateway, codeTruncated, outcome, detail)
+}
+
+// writeDeadline bounds how long the client may take to make room for what is
+// written next. On HTTP/2 a deadline ends the stream even while nothing is
+// written, so it is lifted in between; on HTTP/1 the server lifts it.
+func (x *exchange) writeDeadline(set bool) {
+	if x.r.ProtoMajor == 1 {
+		if set && x.conn.Conn != nil {
+			_ = x.conn.SetWriteDeadline(time.Now().Add(x.p.cfg.Timeouts.ClientStall))
+		}
+		return
+	}
+	var t time.Time
+	if set {
+		t = time.Now().Add(x.p.cfg.Timeouts.ClientStall)
+	}
+	_ = x.control().SetWriteDeadline(t)
+}
+
+// readDeadline bounds how long the client may take with a small body.
+func (x *exchange) readDeadline(set bool) {
+	var t time.Time
+	if set {
+		t = time.Now().Add(x.p.cfg.Timeouts.ClientStall)
+	}
+	if x.r.ProtoMajor != 1 {
+		_ = x.control().SetReadDeadline(t)
+	} else if x.conn.Conn != nil {
+		_ = x.conn.SetReadDeadline(t)
+	}
+}
+
+func (x *exchange) control() *http.ResponseController {
+	if x.ctl == nil {
+		x.ctl = http.NewResponseController(x.w)
+	}
+	return x.ctl
+}
+
+// reset makes the closing of a connection one that no peer takes for an end.
+func reset(c net.Conn) {
+	if t, ok := c.(interface{ NetConn() net.Conn }); ok {
+		c = t.NetConn()
+	}
+	if t, ok := c.(*net.TCPConn); ok {
+		_ = t.SetLinger(0)
+	}
+}
+
+// trailerValues is what of the trailers of a request goes on.
+func (x *exchange) trailerValues(dst http.Header) {
+	for name := range dst {
+		if v := x.r.Trailer[name]; len(v) > 0 {
+			dst[name] = v
+		}
+	}
+}
+
+// trailer announces the trailers of a request that may go on.
+func (x *exchange) trailer() http.Header {
+	if len(x.r.Trailer) == 0 {
+		return nil
+	}
+	t := make(http.Header, len(x.r.Trailer))
+	for name := range x.r.Trailer {
+		rule := x.p.headers.of(name)
+		if rule.fate == fatePass && rule.class != classCredential && rule.class != classCookie && !x.p.headers.shadowed(name, x.r.Header) {
+			t[name] = nil
+		}
+	}
+	return t
+}

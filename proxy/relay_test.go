@@ -1,0 +1,545 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httptrace"
+	"net/textproto"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	sealtapv1 "github.com/sealtap/sealtap/proto/sealtap/v1"
+)
+
+// TestPartial: whatever is there of an answer reaches the client while the rest
+// does not come, byte for byte.
+func TestPartial(t *testing.T) {
+	settled(t)
+	for name, head := range map[string]string{
+		"small with length": "Content-Length: 6\r\n",
+		"large with length": "Content-Length: 100006\r\n",
+		"to the close":      "Connection: close\r\n",
+		"events":            "Content-Type: text/event-stream\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			goOn := make(chan string)
+			up := rawBackend(t, func(c net.Conn, _ *http.Request) {
+				_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\n"+head+"\r\n")
+				for s := range goOn {
+					_, _ = io.WriteString(c, s)
+				}
+			})
+			s := start(t, up, nil)
+			res, err := client(t).Get(s.url("/"))
+			if err != nil {
+				t.Fatal(err) // even the headers must not wait
+			}
+			defer res.Body.Close()
+			want := ""
+			for _, part := range []string{"a", "b", "c", "de"} {
+				goOn <- part
+				want += part
+				b := make([]byte, len(part))
+				if _, err := io.ReadFull(res.Body, b); err != nil || string(b) != part {
+					t.Fatalf("%q, %v, want %q", b, err, part)
+				}
+			}
+			if n := len(s.rec.all()); n != 1 {
+				t.Fatalf("%d records", n)
+			}
+			last := "f"
+			if name == "large with length" {
+				last = strings.Repeat("f", 100_001)
+			}
+			goOn <- last
+			close(goOn)
+			if b, err := io.ReadAll(res.Body); err != nil || string(b) != last {
+				t.Errorf("%d bytes, %v", len(b), err)
+			}
+			_, p := s.rec.last(t)
+			wantOutcome(t, p, complete)
+			wantBody(t, "sent", p.rec.GetResponse().GetSent(), []byte(want+last))
+			wantBody(t, "received", p.rec.GetResponse().GetReceived(), []byte(want+last))
+		})
+	}
+}
+
+func TestTruncated(t *testing.T) {
+	settled(t)
+	for name, tt := range map[string]struct {
+		answer, body string
+		status       uint32
+	}{
+		"small":   {"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf", "half", 502},
+		"large":   {"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\nhalf", "half", 200},
+		"chunked": {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n", "half", 200},
+	} {
+		up := rawBackend(t, func(c net.Conn, _ *http.Request) { _, _ = io.WriteString(c, tt.answer) })
+		s := start(t, up, nil)
+		res, err := client(t).Get(s.url("/"))
+		if err == nil {
+			_, err = io.ReadAll(res.Body)
+			res.Body.Close()
+			if tt.status == 200 && err == nil {
+				t.Errorf("%s: the client takes the answer for whole", name)
+			}
+		}
+		_, p := s.rec.last(t)
+		wantOutcome(t, p, sealtapv1.Outcome_OUTCOME_UPSTREAM_TRUNCATED)
+		wantBody(t, name, p.rec.GetResponse().GetReceived(), []byte(tt.body))
+		// A chunked answer may be cut before it was let pass.
+		if st := p.rec.GetResponse().GetStatus(); st != tt.status && name != "chunked" {
+			t.Errorf("%s: status %d", name, st)
+		}
+	}
+}
+
+func TestUpstreamFails(t *testing.T) {
+	settled(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	down := "http://" + l.Addr().String()
+	l.Close()
+	silent := rawBackend(t, func(c net.Conn, _ *http.Request) { _, _ = io.Copy(io.Discard, c) })
+	for _, tt := range []struct {
+		up      string
+		status  int
+		outcome sealtapv1.Outcome
+	}{
+		{down, 502, sealtapv1.Outcome_OUTCOME_UPSTREAM_UNREACHABLE},
+		{silent, 504, sealtapv1.Outcome_OUTCOME_TIMEOUT},
+		{rawBackend(t, func(net.Conn, *http.Request) {}), 502, sealtapv1.Outcome_OUTCOME_UPSTREAM_UNREACHABLE},
+		{rawBackend(t, func(c net.Conn, _ *http.Request) { _, _ = io.WriteString(c, "HTTP/1.1 042 What\r\n\r\n") }), 502, sealtapv1.Outcome_OUTCOME_UPSTREAM_UNREACHABLE},
+		{rawBackend(t, func(c net.Conn, _ *http.Request) {
+			_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n")
+		}), 502, sealtapv1.Outcome_OUTCOME_UPSTREAM_UNREACHABLE},
+	} {
+		s := start(t, tt.up, func(c *Config) { c.Timeouts.ResponseHeader = 50 * time.Millisecond })
+		res, body := get(t, client(t), request(t, "POST", s.url("/"), strings.NewReader("x")))
+		if res.StatusCode != tt.status || res.Header.Get("Sealtap-Error") == "" {
+			t.Errorf("%d %s", res.StatusCode, body)
+		}
+		_, p := s.rec.last(t)
+		wantOutcome(t, p, tt.outcome)
+		wantBody(t, "sent", p.rec.GetResponse().GetSent(), body)
+		if p.rec.GetResponse().GetReceived() != nil {
+			t.Error("nothing was received")
+		}
+	}
+}
+
+func TestClientAborts(t *testing.T) {
+	settled(t)
+	gone := make(chan struct{}, 1)
+	up := backend(t, func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/stream":
+			_, _ = io.WriteString(w, "part")
+			w.(http.Flusher).Flush()
+		case "/upload":
+			_, _ = io.ReadAll(r.Body)
+		}
+		<-r.Context().Done()
+		gone <- struct{}{}
+	})
+	s := start(t, up, nil)
+	for _, tt := range []struct{ send, want string }{
+		{"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n", ""},
+		{"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n", "part"},
+		{"POST /upload HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\nabc", ""},
+		{"POST /upload HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", ""},
+	} {
+		n := len(s.rec.all())
+		c := dial(t, s.addr)
+		c.send(tt.send)
+		s.rec.wait(t, n+1)
+		if tt.want != "" {
+			c.head()
+			c.expect("4\r\npart\r\n")
+		}
+		time.Sleep(20 * time.Millisecond)
+		c.Close()
+		s.rec.wait(t, n+2)
+		_, p := s.rec.last(t)
+		wantOutcome(t, p, sealtapv1.Outcome_OUTCOME_CLIENT_ABORT)
+		if tt.want != "" {
+			wantBody(t, "sent", p.rec.GetResponse().GetSent(), []byte(tt.want))
+		}
+		if strings.HasPrefix(tt.send, "POST") {
+			wantBody(t, "request body", p.rec.GetResponse().GetRequestBody(), []byte("abc"))
+		}
+		<-gone
+	}
+	// A small body that does not arrive is not forwarded.
+	n := len(s.rec.all())
+	c := dial(t, s.addr)
+	c.send("POST /upload HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc")
+	time.Sleep(10 * time.Millisecond)
+	c.Close()
+	s.rec.wait(t, n+2)
+	_, p := s.rec.last(t)
+	wantOutcome(t, p, sealtapv1.Outcome_OUTCOME_CLIENT_ABORT)
+	wantBody(t, "request body", p.rec.GetResponse().GetRequestBody(), []byte("abc"))
+	select {
+	case <-gone:
+		t.Error("half a body reached the upstream")
+	default:
+	}
+}
+
+func TestClientStalls(t *testing.T) {
+	settled(t)
+	up := backend(t, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.ReadAll(r.Body)
+		if r.Method == "GET" {
+			for range 400 {
+				if _, err := w.Write(make([]byte, 100_000)); err != nil {
+					return
+				}
+			}
+		}
+	})
+	s := start(t, up, func(c *Config) { c.Timeouts.ClientStall = 80 * time.Millisecond })
+	for _, send := range []string{
+		"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc",
+		"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\nabc",
+		"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+	} {
+		n := len(s.rec.all())
+		c := dial(t, s.addr)
+		c.send(send)
+		s.rec.wait(t, n+2)
+		_, p := s.rec.last(t)
+		wantOutcome(t, p, sealtapv1.Outcome_OUTCOME_TIMEOUT)
+		c.Close()
+	}
+}
+
+// TestBidirectional: a chunked request whose client waits for the answer before
+// it goes on.
+func TestBidirectional(t *testing.T) {
+	settled(t)
+	up := backend(t, func(w http.ResponseWriter, r *http.Request) {
+		_ = http.NewResponseController(w).EnableFullDuplex()
+		b := make([]byte, 100)
+		for {
+			n, err := r.Body.Read(b)
+			_, _ = w.Write(bytes.ToUpper(b[:n]))
+			w.(http.Flusher).Flush()
+			if err != nil {
+				return
+			}
+		}
+	})
+	s := start(t, up, nil)
+	c := dial(t, s.addr)
+	c.send("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n")
+	c.head()
+	c.expect("2\r\nAB\r\n")
+	c.send("3\r\ncde\r\n")
+	c.expect("3\r\nCDE\r\n")
+	c.send("0\r\n\r\n")
+	c.expect("0\r\n\r\n")
+	_, p := s.rec.last(t)
+	wantOutcome(t, p, complete)
+	wantBody(t, "request body", p.rec.GetResponse().GetRequestBody(), []byte("abcde"))
+	wantBody(t, "sent", p.rec.GetResponse().GetSent(), []byte("ABCDE"))
+}
+
+func TestChunkedRequest(t *testing.T) {
+	settled(t)
+	got := make(chan string, 1)
+	up := backend(t, func(w http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		got <- fmt.Sprintf("%d bytes, length %d, trailer %q", len(b), r.ContentLength, r.Trailer.Get("X-Sum"))
+	})
+	s := start(t, up, nil)
+	for _, size := range []int{0, 5, 65536, 65537, 200_000} {
+		req := request(t, "POST", s.url("/"), io.MultiReader(bytes.NewReader(make([]byte, size))))
+		req.Trailer = http.Header{"X-Sum": {"abc"}, "X-Forwarded-For": {"6.6.6.6"}}
+		get(t, client(t), req)
+		if g := <-got; g != fmt.Sprintf("%d bytes, length -1, trailer %q", size, "abc") {
+			t.Error(g)
+		}
+		q, p := s.rec.last(t)
+		b := q.rec.GetRequest().GetBody()
+		if b == nil {
+			b = p.rec.GetResponse().GetRequestBody()
+		}
+		wantBody(t, "request", b, make([]byte, size))
+	}
+}
+
+func TestContinueAndEarlyHints(t *testing.T) {
+	settled(t)
+	up := backend(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/no" {
+			w.WriteHeader(413)
+			return
+		}
+		w.Header().Set("Link", "</a.css>")
+		w.Header().Set("Connection", "X-Private")
+		w.Header().Set("X-Private", "1")
+		w.WriteHeader(103)
+		clear(w.Header())
+		n, _ := io.Copy(io.Discard, r.Body)
+		fmt.Fprint(w, n)
+	})
+	s := start(t, up, nil)
+	for _, size := range []int{10, 100_000} {
+		c := dial(t, s.addr)
+		c.send(fmt.Sprintf("POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n", size))
+		c.expect("HTTP/1.1 100 Continue\r\n\r\n")
+		c.send(strings.Repeat("x", size))
+		if h := c.head(); !strings.HasPrefix(h, "HTTP/1.1 200 ") {
+			t.Errorf("%q", h)
+		}
+		c.expect(fmt.Sprint(size))
+	}
+	// Refused before the body was sent: the client need not send it.
+	c := dial(t, s.addr)
+	c.send("POST /no HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 1000000\r\n\r\n")
+	if h := c.head(); !strings.HasPrefix(h, "HTTP/1.1 413 ") {
+		t.Errorf("%q", h)
+	}
+	// 103 passes, without its hop-by-hop headers, and is recorded.
+	var hints []textproto.MIMEHeader
+	req := request(t, "GET", s.url("/"), nil)
+	req = req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
+		if code == 103 {
+			hints = append(hints, h)
+		}
+		return nil
+	}}))
+	res, _ := get(t, client(t), req)
+	if len(hints) != 1 || hints[0].Get("Link") == "" || hints[0].Get("X-Private") != "" || res.Header.Get("Link") != "" {
+		t.Errorf("hints %v, answer %v", hints, res.Header)
+	}
+	_, p := s.rec.last(t)
+	if d := p.rec.GetResponse().GetDetail(); !strings.Contains(d, "informational answers: 103") {
+		t.Errorf("detail %q", d)
+	}
+}
+
+// TestEarlyAnswer: an answer before the end of a large body does not wait for it.
+func TestEarlyAnswer(t *testing.T) {
+	settled(t)
+	up := rawBackend(t, func(c net.Conn, _ *http.Request) {
+		_, _ = io.WriteString(c, "HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\n\r\nno\n")
+		_, _ = io.Copy(io.Discard, c)
+	})
+	s := start(t, up, nil)
+	c := dial(t, s.addr)
+	c.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000\r\n\r\n" + strings.Repeat("x", 1000))
+	if h := c.head(); !strings.HasPrefix(h, "HTTP/1.1 413 ") || !strings.Contains(h, "Connection: close") {
+		t.Errorf("%q", h)
+	}
+	c.expect("no\n")
+	_, p := s.rec.last(t)
+	wantOutcome(t, p, complete)
+	if n := p.rec.GetResponse().GetRequestBody().GetSize(); n > 1000 {
+		t.Errorf("%d bytes of the body are recorded", n)
+	}
+}
+
+// TestRetry: the transport sends a request again over a new connection where
+// the old one turns out to be closed. The record says so.
+func TestRetry(t *testing.T) {
+	settled(t)
+	n := 0
+	up := rawBackend(t, func(c net.Conn, _ *http.Request) {
+		n++
+		_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+		_, _ = c.Read(make([]byte, 1)) // and closes at the next request
+	})
+	s := start(t, up, nil)
+	for range 2 {
+		get(t, client(t), request(t, "GET", s.url("/"), nil))
+	}
+	_, p := s.rec.last(t)
+	if d := p.rec.GetResponse().GetDetail(); n != 2 || d != "2 attempts" {
+		t.Errorf("%d connections, detail %q", n, d)
+	}
+}
+
+// TestHTTP2 goes through the proxy by HTTP/2 on both sides: with prior knowledge,
+// with TLS, with trailers as gRPC sends them.
+func TestHTTP2(t *testing.T) {
+	settled(t)
+	h := func(w http.ResponseWriter, r *http.Request) {
+		if r.ProtoMajor != 2 || r.Header.Get("Te") != "trailers" {
+			t.Errorf("the upstream got %s, %v", r.Proto, r.Header)
+		}
+		w.Header().Set("Content-Type", "application/grpc")
+		w.WriteHeader(200)
+		w.(http.Flusher).Flush()
+		b := make([]byte, 10)
+		for {
+			n, err := r.Body.Read(b)
+			_, _ = w.Write(b[:n])
+			w.(http.Flusher).Flush()
+			if err != nil {
+				break
+			}
+		}
+		w.Header().Set(http.TrailerPrefix+"Grpc-Status", "0")
+	}
+	up := httptest.NewUnstartedServer(http.HandlerFunc(h))
+	up.EnableHTTP2 = true
+	up.StartTLS()
+	defer up.Close()
+	s := start(t, up.URL, func(c *Config) {
+		c.UpstreamTLS = up.Client().Transport.(*http.Transport).TLSClientConfig
+		c.TLS = &tls.Config{Certificates: up.TLS.Certificates}
+	})
+	plain := start(t, up.URL, func(c *Config) { c.UpstreamTLS = up.Client().Transport.(*http.Transport).TLSClientConfig })
+	chained := start(t, "h2c://"+plain.addr, nil)
+	for _, tt := range []struct {
+		s      *server
+		scheme string
+	}{{s, "https"}, {plain, "http"}, {chained, "http"}} {
+		tr := &http.Transport{TLSClientConfig: up.Client().Transport.(*http.Transport).TLSClientConfig, Protocols: new(http.Protocols)}
+		tr.Protocols.SetHTTP2(true)
+		tr.Protocols.SetUnencryptedHTTP2(true)
+		pr, pw := io.Pipe()
+		req := request(t, "POST", tt.scheme+"://"+tt.s.addr+"/svc/Method", pr)
+		req.Header.Set("Content-Type", "application/grpc")
+		req.Header.Set("Te", "trailers")
+		res, err := tr.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range []string{"one", "two"} {
+			_, _ = io.WriteString(pw, m)
+			b := make([]byte, 3)
+			if _, err := io.ReadFull(res.Body, b); err != nil || string(b) != m {
+				t.Fatalf("%q, %v", b, err)
+			}
+		}
+		pw.Close()
+		if _, err := io.ReadAll(res.Body); err != nil || res.Trailer.Get("Grpc-Status") != "0" {
+			t.Errorf("%v, trailer %v", err, res.Trailer)
+		}
+		q, p := tt.s.rec.last(t)
+		wantOutcome(t, p, complete)
+		wantBody(t, "request", p.rec.GetResponse().GetRequestBody(), []byte("onetwo"))
+		if q.rec.GetRequest().GetProtocol() != "HTTP/2.0" || q.rec.GetRequest().GetScheme() != tt.scheme || p.headers(t)["trailer:grpc-status"][0] != "0" {
+			t.Errorf("%v %v", q.rec, p.headers(t))
+		}
+		tr.CloseIdleConnections()
+	}
+}
+
+// TestHTTP2NotRecorded: END_STREAM does not pass before the record either.
+func TestHTTP2NotRecorded(t *testing.T) {
+	settled(t)
+	up := backend(t, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, "part")
+		w.(http.Flusher).Flush()
+		time.Sleep(5 * patience)
+	})
+	m := newMemory()
+	m.before = failing("response")
+	s := start(t, up, func(c *Config) { c.Recorder = m })
+	tr := &http.Transport{Protocols: new(http.Protocols)}
+	tr.Protocols.SetUnencryptedHTTP2(true)
+	defer tr.CloseIdleConnections()
+	res, err := tr.RoundTrip(request(t, "GET", s.url("/"), nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err := io.ReadAll(res.Body); err == nil {
+		t.Errorf("the client takes %q for whole", b)
+	}
+	res.Body.Close()
+}
+
+func TestLargeBodiesInBoundedMemory(t *testing.T) {
+	if testing.Short() {
+		t.Skip("moves 400 MB")
+	}
+	settled(t)
+	const size = 200 << 20
+	up := backend(t, func(w http.ResponseWriter, r *http.Request) {
+		n, _ := io.Copy(io.Discard, r.Body)
+		w.Header().Set("Content-Length", fmt.Sprint(n))
+		_, _ = io.Copy(w, io.LimitReader(zeros{}, n))
+	})
+	s := start(t, up, nil)
+	var peak uint64
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	runtime.GC()
+	var base runtime.MemStats
+	runtime.ReadMemStats(&base)
+	go func() {
+		defer close(done)
+		for ctx.Err() == nil {
+			var m runtime.MemStats
+			runtime.ReadMemStats(&m)
+			peak = max(peak, m.HeapInuse)
+			time.Sleep(20 * time.Millisecond)
+		}
+	}()
+	req := request(t, "POST", s.url("/"), io.LimitReader(zeros{}, size))
+	req.ContentLength = size
+	res, err := client(t).Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := sha256.New()
+	n, err := io.Copy(h, res.Body)
+	res.Body.Close()
+	cancel()
+	<-done
+	if n != size || err != nil {
+		t.Fatalf("%d bytes, %v", n, err)
+	}
+	if grown := int64(peak) - int64(base.HeapInuse); grown > 24<<20 {
+		t.Errorf("the heap grew by %d MiB", grown>>20)
+	}
+	_, p := s.rec.last(t)
+	for _, b := range []*sealtapv1.Body{p.rec.GetResponse().GetSent(), p.rec.GetResponse().GetReceived(), p.rec.GetResponse().GetRequestBody()} {
+		if b.GetSize() != size || !bytes.Equal(b.GetSha256(), h.Sum(nil)) {
+			t.Errorf("%v", b)
+		}
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
+
+// TestStop: Run ends exchanges that do not end by themselves, and they leave
+// their records.
+func TestStop(t *testing.T) {
+	settled(t)
+	up := backend(t, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, "part")
+		w.(http.Flusher).Flush()
+		<-r.Context().Done()
+	})
+	s := start(t, up, func(c *Config) { c.Timeouts.Drain = 100 * time.Millisecond })
+	c := dial(t, s.addr)
+	c.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+	c.head()
+	c.expect("4\r\npart\r\n")
+	s.stop()
+	_, p := s.rec.last(t)
+	wantOutcome(t, p, sealtapv1.Outcome_OUTCOME_UNKNOWN)
+	wantBody(t, "sent", p.rec.GetResponse().GetSent(), []byte("part"))
+	if rest, err := c.rest(); strings.HasSuffix(rest, "0\r\n\r\n") {
+		t.Errorf("%q, %v", rest, err)
+	}
+}

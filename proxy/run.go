@@ -1,0 +1,149 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"sync/atomic"
+	"time"
+)
+
+// errStopping is the cause of contexts that end because the proxy does.
+var errStopping = errors.New("the proxy stopped")
+
+// run is one call of Run.
+type run struct {
+	active atomic.Int64 // exchanges and tunnels under way
+}
+
+// clientConn is what is known of a client's connection.
+type clientConn struct {
+	net.Conn // nil under a server that Run did not start
+	addr     netip.AddrPort
+	text     string
+	run      *run
+}
+
+type connKey struct{}
+
+// Run serves the listener until the context ends, then stops accepting, lets
+// exchanges finish until the drain deadline, and cuts the rest: those leave a
+// response record too. It closes the listener. It returns nil after it was told
+// to stop and everything is recorded.
+func (p *Proxy) Run(ctx context.Context, l net.Listener) error {
+	own := p.addListener(l)
+	defer p.removeListener(own)
+	base, cut := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cut(nil)
+	rn := new(run)
+	srv := p.server(base, rn)
+	served := make(chan error, 1)
+	go func() {
+		if p.cfg.TLS != nil {
+			served <- srv.ServeTLS(l, "", "")
+			return
+		}
+		served <- srv.Serve(l)
+	}()
+	select {
+	case err := <-served:
+		cut(errStopping)
+		_ = srv.Close()
+		return errors.Join(fmt.Errorf("serving %s: %w", l.Addr(), err), p.settle(rn))
+	case <-ctx.Done():
+	}
+	drain, cancel := context.WithTimeout(base, p.cfg.Timeouts.Drain)
+	defer cancel()
+	err := srv.Shutdown(drain)
+	rn.wait(drain) // tunnels are not the server's any more
+	cut(errStopping)
+	if err != nil {
+		_ = srv.Close()
+	}
+	<-served
+	p.closeIdle()
+	return p.settle(rn)
+}
+
+// settle waits until exchanges that were cut have left their records.
+func (p *Proxy) settle(rn *run) error {
+	ctx, cancel := context.WithTimeout(context.Background(), p.cfg.Timeouts.Drain)
+	defer cancel()
+	rn.wait(ctx)
+	if n := rn.active.Load(); n > 0 {
+		return fmt.Errorf("stopping: %d exchanges could not be recorded to their end", n)
+	}
+	return nil
+}
+
+func (rn *run) wait(ctx context.Context) {
+	for rn.active.Load() > 0 && ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
+}
+
+func (p *Proxy) server(base context.Context, rn *run) *http.Server {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
+	protocols.SetUnencryptedHTTP2(true)
+	return &http.Server{
+		Handler:   p.Handler(),
+		TLSConfig: p.cfg.TLS,
+		Protocols: protocols,
+		// What net/http would answer by itself would pass unrecorded.
+		DisableGeneralOptionsHandler: true,
+		ReadHeaderTimeout:            p.cfg.Timeouts.RequestHeader,
+		IdleTimeout:                  p.cfg.Timeouts.ClientIdle,
+		MaxHeaderBytes:               p.cfg.MaxHeaderBytes,
+		ErrorLog:                     slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
+		BaseContext:                  func(net.Listener) context.Context { return base },
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			cc := &clientConn{Conn: c, text: c.RemoteAddr().String(), run: rn}
+			cc.addr = parseAddr(cc.text)
+			return context.WithValue(ctx, connKey{}, cc)
+		},
+	}
+}
+
+func parseAddr(text string) netip.AddrPort {
+	ap, err := netip.ParseAddrPort(text)
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+}
+
+func (p *Proxy) addListener(l net.Listener) netip.AddrPort {
+	own := parseAddr(l.Addr().String())
+	p.listening.Lock()
+	defer p.listening.Unlock()
+	list := append(slices.Clone(p.ownListeners()), own)
+	p.listeners.Store(&list)
+	return own
+}
+
+func (p *Proxy) removeListener(own netip.AddrPort) {
+	p.listening.Lock()
+	defer p.listening.Unlock()
+	list := slices.Clone(p.ownListeners())
+	if i := slices.Index(list, own); i >= 0 {
+		list = slices.Delete(list, i, i+1)
+	}
+	p.listeners.Store(&list)
+}
+
+func (p *Proxy) ownListeners() []netip.AddrPort {
+	if list := p.listeners.Load(); list != nil {
+		return *list
+	}
+	return nil
+}

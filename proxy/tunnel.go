@@ -1,0 +1,240 @@
+package proxy
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	sealtapv1 "github.com/sealtap/sealtap/proto/sealtap/v1"
+)
+
+// halfOpen is the longest silence of a tunnel of which one side has ended.
+const halfOpen = time.Minute
+
+// connect opens a tunnel (RFC 9110, section 9.3.6): recorded, dialled, and only
+// then confirmed.
+func (x *exchange) connect() {
+	r := x.r
+	_, port, err := net.SplitHostPort(r.Host)
+	switch n, bad := strconv.ParseUint(port, 10, 16); {
+	case err != nil || bad != nil || n == 0 || r.URL.Path != "":
+		x.refuse(http.StatusBadRequest, "CONNECT needs a host and a port")
+		return
+	case r.ContentLength != 0 && r.ProtoMajor == 1:
+		x.refuse(http.StatusBadRequest, "CONNECT takes no body")
+		return
+	case r.ProtoMajor != 1:
+		x.refuse(http.StatusNotImplemented, "CONNECT is taken over HTTP/1.1 only")
+		return
+	}
+	x.body.none()
+	if !x.open() {
+		return
+	}
+	to := x.p.targets.far
+	if x.local() {
+		to = x.p.targets.near
+	}
+	up, err := to.dialer.DialContext(r.Context(), "tcp", r.Host)
+	if err != nil {
+		x.failUpstream(err)
+		return
+	}
+	defer up.Close()
+	client, buf := x.hijack()
+	if client == nil {
+		return
+	}
+	defer client.Close()
+	x.answer.status = http.StatusOK
+	x.splice(client, buf, up, []byte("HTTP/1.1 200 Connection Established\r\nSealtap-Exchange: "+x.idText+"\r\n\r\n"), new(helloSniffer))
+}
+
+// upgrade passes on a request for a WebSocket, and the connection if the
+// upstream agrees.
+func (x *exchange) upgrade() {
+	res, err := x.roundTrip(true)
+	if err != nil {
+		x.failUpstream(err)
+		return
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusSwitchingProtocols {
+		if res.StatusCode < 200 || res.StatusCode > 999 {
+			x.fail(http.StatusBadGateway, codeUnreachable, sealtapv1.Outcome_OUTCOME_UPSTREAM_UNREACHABLE, "the upstream answered with status "+strconv.Itoa(res.StatusCode))
+			return
+		}
+		x.takeHeaders(res)
+		x.relay(res)
+		return
+	}
+	up, ok := res.Body.(io.ReadWriteCloser)
+	if !ok || !hasToken(res.Header["Upgrade"], "websocket") || len(res.Header["Upgrade"]) != 1 {
+		x.fail(http.StatusBadGateway, codeUnreachable, sealtapv1.Outcome_OUTCOME_UPSTREAM_UNREACHABLE, "the upstream switched to another protocol than was asked for")
+		return
+	}
+	x.takeHeaders(res)
+	h := x.w.Header()
+	h["Connection"], h["Upgrade"] = []string{"Upgrade"}, []string{"websocket"}
+	delete(h, "Content-Length")
+	delete(h, "Content-Type")
+	head := bytes.NewBufferString("HTTP/1.1 101 Switching Protocols\r\n")
+	_ = h.Write(head) // to memory
+	head.WriteString("\r\n")
+	client, buf := x.hijack()
+	if client == nil {
+		return
+	}
+	defer client.Close()
+	x.splice(client, buf, up, head.Bytes(), nil)
+}
+
+// hijack takes the client's connection from the server.
+func (x *exchange) hijack() (net.Conn, *bufio.Reader) {
+	conn, buf, err := http.NewResponseController(x.w).Hijack()
+	if err != nil {
+		x.fail(http.StatusInternalServerError, codeRefused, sealtapv1.Outcome_OUTCOME_REFUSED, "taking over the connection: "+err.Error())
+		return nil, nil
+	}
+	x.begun = true
+	_ = conn.SetDeadline(time.Time{})
+	return conn, buf.Reader
+}
+
+// tunnel joins two connections.
+type tunnel struct {
+	client net.Conn
+	up     io.ReadWriteCloser
+	ctx    context.Context
+	hello  *helloSniffer // nil if what passes is not TLS
+	pool   *sync.Pool
+	idle   *time.Timer
+
+	mu      sync.Mutex // guards what follows
+	silence time.Duration
+	outcome sealtapv1.Outcome // of what ended it first
+	detail  string
+}
+
+// splice joins the client's connection with the upstream's until both have
+// ended, and records what passed. head is sent to the client first.
+func (x *exchange) splice(client net.Conn, buf *bufio.Reader, up io.ReadWriteCloser, head []byte, hello *helloSniffer) {
+	t := &tunnel{client: client, up: up, ctx: x.r.Context(), hello: hello, pool: &x.p.copies, silence: x.p.cfg.Timeouts.TunnelIdle}
+	var upward, downward digest
+	if _, err := client.Write(head); err != nil {
+		t.end(sealtapv1.Outcome_OUTCOME_CLIENT_ABORT, "writing to the client: "+err.Error())
+	} else {
+		t.run(buf, &upward, &downward)
+	}
+	a, s := &x.answer, &x.st
+	if !a.captured {
+		s.reset()
+	}
+	a.tunnelled = true
+	s.tunnel.Reset()
+	s.tunnel.Up = &sealtapv1.Body{Size: upward.size, Sha256: sumBytes(&upward)}
+	s.tunnel.Down = &sealtapv1.Body{Size: downward.size, Sha256: sumBytes(&downward)}
+	if hello != nil {
+		s.tunnel.Sni = hello.name
+	}
+	outcome, detail := t.outcome, t.detail
+	if outcome == 0 {
+		outcome = sealtapv1.Outcome_OUTCOME_COMPLETE
+	}
+	_ = x.finish(outcome, detail)
+}
+
+func sumBytes(d *digest) []byte {
+	sum := d.sum()
+	return sum[:]
+}
+
+func (t *tunnel) run(buf *bufio.Reader, upward, downward *digest) {
+	// The server does not watch the client any more: only the proxy's stop ends
+	// the context.
+	stop := context.AfterFunc(t.ctx, func() { t.end(sealtapv1.Outcome_OUTCOME_UNKNOWN, errStopping.Error()) })
+	defer stop()
+	t.idle = time.AfterFunc(t.silence, func() { t.end(sealtapv1.Outcome_OUTCOME_TIMEOUT, "nothing passed for too long") })
+	defer t.idle.Stop()
+	// What the client sent together with its request lies in the server's buffer.
+	early, _ := buf.Peek(buf.Buffered())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		t.copy(t.up, io.MultiReader(bytes.NewReader(early), t.client), upward, true)
+	}()
+	t.copy(t.client, t.up, downward, false)
+	<-done
+}
+
+// copy passes bytes in one direction until it ends.
+func (t *tunnel) copy(dst io.Writer, src io.Reader, d *digest, upward bool) {
+	b := t.pool.Get().(*buffer)
+	defer b.put()
+	reading, writing := sealtapv1.Outcome_OUTCOME_UPSTREAM_TRUNCATED, sealtapv1.Outcome_OUTCOME_CLIENT_ABORT
+	if upward {
+		reading, writing = writing, reading
+	}
+	for {
+		n, err := src.Read(b.b)
+		if n > 0 {
+			t.alive()
+			if upward && t.hello != nil {
+				t.hello.feed(b.b[:n])
+			}
+			m, stuck := dst.Write(b.b[:n])
+			d.add(b.b[:m])
+			if stuck != nil {
+				t.end(writing, "writing: "+stuck.Error())
+				return
+			}
+		}
+		if err == io.EOF {
+			t.half(dst)
+			return
+		}
+		if err != nil {
+			t.end(reading, "reading: "+err.Error())
+			return
+		}
+	}
+}
+
+func (t *tunnel) alive() {
+	t.mu.Lock()
+	d := t.silence
+	t.mu.Unlock()
+	t.idle.Reset(d)
+}
+
+// half passes on the end of one direction; the other may go on.
+func (t *tunnel) half(dst io.Writer) {
+	t.mu.Lock()
+	t.silence = min(t.silence, halfOpen)
+	t.mu.Unlock()
+	t.alive()
+	if c, ok := dst.(interface{ CloseWrite() error }); ok {
+		if err := c.CloseWrite(); !errors.Is(err, http.ErrNotSupported) {
+			return
+		}
+	}
+	t.end(sealtapv1.Outcome_OUTCOME_COMPLETE, "")
+}
+
+// end cuts both connections. The first call says how the tunnel ended.
+func (t *tunnel) end(outcome sealtapv1.Outcome, detail string) {
+	t.mu.Lock()
+	if t.outcome == 0 {
+		t.outcome, t.detail = outcome, detail
+	}
+	t.mu.Unlock()
+	_ = t.client.Close()
+	_ = t.up.Close()
+}

@@ -1,0 +1,170 @@
+package query
+
+import (
+	"context"
+	"fmt"
+	"math"
+
+	"github.com/sealtap/sealtap/record"
+)
+
+// search is a parsed search.
+type search struct {
+	clauses []clause // at least one
+	since   int64    // nanoseconds since the Unix epoch, inclusive
+	until   int64    // exclusive, but for math.MaxInt64
+	limit   int
+	before  uint64 // only entries with a lower index
+}
+
+// clause is met by the entries that have any of its terms.
+type clause struct {
+	field  field
+	values []string
+	prefix bool // the values are prefixes
+}
+
+func (q *search) timed() bool { return q.since != math.MinInt64 || q.until != math.MaxInt64 }
+
+func (q *search) within(t int64) bool {
+	return t >= q.since && (t < q.until || q.until == math.MaxInt64)
+}
+
+// search returns the indices of the newest records that match, newest first, at
+// most limit of those under size, and whether there are more.
+func (ix *Index) search(ctx context.Context, q *search, size uint64) (found []uint64, more bool, err error) {
+	top := min(size, q.before)
+	want := q.limit + 1
+	ix.mu.RLock()
+	st, zones, tail := ix.st, ix.zones, ix.tail
+	top = min(top, ix.indexed)
+	if top > tail.first && overlap(q, &tail.zone) {
+		found, err = ix.searchView(q, tail, tail.first, top, want)
+	}
+	ix.mu.RUnlock()
+	top = min(top, uint64(len(zones))*ix.segment)
+	for top > 0 && len(found) < want && err == nil {
+		if err = ctx.Err(); err != nil {
+			return nil, false, fmt.Errorf("%w: the search took too long, make it narrower: %w", ErrUnavailable, err)
+		}
+		seg := (top - 1) / ix.segment
+		if overlap(q, &zones[seg]) {
+			var list []uint64
+			list, err = ix.searchView(q, stored{st, seg}, seg*ix.segment, top, want-len(found))
+			found = append(found, list...)
+		}
+		top = seg * ix.segment
+	}
+	if err != nil {
+		return nil, false, ix.report(fmt.Errorf("searching: %w", err))
+	}
+	if len(found) == want {
+		return found[:q.limit], true, nil
+	}
+	return found, false, nil
+}
+
+// overlap reports whether a segment can hold a record from the time asked for.
+func overlap(q *search, z *zone) bool {
+	return z.minTime <= z.maxTime && z.maxTime >= q.since && (z.minTime < q.until || q.until == math.MaxInt64)
+}
+
+// searchView returns the newest entries of one segment that match, at most want
+// of those with an index below top.
+func (ix *Index) searchView(q *search, v view, first, top uint64, want int) ([]uint64, error) {
+	var all set
+	// The search has exact clauses first: where they leave nothing, prefixes,
+	// which can have many terms, cost nothing.
+	for _, c := range q.clauses {
+		s := newSet(ix.segment)
+		if err := c.collect(v, s); err != nil {
+			return nil, err
+		}
+		if all == nil {
+			all = s
+			all.cut(min(top-first, ix.segment))
+		} else {
+			all.and(s)
+		}
+		if all.empty() {
+			return nil, nil
+		}
+	}
+	if q.timed() {
+		if err := ix.keepTimes(q, v, all); err != nil {
+			return nil, err
+		}
+	}
+	var list []uint64
+	for _, lo := range all.last(want) {
+		list = append(list, first+uint64(lo))
+	}
+	return list, nil
+}
+
+func (c *clause) collect(v view, s set) error {
+	for _, value := range c.values {
+		var err error
+		if c.prefix {
+			err = v.orPrefix(s, term{c.field, value})
+		} else {
+			err = v.or(s, term{c.field, value})
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// keepTimes removes the records from outside the time asked for.
+func (ix *Index) keepTimes(q *search, v view, all set) error {
+	records := newSet(ix.segment)
+	if err := v.or(records, term{fieldRecord, ""}); err != nil {
+		return err
+	}
+	var order []uint16
+	records.each(func(lo uint16) { order = append(order, lo) })
+	i := 0
+	err := v.times(func(t int64) bool {
+		if i == len(order) {
+			return false
+		}
+		if !q.within(t) {
+			all.remove(order[i])
+		}
+		i++
+		return true
+	})
+	if err == nil && i != len(order) {
+		err = fmt.Errorf("%w: %d times for %d records", errDamaged, i, len(order))
+	}
+	return err
+}
+
+// LeafIndex returns the index of the entry with the given leaf hash, the newest
+// if there are several. It can lie beyond the published size.
+func (ix *Index) LeafIndex(ctx context.Context, leaf record.Hash) (index uint64, ok bool, err error) {
+	ix.mu.RLock()
+	st, zones, tail := ix.st, ix.zones, ix.tail
+	index, ok = tail.find(leaf)
+	ix.mu.RUnlock()
+	for seg := len(zones) - 1; seg >= 0 && !ok; seg-- {
+		if err := ctx.Err(); err != nil {
+			return 0, false, err
+		}
+		list, err := (stored{st, uint64(seg)}).find(leaf)
+		if err != nil {
+			return 0, false, ix.report(fmt.Errorf("searching for a leaf: %w", err))
+		}
+		for i := len(list) - 1; i >= 0 && !ok; i-- {
+			// The index keeps a part of the hash only: the log decides.
+			h, err := ix.bundles.leaf(ctx, list[i])
+			if err != nil {
+				return 0, false, err
+			}
+			index, ok = list[i], h == leaf
+		}
+	}
+	return index, ok, nil
+}

@@ -1,0 +1,172 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+
+	"github.com/sealtap/sealtap/record"
+	"github.com/sealtap/sealtap/storage"
+)
+
+// maxLogForks bounds what producers gone mad can make the log keep. The first
+// forks prove the case.
+const maxLogForks = 1024
+
+// Commit implements [storage.Log].
+func (l *Log) Commit(ctx context.Context, b *storage.Batch) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("committing entries: %w", err)
+	}
+	// Once begun it is not interrupted: the driver would watch the context with a
+	// goroutine for each statement.
+	ctx = context.WithoutCancel(ctx)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	tx, err := l.db.Writer.BeginTx(ctx, nil)
+	if err != nil {
+		return fmt.Errorf("committing entries: %w", err)
+	}
+	defer tx.Rollback()
+	added, err := l.commit(ctx, tx, b)
+	if err == nil {
+		err = tx.Commit()
+	}
+	if err != nil {
+		return fmt.Errorf("committing entries %d to %d: %w", b.First, b.First+uint64(len(b.Entries)), err)
+	}
+	for s, id := range added {
+		l.streams[s] = id
+	}
+	return nil
+}
+
+func (l *Log) commit(ctx context.Context, tx *sql.Tx, b *storage.Batch) (added map[record.Stream]int64, err error) {
+	var size uint64
+	err = tx.QueryRowContext(ctx, `SELECT size FROM tree`).Scan(&size)
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return nil, err
+	}
+	if b.First != size {
+		return nil, fmt.Errorf("%w: the log has %d entries", storage.ErrMoved, size)
+	}
+	if err := l.commitEntries(ctx, tx, b); err != nil {
+		return nil, err
+	}
+	tile := tx.StmtContext(ctx, l.writes.tile)
+	for _, t := range b.Tiles {
+		if _, err := tile.ExecContext(ctx, tileID(t.Level, t.N), t.Hashes); err != nil {
+			return nil, err
+		}
+	}
+	if added, err = l.commitStreams(ctx, tx, b); err != nil {
+		return nil, err
+	}
+	for _, index := range b.KeyChanges {
+		if _, err := tx.StmtContext(ctx, l.writes.keyChange).ExecContext(ctx, index); err != nil {
+			return nil, err
+		}
+	}
+	_, err = tx.StmtContext(ctx, l.writes.tree).ExecContext(ctx, size+uint64(len(b.Entries)), b.Root[:])
+	return added, err
+}
+
+// commitEntries writes the bundles that the batch completes, and puts the rest
+// into the head.
+func (l *Log) commitEntries(ctx context.Context, tx *sql.Tx, b *storage.Batch) error {
+	var bundle []byte
+	rest, index := b.Entries, b.First
+	for len(rest) > 0 {
+		room := int(storage.BundleWidth - index%storage.BundleWidth)
+		if len(rest) < room {
+			break
+		}
+		bundle = bundle[:0]
+		if index%storage.BundleWidth != 0 {
+			head, err := readHead(ctx, tx)
+			if err != nil {
+				return err
+			}
+			bundle = append(bundle, head...)
+			if _, err := tx.StmtContext(ctx, l.writes.fold).ExecContext(ctx); err != nil {
+				return err
+			}
+		}
+		for _, entry := range rest[:room] {
+			bundle = storage.AppendEntry(bundle, entry)
+		}
+		packed := l.encoder.EncodeAll(bundle, nil)
+		if _, err := tx.StmtContext(ctx, l.writes.bundle).ExecContext(ctx, index/storage.BundleWidth, packed); err != nil {
+			return err
+		}
+		rest, index = rest[room:], index+uint64(room)
+	}
+	if len(rest) == 0 {
+		return nil
+	}
+	bundle = bundle[:0]
+	for _, entry := range rest {
+		bundle = storage.AppendEntry(bundle, entry)
+	}
+	_, err := tx.StmtContext(ctx, l.writes.head).ExecContext(ctx, index, bundle)
+	return err
+}
+
+func (l *Log) commitStreams(ctx context.Context, tx *sql.Tx, b *storage.Batch) (map[record.Stream]int64, error) {
+	var added map[record.Stream]int64
+	set, run := tx.StmtContext(ctx, l.writes.setStream), tx.StmtContext(ctx, l.writes.run)
+	for _, s := range b.Streams {
+		edge := make([]byte, 0, len(s.Edge)*len(record.Hash{}))
+		for _, h := range s.Edge {
+			edge = append(edge, h[:]...)
+		}
+		if id, ok := l.streams[s.Stream]; ok {
+			if _, err := set.ExecContext(ctx, s.Size, edge, id); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		var id int64
+		add := tx.StmtContext(ctx, l.writes.addStream)
+		if err := add.QueryRowContext(ctx, s.Stream.Producer[:], s.Stream.Incarnation[:], s.Size, edge).Scan(&id); err != nil {
+			return nil, err
+		}
+		if added == nil {
+			added = make(map[record.Stream]int64)
+		}
+		added[s.Stream] = id
+	}
+	for _, r := range b.Runs {
+		id, ok := l.streams[r.Stream]
+		if !ok {
+			id, ok = added[r.Stream]
+		}
+		if !ok {
+			return nil, fmt.Errorf("a run of stream %s, which is not stored", r.Stream.Origin())
+		}
+		if _, err := run.ExecContext(ctx, id, r.Sequence, r.Index, r.Count); err != nil {
+			return nil, err
+		}
+	}
+	return added, nil
+}
+
+// AddFork implements [storage.Log].
+func (l *Log) AddFork(ctx context.Context, f storage.Fork) (bool, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	res, err := l.db.Writer.ExecContext(context.WithoutCancel(ctx), `INSERT OR IGNORE INTO fork
+		(producer, incarnation, sequence, entry_index, entry, seal, seen)
+		SELECT ?, ?, ?, ?, ?, ?, ? WHERE (SELECT count(*) FROM fork) < ?`,
+		f.Stream.Producer[:], f.Stream.Incarnation[:], f.Sequence, f.Index, f.Entry, f.Seal, f.Seen.UnixNano(), maxLogForks)
+	if err != nil {
+		return false, fmt.Errorf("keeping fork: %w", err)
+	}
+	n, err := res.RowsAffected()
+	return n > 0, err
+}
+
+// tileID is the row of a tile: levels go to 7, since a log has less than 2^64
+// entries.
+func tileID(level uint, n uint64) int64 { return int64(uint64(level)<<56 | n) }

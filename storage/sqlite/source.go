@@ -1,0 +1,132 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/mattn/go-sqlite3"
+
+	"github.com/sealtap/sealtap/record"
+	"github.com/sealtap/sealtap/storage"
+)
+
+// LogFile reads the storage of a log without the log, for an audit of the files
+// themselves. It takes no lock and changes nothing, so the log may be running.
+type LogFile struct {
+	path string
+	log  Log
+}
+
+// OpenLogFile opens the storage at path for reading.
+func OpenLogFile(ctx context.Context, path string) (*LogFile, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, fmt.Errorf("opening log storage: %w", err)
+	}
+	if _, err := os.Stat(path); err != nil {
+		return nil, fmt.Errorf("opening log storage: %w", err)
+	}
+	f := &LogFile{path: path, log: Log{db: new(DB)}}
+	fail := func(err error) (*LogFile, error) {
+		return nil, fmt.Errorf("opening log storage %s: %w", path, errors.Join(damage(err), f.Close()))
+	}
+	if f.log.db.Reader, err = openPool(path, 4, "mode=ro&_query_only=1"); err != nil {
+		return fail(err)
+	}
+	if _, err = identify(ctx, f.log.db.Reader, logSchema()); err != nil {
+		return fail(err)
+	}
+	if f.log.decoder, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(maxBundle)); err != nil {
+		return fail(err)
+	}
+	return f, nil
+}
+
+// Close closes the storage.
+func (f *LogFile) Close() error { return f.log.Close() }
+
+// String is the path of the storage.
+func (f *LogFile) String() string { return f.path }
+
+// Checkpoint returns the newest published checkpoint.
+func (f *LogFile) Checkpoint(ctx context.Context) ([]byte, error) {
+	var note []byte
+	err := f.log.db.Reader.QueryRowContext(ctx, `SELECT note FROM checkpoint WHERE kind = 'published'`).Scan(&note)
+	if err != nil {
+		return nil, fmt.Errorf("reading checkpoint: %w", damage(err))
+	}
+	return note, nil
+}
+
+// Bundle returns the first width entries of bundle n.
+func (f *LogFile) Bundle(ctx context.Context, n uint64, width int) ([]byte, error) {
+	var packed []byte
+	err := f.log.db.Reader.QueryRowContext(ctx, `SELECT data FROM bundle WHERE n = ?`, int64(n)).Scan(&packed)
+	if errors.Is(err, sql.ErrNoRows) {
+		return f.head(ctx, width)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading bundle %d: %w", n, damage(err))
+	}
+	bundle, err := f.log.decoder.DecodeAll(packed, nil)
+	if err != nil {
+		return nil, fmt.Errorf("reading bundle %d: %w: %w", n, storage.ErrCorrupt, err)
+	}
+	return storage.Truncate(bundle, width)
+}
+
+// head returns the first entries behind the last complete bundle.
+func (f *LogFile) head(ctx context.Context, width int) ([]byte, error) {
+	tx, err := f.log.db.Reader.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	if err != nil {
+		return nil, fmt.Errorf("reading entries: %w", damage(err))
+	}
+	defer tx.Rollback()
+	head, err := readHead(ctx, tx)
+	if err != nil {
+		return nil, fmt.Errorf("reading entries: %w", damage(err))
+	}
+	return storage.Truncate(head, width)
+}
+
+// Tile returns the first width hashes of a tile. Of level 0 only complete tiles
+// are stored; the last one is made from the entries.
+func (f *LogFile) Tile(ctx context.Context, level uint, n uint64, width int) ([]byte, error) {
+	var hashes []byte
+	err := f.log.db.Reader.QueryRowContext(ctx, `SELECT hashes FROM tile WHERE id = ?`, tileID(level, n)).Scan(&hashes)
+	if errors.Is(err, sql.ErrNoRows) && level == 0 && width < storage.BundleWidth {
+		head, err := f.head(ctx, width)
+		if err != nil {
+			return nil, err
+		}
+		for entry, err := range storage.Entries(head) {
+			if err != nil {
+				return nil, err
+			}
+			h := record.LeafHash(entry)
+			hashes = append(hashes, h[:]...)
+		}
+	} else if err != nil {
+		return nil, fmt.Errorf("reading tile %d/%d: %w", level, n, damage(err))
+	}
+	if len(hashes) < width*len(record.Hash{}) {
+		return nil, fmt.Errorf("reading tile %d/%d: %w: it has %d bytes", level, n, storage.ErrCorrupt, len(hashes))
+	}
+	return hashes[:width*len(record.Hash{})], nil
+}
+
+// damage tells a file that is not what it was from one that cannot be read now.
+func damage(err error) error {
+	if e := (sqlite3.Error{}); errors.As(err, &e) && (e.Code == sqlite3.ErrCorrupt || e.Code == sqlite3.ErrNotADB || e.Code == sqlite3.ErrError) {
+		return fmt.Errorf("%w: %w", storage.ErrCorrupt, err)
+	}
+	if errors.Is(err, sql.ErrNoRows) {
+		return fmt.Errorf("%w: it is not there", storage.ErrCorrupt)
+	}
+	return err
+}

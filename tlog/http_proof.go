@@ -1,0 +1,245 @@
+package tlog
+
+import (
+	"context"
+	"encoding/base64"
+	"fmt"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/transparency-dev/formats/proof"
+
+	"github.com/sealtap/sealtap/checkpoint"
+	"github.com/sealtap/sealtap/record"
+	"github.com/sealtap/sealtap/witness"
+	"github.com/sealtap/sealtap/witness/policy"
+)
+
+// inclusion is the answer of /v1/proof/inclusion. The checkpoint is absent where
+// the size asked for is not that of the published one.
+type inclusion struct {
+	Index      uint64   `json:"index"`
+	Size       uint64   `json:"size"`
+	LeafHash   []byte   `json:"leaf_hash"`
+	Hashes     [][]byte `json:"hashes"`
+	Checkpoint string   `json:"checkpoint,omitempty"`
+}
+
+type consistency struct {
+	From   uint64   `json:"from"`
+	To     uint64   `json:"to"`
+	Hashes [][]byte `json:"hashes"`
+}
+
+// number reads a decimal parameter, and reports whether it is there.
+func number(q url.Values, name string) (uint64, bool, error) {
+	if !q.Has(name) {
+		return 0, false, nil
+	}
+	n, err := checkpoint.ParseSize(q.Get(name))
+	if err != nil || len(q[name]) != 1 {
+		return 0, false, fmt.Errorf("%w: %s is one decimal number", errBadRequest, name)
+	}
+	return n, true, nil
+}
+
+// query reads the parameters of a request, and refuses those it does not know.
+func query(r *http.Request, known ...string) (url.Values, error) {
+	q, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errBadRequest, err)
+	}
+next:
+	for name := range q {
+		for _, k := range known {
+			if name == k {
+				continue next
+			}
+		}
+		return nil, fmt.Errorf("%w: unknown parameter %.40q", errBadRequest, name)
+	}
+	return q, nil
+}
+
+// head returns the published checkpoint.
+func (l *Log) head() (*policy.Checkpoint, error) {
+	cp := l.published.Load()
+	if cp == nil {
+		return nil, fmt.Errorf("%w: there is no checkpoint yet", ErrNotPublished)
+	}
+	return cp, nil
+}
+
+func (l *Log) serveInclusion(w http.ResponseWriter, r *http.Request) error {
+	q, err := query(r, "index", "leaf", "size")
+	if err != nil {
+		return err
+	}
+	cp, err := l.head()
+	if err != nil {
+		return err
+	}
+	size, given, err := number(q, "size")
+	if err != nil {
+		return err
+	}
+	if !given {
+		size = cp.Size
+	}
+	index, err := l.indexOf(r.Context(), q)
+	if err != nil {
+		return err
+	}
+	if index >= size {
+		return fmt.Errorf("%w: entry %d, in a tree of size %d", ErrNotPublished, index, size)
+	}
+	path, err := l.InclusionProof(r.Context(), index, size)
+	if err != nil {
+		return err
+	}
+	leaf, err := l.LeafHash(r.Context(), index)
+	if err != nil {
+		return err
+	}
+	answer := inclusion{Index: index, Size: size, LeafHash: leaf[:], Hashes: raw(path)}
+	if size == cp.Size {
+		answer.Checkpoint = string(cp.Note)
+	}
+	return serveJSON(w, http.StatusOK, answer)
+}
+
+// indexOf returns the entry that a request names, by index or by leaf hash.
+func (l *Log) indexOf(ctx context.Context, q url.Values) (uint64, error) {
+	index, byIndex, err := number(q, "index")
+	switch {
+	case err != nil:
+		return 0, err
+	case byIndex == q.Has("leaf") || len(q["leaf"]) > 1:
+		return 0, fmt.Errorf("%w: give either index or leaf", errBadRequest)
+	case byIndex:
+		return index, nil
+	}
+	leaf, err := base64.RawURLEncoding.Strict().DecodeString(q.Get("leaf"))
+	if err != nil {
+		leaf, err = base64.URLEncoding.Strict().DecodeString(q.Get("leaf"))
+	}
+	if err != nil || len(leaf) != len(record.Hash{}) {
+		return 0, fmt.Errorf("%w: leaf is the base64url of a leaf hash", errBadRequest)
+	}
+	if l.config.LeafIndex == nil {
+		return 0, fmt.Errorf("%w: this log finds entries by index only", errBadRequest)
+	}
+	index, ok, err := l.config.LeafIndex(ctx, record.Hash(leaf))
+	if err == nil && !ok {
+		err = fmt.Errorf("%w: no entry has this leaf hash", ErrNotPublished)
+	}
+	return index, err
+}
+
+func (l *Log) serveConsistency(w http.ResponseWriter, r *http.Request) error {
+	q, err := query(r, "from", "to")
+	if err != nil {
+		return err
+	}
+	from, ok1, err1 := number(q, "from")
+	to, ok2, err2 := number(q, "to")
+	switch {
+	case err1 != nil:
+		return err1
+	case err2 != nil:
+		return err2
+	case !ok1 || !ok2:
+		return fmt.Errorf("%w: give from and to", errBadRequest)
+	}
+	if _, err := l.head(); err != nil {
+		return err
+	}
+	path, err := l.ConsistencyProof(r.Context(), from, to)
+	if err != nil {
+		return err
+	}
+	return serveJSON(w, http.StatusOK, consistency{From: from, To: to, Hashes: raw(path)})
+}
+
+// serveProof serves C2SP tlog-proof (https://c2sp.org/tlog-proof).
+func (l *Log) serveProof(w http.ResponseWriter, r *http.Request) error {
+	index, err := checkpoint.ParseSize(r.PathValue("index"))
+	if err != nil {
+		return fmt.Errorf("%w: %w", errBadRequest, err)
+	}
+	text, err := l.Proof(r.Context(), index)
+	if err != nil {
+		return err
+	}
+	return serveBytes(w, typeText, cacheNever, text)
+}
+
+// Proof returns a C2SP tlog-proof of the entry at the index, under the published
+// checkpoint.
+func (l *Log) Proof(ctx context.Context, index uint64) ([]byte, error) {
+	cp, err := l.head()
+	if err != nil {
+		return nil, err
+	}
+	if index >= cp.Size {
+		return nil, fmt.Errorf("%w: entry %d of %d", ErrNotPublished, index, cp.Size)
+	}
+	path, err := l.InclusionProof(ctx, index, cp.Size)
+	if err != nil {
+		return nil, err
+	}
+	p := proof.TLogProof{Index: index, Checkpoint: cp.Note}
+	for _, h := range path {
+		p.Hashes = append(p.Hashes, h)
+	}
+	return p.Marshal(), nil
+}
+
+// witnessInfo is a witness in the answer of /v1/witnesses.
+type witnessInfo struct {
+	Name string `json:"name"`
+	Key  string `json:"key"` // vkey
+	// Size and Time are of its cosignature on the published checkpoint, or of
+	// the newest that is known; absent if it has not cosigned yet.
+	Size  uint64     `json:"size,omitempty"`
+	Time  *time.Time `json:"time,omitempty"`
+	Error string     `json:"error,omitempty"`
+}
+
+func (l *Log) serveWitnesses(w http.ResponseWriter, _ *http.Request) error {
+	status := make(map[string]witness.WitnessStatus)
+	if l.config.Cosigner != nil {
+		for _, s := range l.config.Cosigner.Status() {
+			status[s.Name] = s
+		}
+	}
+	cp := l.published.Load()
+	list := []witnessInfo{}
+	for _, p := range l.config.Policy.Witnesses {
+		s := status[p.Name]
+		info := witnessInfo{Name: p.Name, Key: p.Key.String(), Size: s.Size, Error: s.LastError}
+		if !s.LastSeen.IsZero() {
+			seen := s.LastSeen.UTC().Truncate(time.Second)
+			info.Time = &seen
+		}
+		if cp != nil {
+			for _, c := range cp.Cosignatures {
+				if c.Witness == p.Name && cp.Size >= info.Size {
+					at := time.Unix(c.Time, 0).UTC()
+					info.Size, info.Time = cp.Size, &at
+				}
+			}
+		}
+		list = append(list, info)
+	}
+	return serveJSON(w, http.StatusOK, map[string]any{"witnesses": list, "quorum": l.config.Policy.Quorum, "published": l.Published(), "size": l.Size()})
+}
+
+func raw(hashes []record.Hash) [][]byte {
+	list := make([][]byte, len(hashes))
+	for i := range hashes {
+		list[i] = hashes[i][:]
+	}
+	return list
+}

@@ -1,0 +1,291 @@
+// Package tlog is the transparency log: it takes entries of enrolled producers,
+// puts them into one order, keeps their Merkle tree, has its checkpoints
+// cosigned by witnesses, and serves them as C2SP tlog-tiles
+// (https://c2sp.org/tlog-tiles) with proofs beside.
+//
+// Call [Open], mount [Log.Handler], and keep [Log.Run] running.
+//
+// Everything goes one way: an entry is durable before it is acknowledged or
+// signed for, a checkpoint is durable before a witness sees it, and what readers
+// see is covered by a checkpoint that satisfies the policy.
+package tlog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/mod/sumdb/note"
+
+	"github.com/sealtap/sealtap/checkpoint"
+	"github.com/sealtap/sealtap/keys"
+	"github.com/sealtap/sealtap/record"
+	"github.com/sealtap/sealtap/storage"
+	"github.com/sealtap/sealtap/tlog/tiles"
+	"github.com/sealtap/sealtap/witness"
+	"github.com/sealtap/sealtap/witness/policy"
+)
+
+var (
+	// ErrConfig is wrapped where a configuration does not fit together, or does
+	// not fit what is stored.
+	ErrConfig = errors.New("log configuration")
+	// ErrBehind is wrapped where the stored entries are older than a checkpoint
+	// that was signed: going on would fork the log.
+	ErrBehind = errors.New("entries are older than the last signed checkpoint")
+	// ErrNotPublished is wrapped where something is asked for that no published
+	// checkpoint covers, yet or at all.
+	ErrNotPublished = errors.New("not in the published log")
+)
+
+// Cosigner collects cosignatures. *witness.Client implements it.
+type Cosigner interface {
+	// Cosign returns the checkpoint with cosignatures. If they do not satisfy the
+	// policy it may return an error as well.
+	Cosign(ctx context.Context, signed []byte, consistency witness.Consistency) ([]byte, error)
+	// Status returns what is known of the witnesses.
+	Status() []witness.WitnessStatus
+}
+
+// Config is what a log is made of.
+type Config struct {
+	// Key signs checkpoints; its name is the log's origin. Required.
+	Key *keys.Private
+	// Operator signs the genesis of a new log. Nil: the log must exist.
+	Operator *keys.Private
+	// Storage keeps the log. The caller closes it, after Run has returned. Required.
+	Storage storage.Log
+	// Openings keeps encrypted openings. Nil: submissions with openings are refused.
+	Openings storage.Openings
+	// Policy says what must be true of a checkpoint to be published. It names
+	// this log. Required.
+	Policy *policy.Policy
+	// Cosigner asks the witnesses. Nil: nobody is asked, which suits a policy
+	// without a quorum only.
+	Cosigner Cosigner
+	// CheckpointInterval is the least time between two checkpoints. 0: 100 ms.
+	CheckpointInterval time.Duration
+	// MaxBatchEntries bounds a submission. 0: 4096.
+	MaxBatchEntries int
+	// MaxBatchBytes bounds a submission. 0: 8 MiB.
+	MaxBatchBytes int
+	// MaxQueue and MaxQueueBytes bound the submissions that wait. 0: 4096, 64 MiB.
+	MaxQueue, MaxQueueBytes int
+	// CacheBytes is about the memory for tree nodes. 0: 64 MiB.
+	CacheBytes int
+	// LeafIndex finds the index of an entry by its leaf hash. Nil: proofs are
+	// served by index only.
+	LeafIndex func(ctx context.Context, leaf record.Hash) (uint64, bool, error)
+	// Metrics is where the log's metrics are registered and what /metrics serves.
+	// Nil: a registry of its own.
+	Metrics *prometheus.Registry
+	// Logger is told what an operator should know. Nil: nobody is.
+	Logger *slog.Logger
+}
+
+func (c *Config) setDefaults() {
+	if c.CheckpointInterval == 0 {
+		c.CheckpointInterval = 100 * time.Millisecond
+	}
+	for _, d := range []struct {
+		value *int
+		zero  int
+	}{{&c.MaxBatchEntries, 4096}, {&c.MaxBatchBytes, 8 << 20}, {&c.MaxQueue, 4096}, {&c.MaxQueueBytes, 64 << 20}, {&c.CacheBytes, 64 << 20}} {
+		if *d.value == 0 {
+			*d.value = d.zero
+		}
+	}
+	if c.Metrics == nil {
+		c.Metrics = prometheus.NewRegistry()
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+}
+
+func (c *Config) check() error {
+	switch {
+	case c.Key == nil || c.Storage == nil || c.Policy == nil:
+		return fmt.Errorf("%w: a log needs a key, storage and a policy", ErrConfig)
+	case c.Key.Type != keys.Ed25519:
+		return fmt.Errorf("%w: key %q has signature type 0x%02x; a log's has 0x%02x", ErrConfig, c.Key.Name, byte(c.Key.Type), byte(keys.Ed25519))
+	case strings.HasPrefix(c.Key.Name, record.OriginPrefix):
+		return fmt.Errorf("%w: the name %q of the log's key starts like the origin of a seal", ErrConfig, c.Key.Name)
+	}
+	for _, l := range c.Policy.Logs {
+		if l.Key.String() == c.Key.Public.String() {
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: the policy does not name this log, %s", ErrConfig, c.Key.Public)
+}
+
+// Log is a transparency log. Its methods can be called by many goroutines, Run
+// once.
+type Log struct {
+	config   Config
+	origin   string
+	signer   note.Signer
+	verifier note.Verifier
+	metrics  *metrics
+	cache    *tiles.Cache
+
+	queue       chan *submission
+	queuedBytes atomic.Int64
+	stopped     chan struct{} // closed when Run returns
+
+	// durable is what is stored. The writer replaces it.
+	durable atomic.Pointer[snapshot]
+	// published is nil until there is a checkpoint to show. The publisher
+	// replaces it.
+	published atomic.Pointer[policy.Checkpoint]
+
+	ringMu sync.RWMutex
+	ring   *record.Keyring // the writer changes it
+
+	seq    *sequencer    // the writer's
+	signed *storage.Head // the publisher's: the last one signed, nil if none
+
+	healthMu sync.Mutex
+	health   health
+}
+
+// snapshot is the log at one size. It does not change.
+type snapshot struct {
+	size    uint64
+	root    record.Hash
+	partial []tiles.Tile  // of the right edge
+	head    []byte        // the last size%256 entries in the form of a bundle
+	next    chan struct{} // closed when there is a newer snapshot
+}
+
+// Open opens the log in the storage, or starts one where there is none.
+func Open(ctx context.Context, c Config) (*Log, error) {
+	c.setDefaults()
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	l := &Log{
+		config:  c,
+		origin:  c.Key.Name,
+		queue:   make(chan *submission, c.MaxQueue),
+		stopped: make(chan struct{}),
+	}
+	var err error
+	if l.signer, err = c.Key.Signer(); err != nil {
+		return nil, err
+	}
+	if l.verifier, err = c.Key.Verifier(); err != nil {
+		return nil, err
+	}
+	l.cache = tiles.NewCache(treeReader{l}, max(16, c.CacheBytes/tiles.CachedBytes))
+	state, err := l.restore(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("opening log %q: %w", l.origin, err)
+	}
+	if err := l.restoreHeads(ctx, state); err != nil {
+		return nil, fmt.Errorf("opening log %q: %w", l.origin, err)
+	}
+	if l.metrics, err = newMetrics(l); err != nil {
+		return nil, fmt.Errorf("opening log %q: %w", l.origin, err)
+	}
+	return l, nil
+}
+
+// Origin is the log's origin line.
+func (l *Log) Origin() string { return l.origin }
+
+// Size is the number of entries that are durable.
+func (l *Log) Size() uint64 { return l.durable.Load().size }
+
+// Published is the size of the newest published checkpoint, 0 if there is none.
+func (l *Log) Published() uint64 {
+	if cp := l.published.Load(); cp != nil {
+		return cp.Size
+	}
+	return 0
+}
+
+// Checkpoint returns the newest published checkpoint with its cosignatures, and
+// reports whether there is one.
+func (l *Log) Checkpoint() (signed []byte, body checkpoint.Body, ok bool) {
+	cp := l.published.Load()
+	if cp == nil {
+		return nil, checkpoint.Body{}, false
+	}
+	return cp.Note, checkpoint.Body{Origin: cp.Origin, Size: cp.Size, Root: cp.Root}, true
+}
+
+// Wait returns once the log has more than size durable entries, or with the
+// error of the context.
+func (l *Log) Wait(ctx context.Context, size uint64) error {
+	for {
+		s := l.durable.Load()
+		if s.size > size {
+			return nil
+		}
+		select {
+		case <-s.next:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// Run takes submissions and publishes checkpoints until the context ends. After
+// that submissions are refused with [ErrStopped].
+func (l *Log) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	wg.Go(func() { l.write(ctx) })
+	wg.Go(func() { l.publishLoop(ctx) })
+	wg.Wait()
+	close(l.stopped)
+	l.refuseQueued()
+	return nil
+}
+
+// health is what readiness depends on.
+type health struct {
+	writing    error // why nothing can be stored; nil: it can
+	publishing error // why the last attempt to publish failed
+}
+
+func (l *Log) setWriting(err error) {
+	l.healthMu.Lock()
+	defer l.healthMu.Unlock()
+	l.health.writing = err
+}
+
+func (l *Log) setPublishing(err error) {
+	l.healthMu.Lock()
+	defer l.healthMu.Unlock()
+	l.health.publishing = err
+}
+
+// Ready returns nil if entries are being taken and checkpoints published, else
+// what is wrong.
+func (l *Log) Ready() error {
+	l.healthMu.Lock()
+	h := l.health
+	l.healthMu.Unlock()
+	switch {
+	case h.writing != nil:
+		return fmt.Errorf("entries cannot be stored: %w", h.writing)
+	case h.publishing != nil:
+		return fmt.Errorf("entries are taken, but no new checkpoint is published: %w", h.publishing)
+	case l.published.Load() == nil:
+		return fmt.Errorf("no checkpoint is published yet")
+	}
+	select {
+	case <-l.stopped:
+		return ErrStopped
+	default:
+		return nil
+	}
+}

@@ -1,0 +1,87 @@
+package tlog
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strconv"
+
+	"github.com/sealtap/sealtap/record"
+	"github.com/sealtap/sealtap/storage"
+	"github.com/sealtap/sealtap/tlog/tiles"
+)
+
+// problem is the body of an error (RFC 9457).
+type problem struct {
+	Type   string `json:"type"`
+	Title  string `json:"title"`
+	Status int    `json:"status"`
+	Detail string `json:"detail"`
+	// Expected is the next sequence, or the next number of a key change.
+	Expected *uint64 `json:"expected,omitempty"`
+	Fork     bool    `json:"fork,omitempty"`
+	// Index is where the entry stands that a fork contradicts.
+	Index *uint64 `json:"index,omitempty"`
+}
+
+// retryAfter is what those are told who come when the log is busy, in seconds.
+const retryAfter = 1
+
+// errBadRequest is wrapped by errors about the form of a request.
+var errBadRequest = errors.New("bad request")
+
+// describe maps an error to what the client is told. It is the one place that
+// knows status codes.
+func describe(err error) problem {
+	p := problem{Type: "about:blank", Detail: err.Error()}
+	var sequence *SequenceError
+	var fork *ForkError
+	var tooLong *http.MaxBytesError
+	switch {
+	case errors.As(err, &sequence):
+		p.Status, p.Expected = http.StatusConflict, &sequence.Expected
+	case errors.As(err, &fork):
+		p.Status, p.Fork = http.StatusConflict, true
+		if fork.Known {
+			p.Index = &fork.Index
+		}
+	case errors.Is(err, record.ErrUnknownProducer), errors.Is(err, record.ErrRevoked), errors.Is(err, ErrSignature), errors.Is(err, record.ErrStatement):
+		p.Status = http.StatusForbidden
+	case errors.Is(err, ErrTooLarge), errors.As(err, &tooLong):
+		p.Status = http.StatusRequestEntityTooLarge
+	case errors.Is(err, ErrRefused), errors.Is(err, errBadRequest), errors.Is(err, tiles.ErrRange):
+		p.Status = http.StatusBadRequest
+	case errors.Is(err, ErrNotPublished), errors.Is(err, storage.ErrNotFound), errors.Is(err, tiles.ErrPath):
+		p.Status = http.StatusNotFound
+	case errors.Is(err, ErrBusy), errors.Is(err, ErrUnavailable), errors.Is(err, ErrStopped):
+		p.Status = http.StatusServiceUnavailable
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		p.Status = http.StatusServiceUnavailable
+	default:
+		// What is behind it is for the operator's log.
+		p.Status, p.Detail = http.StatusInternalServerError, "the log could not read its storage"
+	}
+	p.Title = http.StatusText(p.Status)
+	return p
+}
+
+// fail answers with an error.
+func (l *Log) fail(w http.ResponseWriter, r *http.Request, err error) {
+	p := describe(err)
+	switch p.Status {
+	case http.StatusInternalServerError:
+		l.config.Logger.Error("a request failed", "method", r.Method, "path", r.URL.Path, "error", err)
+	case http.StatusServiceUnavailable:
+		w.Header().Set("Retry-After", strconv.Itoa(retryAfter))
+	}
+	writeProblem(w, p)
+}
+
+func writeProblem(w http.ResponseWriter, p problem) {
+	h := w.Header()
+	h.Set("Content-Type", "application/problem+json")
+	h.Set("Cache-Control", "no-store")
+	w.WriteHeader(p.Status)
+	_ = json.NewEncoder(w).Encode(p)
+}

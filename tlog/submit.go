@@ -1,0 +1,282 @@
+package tlog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/sealtap/sealtap/keys"
+	sealtapv1 "github.com/sealtap/sealtap/proto/sealtap/v1"
+	"github.com/sealtap/sealtap/record"
+	"github.com/sealtap/sealtap/storage"
+)
+
+var (
+	// ErrRefused is wrapped where a submission is not one that could ever be
+	// stored.
+	ErrRefused = errors.New("submission refused")
+	// ErrSignature is wrapped where a seal is not signed by its producer.
+	ErrSignature = errors.New("invalid signature")
+	// ErrTooLarge is wrapped where a submission is above a limit.
+	ErrTooLarge = errors.New("submission too large")
+	// ErrBusy is wrapped where as many submissions wait as may wait.
+	ErrBusy = errors.New("log is busy")
+	// ErrUnavailable is wrapped where it is not known whether a submission was
+	// stored. To submit it again is safe.
+	ErrUnavailable = errors.New("storage is unavailable")
+	// ErrStopped is wrapped after Run has ended.
+	ErrStopped = errors.New("log has stopped")
+)
+
+// maxWrappedKey bounds a wrapped data key: one for some dozens of recipients.
+const maxWrappedKey = 16 << 10
+
+// SequenceError says that records are missing before the first one of a
+// submission, or that a statement has not the next number.
+type SequenceError struct {
+	What     string // whose sequence, in words
+	Got      uint64
+	Expected uint64
+}
+
+// Error implements error.
+func (e *SequenceError) Error() string {
+	return fmt.Sprintf("%s: got %d, the next one is %d", e.What, e.Got, e.Expected)
+}
+
+// ForkError says that a submission contradicts what the same producer submitted
+// before.
+type ForkError struct {
+	Stream   record.Stream
+	Sequence uint64 // of the record, or the size of the seal
+	Index    uint64 // of the stored entry that it contradicts, if Known
+	Known    bool
+	Detail   string
+}
+
+// Error implements error.
+func (e *ForkError) Error() string {
+	return fmt.Sprintf("fork of %s at %d: %s", e.Stream.Origin(), e.Sequence, e.Detail)
+}
+
+// submission is a parsed request on its way through the queue.
+type submission struct {
+	runs   []run
+	change *item // a key change, then there are no runs
+	items  int
+	bytes  int
+	keys   []storage.WrappedKey
+	done   chan outcome // with room for one
+}
+
+type outcome struct {
+	response *sealtapv1.SubmitResponse
+	err      error
+}
+
+// run is a number of consecutive records of a stream with the seal that covers
+// them.
+type run struct {
+	first   int // item
+	stream  record.Stream
+	records []item
+	seal    record.Seal
+	sealed  item
+}
+
+// item is one entry.
+type item struct {
+	entry  []byte
+	leaf   record.Hash
+	box    []byte
+	change *record.KeyChange
+}
+
+// sequence is that of the first record.
+func (r *run) sequence() uint64 { return r.seal.Size - uint64(len(r.records)) }
+
+// Submit has a batch stored, and returns when it is durable. A batch is stored
+// as a whole or not at all. To submit the same entries again gives the same
+// answer and stores nothing.
+func (l *Log) Submit(ctx context.Context, req *sealtapv1.SubmitRequest) (*sealtapv1.SubmitResponse, error) {
+	response, err := l.submit(ctx, req)
+	l.metrics.submitted(err)
+	return response, err
+}
+
+func (l *Log) submit(ctx context.Context, req *sealtapv1.SubmitRequest) (*sealtapv1.SubmitResponse, error) {
+	s, err := l.parse(req)
+	if err != nil {
+		return nil, err
+	}
+	for i := range s.runs {
+		if err := l.verify(&s.runs[i]); err != nil {
+			return nil, err
+		}
+	}
+	if err := l.enqueue(s); err != nil {
+		return nil, err
+	}
+	select {
+	case o := <-s.done:
+		return o.response, o.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-l.stopped:
+		return nil, ErrStopped
+	}
+}
+
+func (l *Log) enqueue(s *submission) error {
+	select {
+	case <-l.stopped:
+		return ErrStopped
+	default:
+	}
+	// An empty queue takes a submission of any allowed size.
+	if before := l.queuedBytes.Add(int64(s.bytes)) - int64(s.bytes); before > 0 && before+int64(s.bytes) > int64(l.config.MaxQueueBytes) {
+		l.queuedBytes.Add(-int64(s.bytes))
+		return fmt.Errorf("%w: %d bytes wait to be stored", ErrBusy, before)
+	}
+	select {
+	case l.queue <- s:
+		return nil
+	default:
+		l.queuedBytes.Add(-int64(s.bytes))
+		return fmt.Errorf("%w: %d submissions wait to be stored", ErrBusy, cap(l.queue))
+	}
+}
+
+// parse checks everything about a request that does not depend on what is
+// stored.
+func (l *Log) parse(req *sealtapv1.SubmitRequest) (*submission, error) {
+	items := req.GetItems()
+	if len(items) == 0 {
+		return nil, fmt.Errorf("%w: it has no items", ErrRefused)
+	}
+	if len(items) > l.config.MaxBatchEntries {
+		return nil, fmt.Errorf("%w: %d items, the limit is %d", ErrTooLarge, len(items), l.config.MaxBatchEntries)
+	}
+	s := &submission{items: len(items), done: make(chan outcome, 1)}
+	for _, it := range items {
+		s.bytes += len(it.GetEntry()) + len(it.GetOpenings())
+	}
+	for _, k := range req.GetKeys() {
+		s.bytes += len(k.GetWrapped())
+	}
+	if s.bytes > l.config.MaxBatchBytes {
+		return nil, fmt.Errorf("%w: %d bytes, the limit is %d", ErrTooLarge, s.bytes, l.config.MaxBatchBytes)
+	}
+	used := make(map[record.KeyID]bool)
+	var open *run // the run that lacks its seal
+	for i, it := range items {
+		var err error
+		if open, err = l.parseItem(s, open, i, it, used); err != nil {
+			return nil, fmt.Errorf("item %d: %w", i, err)
+		}
+	}
+	if open != nil {
+		return nil, fmt.Errorf("%w: no seal follows the record at item %d", ErrRefused, len(items)-1)
+	}
+	return s, s.parseKeys(req.GetKeys(), used)
+}
+
+// parseItem adds an item to the submission. It returns the run that goes on.
+func (l *Log) parseItem(s *submission, open *run, i int, pb *sealtapv1.Item, used map[record.KeyID]bool) (*run, error) {
+	if len(pb.GetEntry()) > record.MaxEntry {
+		return nil, fmt.Errorf("%w: an entry of %d bytes, the limit is %d", ErrTooLarge, len(pb.GetEntry()), record.MaxEntry)
+	}
+	e, err := record.Parse(pb.GetEntry())
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrRefused, err)
+	}
+	it := item{entry: pb.GetEntry(), leaf: e.Leaf, box: pb.GetOpenings(), change: e.KeyChange}
+	if len(it.box) > 0 {
+		if err := l.checkBox(e, it.box, used); err != nil {
+			return nil, err
+		}
+	}
+	switch {
+	case e.Record != nil:
+		if open == nil {
+			open = &run{first: i, stream: e.Record.Stream}
+			open.seal.Size = e.Record.GetSequence() // for now: the seal says it again
+		}
+		if e.Record.Stream != open.stream {
+			return nil, fmt.Errorf("%w: a record of another stream than the one before, which lacks its seal", ErrRefused)
+		}
+		if want := open.seal.Size; e.Record.GetSequence() != want || want+1 == 0 {
+			return nil, fmt.Errorf("%w: sequence %d follows %d", ErrRefused, e.Record.GetSequence(), want-1)
+		}
+		open.records = append(open.records, it)
+		open.seal.Size++
+		return open, nil
+	case e.Seal != nil:
+		if open == nil {
+			open = &run{first: i, stream: e.Seal.Stream, seal: *e.Seal}
+		}
+		if e.Seal.Stream != open.stream || e.Seal.Size != open.seal.Size {
+			return nil, fmt.Errorf("%w: a seal of %s with size %d; the records before it are of %s and end at %d", ErrRefused,
+				e.Seal.Stream.Origin(), e.Seal.Size, open.stream.Origin(), open.seal.Size)
+		}
+		open.seal, open.sealed = *e.Seal, it
+		s.runs = append(s.runs, *open)
+		return nil, nil
+	case e.KeyChange != nil:
+		if s.items != 1 {
+			return nil, fmt.Errorf("%w: a key change is submitted on its own", ErrRefused)
+		}
+		s.change = &it
+		return nil, nil
+	}
+	return nil, fmt.Errorf("%w: an entry of kind %s is not submitted", ErrRefused, e.Kind)
+}
+
+func (l *Log) checkBox(e record.Entry, box []byte, used map[record.KeyID]bool) error {
+	if l.config.Openings == nil {
+		return fmt.Errorf("%w: this log keeps no openings", ErrRefused)
+	}
+	if e.Record == nil || len(e.Record.GetSealed()) == 0 {
+		return fmt.Errorf("%w: openings of an entry without sealed fields", ErrRefused)
+	}
+	id, err := record.BoxKey(box)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrRefused, err)
+	}
+	used[id] = true
+	return nil
+}
+
+// parseKeys takes the data keys that the openings of the submission use.
+func (s *submission) parseKeys(list []*sealtapv1.WrappedKey, used map[record.KeyID]bool) error {
+	for _, k := range list {
+		if len(k.GetId()) != len(record.KeyID{}) || len(k.GetWrapped()) == 0 || len(k.GetWrapped()) > maxWrappedKey {
+			return fmt.Errorf("%w: a wrapped key has an id of 16 bytes and at most %d bytes", ErrRefused, maxWrappedKey)
+		}
+		if id := record.KeyID(k.GetId()); used[id] {
+			s.keys = append(s.keys, storage.WrappedKey{ID: id, Wrapped: k.GetWrapped()})
+			used[id] = false // once
+		}
+	}
+	return nil
+}
+
+// verify checks that the producer may write the run and signed it. It is done
+// by the caller's goroutine, because it takes the longest; the writer asks the
+// keyring again.
+func (l *Log) verify(r *run) error {
+	key, err := l.admit(r)
+	if err != nil {
+		return err
+	}
+	if err := r.seal.Verify(key); err != nil {
+		return fmt.Errorf("%w: seal of size %d: %w", ErrSignature, r.seal.Size, err)
+	}
+	return nil
+}
+
+func (l *Log) admit(r *run) (keys.Public, error) {
+	l.ringMu.RLock()
+	defer l.ringMu.RUnlock()
+	return l.ring.Admit(r.stream, max(r.seal.Size, 1)-1)
+}

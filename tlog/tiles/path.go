@@ -1,0 +1,72 @@
+package tiles
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// ErrPath is wrapped by every error about the path of a tile.
+var ErrPath = errors.New("not the path of a tile")
+
+// maxLevel is the highest level that a path can name (tlog-tiles, "Merkle Tree").
+const maxLevel = 63
+
+// Path names a tile or an entry bundle as C2SP tlog-tiles does.
+type Path struct {
+	Entries bool // an entry bundle; Level is 0 then
+	Level   uint
+	N       uint64
+	Width   int // 1 to 256; 256 is a complete tile
+}
+
+// String returns the path without a slash in front, such as
+// "tile/0/x001/x234/067.p/8" or "tile/entries/000".
+func (p Path) String() string {
+	level := "entries"
+	if !p.Entries {
+		level = strconv.FormatUint(uint64(p.Level), 10)
+	}
+	n := fmt.Sprintf("%03d", p.N%1000)
+	for rest := p.N / 1000; rest > 0; rest /= 1000 {
+		n = fmt.Sprintf("x%03d/%s", rest%1000, n)
+	}
+	path := "tile/" + level + "/" + n
+	if p.Width != Width {
+		path += ".p/" + strconv.Itoa(p.Width)
+	}
+	return path
+}
+
+// ParsePath is the inverse of [Path.String]. It accepts that one spelling only.
+func ParsePath(s string) (Path, error) {
+	rest, ok := strings.CutPrefix(s, "tile/")
+	level, rest, ok2 := strings.Cut(rest, "/")
+	if !ok || !ok2 || len(s) > 100 {
+		return Path{}, fmt.Errorf("%w: %.100q", ErrPath, s)
+	}
+	p := Path{Entries: level == "entries", Width: Width}
+	if !p.Entries {
+		n, err := strconv.ParseUint(level, 10, 8)
+		if err != nil || n > maxLevel {
+			return Path{}, fmt.Errorf("%w: %q has no level from 0 to %d", ErrPath, s, maxLevel)
+		}
+		p.Level = uint(n)
+	}
+	number, width, partial := strings.Cut(rest, ".p/")
+	if partial {
+		n, err := strconv.ParseUint(width, 10, 16)
+		if err != nil || n == 0 || n >= Width {
+			return Path{}, fmt.Errorf("%w: %q has no width from 1 to %d", ErrPath, s, Width-1)
+		}
+		p.Width = int(n)
+	}
+	digits := strings.ReplaceAll(strings.ReplaceAll(number, "x", ""), "/", "")
+	var err error
+	// Whatever is spelt otherwise than it would be written is refused below.
+	if p.N, err = strconv.ParseUint(digits, 10, 64); err != nil || p.String() != s {
+		return Path{}, fmt.Errorf("%w: %q", ErrPath, s)
+	}
+	return p, nil
+}

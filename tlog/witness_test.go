@@ -1,0 +1,186 @@
+package tlog_test
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/sealtap/sealtap/keys"
+	"github.com/sealtap/sealtap/storage/sqlite"
+	"github.com/sealtap/sealtap/storage/storagetest"
+	"github.com/sealtap/sealtap/witness"
+)
+
+// witnessServer is a witness that can be taken down.
+type witnessServer struct {
+	key    *keys.Private
+	server *httptest.Server
+	down   atomic.Bool
+}
+
+func startWitness(t testing.TB, name string, log keys.Public) *witnessServer {
+	t.Helper()
+	w := &witnessServer{key: newKey(t, name, keys.Cosignature)}
+	store, err := sqlite.OpenWitness(context.Background(), filepath.Join(t.TempDir(), "witness.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := witness.New(context.Background(), witness.Config{Key: w.key, Logs: map[string][]keys.Public{log.Name: {log}}, Store: store})
+	if err != nil {
+		t.Fatal(err)
+	}
+	handler := s.Handler()
+	w.server = httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if w.down.Load() {
+			http.Error(rw, "down", http.StatusBadGateway)
+			return
+		}
+		handler.ServeHTTP(rw, r)
+	}))
+	t.Cleanup(func() {
+		w.server.Close()
+		if err := store.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return w
+}
+
+func TestQuorum(t *testing.T) {
+	f := newFixture(t)
+	ws := f.witnesses(2)
+	f.start()
+	f.published(1)
+	signed, _, _ := f.log.Checkpoint()
+	cp, err := f.policy.Verify(signed)
+	if err != nil || len(cp.Cosignatures) != 2 {
+		t.Fatalf("published %+v, %v", cp, err)
+	}
+
+	ws[1].down.Store(true)
+	p := f.producer("proxy-1")
+	f.mustSubmit(p.batch(3)...) // taken all the same
+	eventually(t, "not ready", func() bool { return f.log.Ready() != nil })
+	if f.log.Published() != 1 || f.log.Size() != 6 {
+		t.Errorf("published %d of %d below quorum", f.log.Published(), f.log.Size())
+	}
+	if _, err := f.log.InclusionProof(context.Background(), 0, 6); err == nil {
+		t.Error("a proof for a size that is not published")
+	}
+	ws[1].down.Store(false)
+	f.published(6)
+	eventually(t, "ready again", func() bool { return f.log.Ready() == nil })
+	f.checkTree()
+}
+
+// TestResume stops the log between signing and publishing.
+func TestResume(t *testing.T) {
+	f := newFixture(t)
+	ws := f.witnesses(2)
+	f.start()
+	p := f.producer("proxy-1")
+	f.published(2)
+	ws[0].down.Store(true)
+	f.mustSubmit(p.batch(2)...)
+	eventually(t, "not ready", func() bool { return f.log.Ready() != nil })
+	f.stop()
+	unpublished, err := os.ReadFile(filepath.Join(f.dir, "log.db.signed"))
+	if err != nil || !strings.Contains(string(unpublished), "\n5\n") {
+		t.Fatalf("signed is\n%s%v", unpublished, err)
+	}
+	// Nothing new is signed before the old one went out, though there is more.
+	f.start()
+	f.mustSubmit(p.batch(2)...)
+	ws[0].down.Store(false)
+	f.published(8)
+	f.checkTree()
+}
+
+// TestWitnessAhead starts a log whose database, with everything beside it, was
+// put back from an older copy.
+func TestWitnessAhead(t *testing.T) {
+	f := newFixture(t)
+	f.witnesses(2)
+	f.start()
+	p := f.producer("proxy-1")
+	f.published(2)
+	f.stop()
+	db, signed := copyFile(t, filepath.Join(f.dir, "log.db")), copyFile(t, filepath.Join(f.dir, "log.db.signed"))
+	fork := p.clone()
+	f.start()
+	f.mustSubmit(p.batch(5)...)
+	f.published(8)
+	f.stop()
+	db.restore()
+	signed.restore()
+	f.start()
+	old, _, _ := f.log.Checkpoint()
+	f.mustSubmit(fork.batch(1)...)
+	eventually(t, "not ready", func() bool { return errors.Is(f.log.Ready(), witness.ErrWitnessAhead) })
+	if now, _, _ := f.log.Checkpoint(); string(now) != string(old) {
+		t.Errorf("a checkpoint that witnesses did not cosign is published:\n%s", now)
+	}
+}
+
+func TestCrashBetweenCommitAndCheckpoint(t *testing.T) {
+	f := newFixture(t).start()
+	p := f.producer("proxy-1")
+	f.published(2)
+	for _, fault := range []storagetest.Fault{storagetest.Failed, storagetest.Persisted, storagetest.Cancelled} {
+		for _, method := range []string{"SetSigned", "SetPublished"} {
+			f.storage.Fail(method, fault)
+			f.mustSubmit(p.batch(3)...)
+			size := f.log.Size()
+			time.Sleep(5 * time.Millisecond) // into the failure, or not
+			f.restart()
+			if f.log.Size() != size {
+				t.Fatalf("%s, fault %d: size %d after the restart, want %d", method, fault, f.log.Size(), size)
+			}
+			f.checkTree()
+		}
+	}
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("never: %s", what)
+		}
+	}
+}
+
+// savedFile is a copy of a file.
+type savedFile struct {
+	t    *testing.T
+	path string
+	data []byte
+}
+
+func copyFile(t *testing.T, path string) savedFile {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return savedFile{t, path, data}
+}
+
+func (s savedFile) restore() {
+	s.t.Helper()
+	for _, behind := range []string{"-wal", "-shm"} {
+		if err := os.Remove(s.path + behind); err != nil && !errors.Is(err, os.ErrNotExist) {
+			s.t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(s.path, s.data, 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+}

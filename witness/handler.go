@@ -1,0 +1,169 @@
+package witness
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"time"
+)
+
+const (
+	// maxRequest bounds the body of an add-checkpoint: 63 proof lines, and a
+	// note with the 16 signatures that signed-note asks verifiers to accept,
+	// post-quantum ones included.
+	maxRequest = 256 << 10
+
+	typeText = "text/plain; charset=utf-8"
+	typeSize = "text/x.tlog.size" // tlog-witness, "add-checkpoint"
+)
+
+// Handler returns the HTTP interface of the witness, with submission prefix and
+// monitoring prefix "/", and besides /healthz and /metrics.
+func (s *Server) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /add-checkpoint", s.serveAdd)
+	mux.HandleFunc("GET /{hash}/checkpoint", s.serveLatest)
+	mux.HandleFunc("GET /healthz", s.serveHealth)
+	mux.HandleFunc("GET /metrics", s.serveMetrics)
+	return mux
+}
+
+// Serve answers requests on ln until ctx ends, finishes those under way, and
+// closes ln. It returns nil when ctx ended.
+func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
+	srv := &http.Server{
+		Handler:           s.Handler(),
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       15 * time.Second,
+		WriteTimeout:      30 * time.Second,
+		IdleTimeout:       2 * time.Minute, // clients keep connections (tlog-witness, "HTTP Interface")
+		MaxHeaderBytes:    16 << 10,
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- srv.Serve(ln) }()
+	select {
+	case err := <-failed:
+		return fmt.Errorf("serving witness: %w", err)
+	case <-ctx.Done():
+	}
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	if err := srv.Shutdown(grace); err != nil {
+		return errors.Join(fmt.Errorf("stopping witness: %w", err), srv.Close())
+	}
+	return nil
+}
+
+// serveAdd serves add-checkpoint.
+func (s *Server) serveAdd(w http.ResponseWriter, r *http.Request) {
+	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequest))
+	if err != nil {
+		err = fmt.Errorf("%w: reading: %w", errMalformed, err)
+	}
+	var lines []byte
+	if err == nil {
+		lines, err = s.addCheckpoint(r.Context(), data)
+	}
+	if err != nil {
+		s.refuse(w, r, err)
+		return
+	}
+	answer(w, http.StatusOK, typeText, lines)
+}
+
+// refuse answers with an error.
+func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	status := s.statusOf(err)
+	var conflict *conflictError
+	switch {
+	case errors.As(err, &conflict):
+		answer(w, status, typeSize, fmt.Appendf(nil, "%d\n", conflict.size))
+	case status == http.StatusInternalServerError:
+		// What went wrong in here is the operator's to know, not the client's.
+		if r.Context().Err() == nil {
+			s.logger.Error("add-checkpoint failed", "err", err)
+		}
+		answer(w, status, typeText, []byte("the witness could not cosign; try again\n"))
+	default:
+		answer(w, status, typeText, []byte(err.Error()+"\n"))
+	}
+}
+
+// statusOf maps errors to the status codes of tlog-witness, and counts them.
+func (s *Server) statusOf(err error) int {
+	var conflict *conflictError
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &conflict):
+		s.counts.conflict.Add(1)
+		return http.StatusConflict
+	case errors.As(err, &tooLarge):
+		s.counts.malformed.Add(1)
+		return http.StatusRequestEntityTooLarge
+	case errors.Is(err, errMalformed):
+		s.counts.malformed.Add(1)
+		return http.StatusBadRequest
+	case errors.Is(err, errSignature):
+		s.counts.badSignature.Add(1)
+		return http.StatusForbidden
+	case errors.Is(err, errUnknownLog):
+		s.counts.unknownLog.Add(1)
+		return http.StatusNotFound
+	case errors.Is(err, errInconsistent):
+		s.counts.inconsistent.Add(1)
+		return http.StatusUnprocessableEntity
+	}
+	s.counts.failed.Add(1)
+	return http.StatusInternalServerError
+}
+
+// serveLatest serves the latest cosigned checkpoint of a log to monitors.
+func (s *Server) serveLatest(w http.ResponseWriter, r *http.Request) {
+	if l, ok := s.hashes[r.PathValue("hash")]; ok {
+		if cosigned := l.cosigned.Load(); cosigned != nil {
+			answer(w, http.StatusOK, typeText, *cosigned)
+			return
+		}
+	}
+	answer(w, http.StatusNotFound, typeText, []byte("no checkpoint of such a log was cosigned here\n"))
+}
+
+// serveHealth says whether the store can be read.
+func (s *Server) serveHealth(w http.ResponseWriter, r *http.Request) {
+	if _, _, err := s.store.Head(r.Context(), ""); err != nil {
+		s.logger.Error("store cannot be read", "err", err)
+		answer(w, http.StatusServiceUnavailable, typeText, []byte("the store cannot be read\n"))
+		return
+	}
+	answer(w, http.StatusOK, typeText, []byte("ok\n"))
+}
+
+// serveMetrics writes the counters in the text format of Prometheus.
+func (s *Server) serveMetrics(w http.ResponseWriter, _ *http.Request) {
+	c := s.Counters()
+	var b []byte
+	b = append(b, "# TYPE sealtap_witness_requests_total counter\n"...)
+	for _, m := range []struct {
+		result string
+		count  uint64
+	}{
+		{"advanced", c.Advanced}, {"repeated", c.Repeated}, {"malformed", c.Malformed},
+		{"unknown_log", c.UnknownLog}, {"bad_signature", c.BadSignature}, {"conflict", c.Conflict},
+		{"inconsistent", c.Inconsistent}, {"failed", c.Failed},
+	} {
+		b = fmt.Appendf(b, "sealtap_witness_requests_total{result=%q} %d\n", m.result, m.count)
+	}
+	b = fmt.Appendf(b, "# TYPE sealtap_witness_forks_total counter\nsealtap_witness_forks_total %d\n", c.Forks)
+	answer(w, http.StatusOK, "text/plain; version=0.0.4", b)
+}
+
+// answer writes one whole answer. An error means that the client has gone.
+func answer(w http.ResponseWriter, status int, contentType string, body []byte) {
+	w.Header().Set("Content-Type", contentType)
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(status)
+	_, _ = w.Write(body)
+}

@@ -1,0 +1,58 @@
+package witness
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// ErrMoved is returned by a [Store] where a head is not the one to be replaced.
+var ErrMoved = errors.New("head has moved")
+
+// Head is the latest checkpoint of a log that a witness cosigned.
+type Head struct {
+	Origin string
+	Size   uint64
+	Root   [32]byte
+	Note   []byte // signed note with the log's verified signatures only
+}
+
+// Why a checkpoint is kept as a [Fork].
+const (
+	ForkRoot  = "root"  // another root hash for the same size: two histories, proven
+	ForkEmpty = "empty" // a root hash for an empty tree that is not that of one
+	ForkProof = "proof" // the proof of consistency was wrong: a fork, or a mistake of the client
+)
+
+// Fork is a checkpoint that the log signed and that does not fit the latest one.
+type Fork struct {
+	Kind    string // ForkRoot, ForkEmpty or ForkProof
+	Offered Head
+	Latest  Head // its Note is nil where there was none
+	Seen    time.Time
+}
+
+// Store is what a witness must not forget. Its methods may be called by several
+// goroutines. After an error other than [ErrMoved] a change may or may not have
+// been made.
+type Store interface {
+	// Head returns the head last set by Advance, and reports whether there is
+	// one. What it returns is durable.
+	Head(ctx context.Context, origin string) (Head, bool, error)
+	// Advance replaces the head from, nil for none, by the head next of the
+	// same origin. Comparing and replacing are one atomic step, which is
+	// durable on return. It returns ErrMoved where from is not the head.
+	Advance(ctx context.Context, from *Head, next Head) error
+
+	// Publish keeps a cosigned checkpoint for Published. It need not be durable
+	// before the next Advance of the origin.
+	Publish(ctx context.Context, origin string, cosigned []byte) error
+	// Published returns what was last published for the origin, nil for nothing.
+	Published(ctx context.Context, origin string) ([]byte, error)
+
+	// AddFork keeps the fork durably and reports whether it did: not if it has
+	// it already, or has as many of the same log and kind as it cares to keep.
+	AddFork(ctx context.Context, f Fork) (bool, error)
+	// Forks returns the forks of the origin, oldest first.
+	Forks(ctx context.Context, origin string) ([]Fork, error)
+}
