@@ -2,6 +2,7 @@ package audit_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -120,6 +121,12 @@ func TestAlteredPlaces(t *testing.T) {
 	if r := w.audit(files, audit.Options{}); !strings.HasPrefix(codes(r), "root-mismatch") || !strings.Contains(r.Text(), "256 to 511") {
 		t.Error(r.Text())
 	}
+	// Bytes behind the last entry of a bundle.
+	files = good.Clone()
+	files["tile/entries/001"] = append(slices.Clone(good["tile/entries/001"]), 0)
+	if r := w.audit(files, audit.Options{}); codes(r) != "entry-altered" || !strings.Contains(r.Text(), "tile/entries/001 has been altered") {
+		t.Error(r.Text())
+	}
 	// A length that swallows the rest of its bundle.
 	files = good.Clone()
 	files["tile/entries/001"] = flip(good["tile/entries/001"], 7)
@@ -171,5 +178,30 @@ func TestHighTiles(t *testing.T) {
 	r := w.audit(w.publish(), audit.Options{})
 	if codes(r) != "record-missing" || *r.Findings[0].Sequence != 98 {
 		t.Error(r.Text())
+	}
+}
+
+// TestAlteredKeys: where a statement about keys cannot be read, those whom it
+// may have enrolled are not accused.
+func TestAlteredKeys(t *testing.T) {
+	w := newWorld(t)
+	for _, name := range []string{"p", "q"} {
+		p := w.producer(name)
+		p.request("/")
+		p.stop()
+		p.seal()
+	}
+	good := w.publish()
+	path, at := bundlePath(0, len(w.entries)), 0
+	for index, e := range w.entries {
+		at += 2 + len(e)
+		if kind, _, _ := record.Split(e); kind != record.KindGenesis && kind != record.KindKeyChange {
+			continue
+		}
+		files := good.Clone()
+		files[path] = flip(good[path], 8*(at-20))
+		if r := w.audit(files, audit.Options{}); codes(r) != "entry-altered" || *r.Findings[0].Index != uint64(index) {
+			t.Errorf("entry %d: %s", index, r.Text())
+		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/transparency-dev/formats/proof"
 
 	"github.com/sealtap/sealtap/audit"
+	"github.com/sealtap/sealtap/checkpoint"
 	"github.com/sealtap/sealtap/keys"
 	sealtapv1 "github.com/sealtap/sealtap/proto/sealtap/v1"
 	"github.com/sealtap/sealtap/record"
@@ -196,6 +197,60 @@ func TestForgedEvidence(t *testing.T) {
 			x.now -= int64(20 * time.Second)
 			x.again(nil)
 		}, audit.TimeOrder},
+		{"a head cosigned just before the beacon", func(x *exhibit) { // so that what the record says is within the skew
+			x.now = (epoch + 19) * int64(time.Second)
+			x.again(nil)
+		}, audit.TimeOrder},
+		{"a beacon from after the record was logged", func(x *exhibit) {
+			x.p.entries[6] = x.remake(6, beacon(x.sign(checkpoint.Body{Origin: origin, Size: uint64(x.index) + 1, Root: [32]byte{1}}, x.witnesses...)))
+			x.reseal(7, 6)
+		}, audit.TimeOrder},
+		{"a beacon of another log", func(x *exhibit) {
+			x.policy = x.alsoTrusting(&x.log)
+			x.p.entries[6] = x.remake(6, beacon(x.sign(checkpoint.Body{Origin: x.log.Name, Size: 1, Root: [32]byte{1}}, x.witnesses...)))
+			x.reseal(7, 6)
+		}, audit.CheckpointSignature},
+		{"a beacon of another tree", func(x *exhibit) {
+			old := x.p.stream
+			x.p.stream = record.NewStream(x.p.key.ID())
+			x.p.entries[6] = x.remake(6, beacon(x.checkpoint(5, x.witnesses...)))
+			x.p.stream = old
+			x.reseal(7, 6)
+		}, audit.SealMismatch},
+		{"a seal of another tree", func(x *exhibit) {
+			x.p.stream = record.NewStream(x.p.key.ID())
+			x.reseal(7, 6)
+		}, audit.SealMismatch},
+		{"another place in the tree that was sealed", func(x *exhibit) {
+			x.p.entries = x.p.entries[1:]
+			x.reseal(6, 5)
+			x.proven.Beacon = nil
+		}, audit.SealMismatch},
+		{"a beacon in another place of the tree", func(x *exhibit) {
+			x.p.entries[5] = x.p.entries[6]
+			x.reseal(7, 5)
+		}, audit.SealMismatch},
+		{"a later beacon under the seal", func(x *exhibit) {
+			x.p.make(beacon(x.checkpoint(5, x.witnesses...)))
+			x.reseal(7, 8)
+		}, audit.SealMismatch},
+		{"an enrolment after the record", func(x *exhibit) {
+			x.put(record.NewKeyChange(record.KeyChange{Origin: origin, Number: 2, Enrol: []keys.Public{x.p.key.Public}}, x.operator))
+			x.again(nil)
+			x.proven.KeyChange = x.statement(len(x.entries) - 1)
+		}, audit.UnknownProducer},
+		{"a second genesis", func(x *exhibit) {
+			x.put(record.NewGenesis(x.log.Public, x.operator, time.Unix(epoch+1, 0)))
+			x.again(nil)
+			x.proven.Genesis = x.statement(len(x.entries) - 1)
+		}, audit.GenesisInvalid},
+		{"a genesis of another log", func(x *exhibit) {
+			var err error
+			if x.entries[0], err = record.NewGenesis(key(x.t, origin, keys.Ed25519).Public, x.operator, time.Unix(epoch, 0)); err != nil {
+				x.t.Fatal(err)
+			}
+			x.again(nil)
+		}, audit.GenesisInvalid},
 		{"a guessed opening", func(x *exhibit) { x.proven.Openings[0].Value = []byte("/guess") }, audit.OpeningMismatch},
 		{"an opening of another field", func(x *exhibit) { x.proven.Openings[0].Field = record.FieldQuery }, audit.OpeningMismatch},
 		{"an opening twice", func(x *exhibit) { x.proven.Openings = append(x.proven.Openings, x.proven.Openings[0]) }, audit.EvidenceMalformed},
@@ -210,6 +265,25 @@ func TestForgedEvidence(t *testing.T) {
 			}
 		})
 	}
+}
+
+// remake returns a record of the producer with a sequence that it has used.
+func (x *exhibit) remake(sequence uint64, r *sealtapv1.Record) []byte {
+	q := *x.p
+	q.seq, q.tree = sequence, record.NewTree()
+	return q.make(r)
+}
+
+// reseal seals the producer's entries anew and proves two of them under that.
+func (x *exhibit) reseal(place, beacon int) {
+	tree := record.NewTree()
+	for _, e := range x.p.entries {
+		tree.Append(record.LeafHash(e), nil)
+	}
+	x.seal = x.p.sealWith(x.p.key, tree.Size(), tree.Root())[2:]
+	p := prove(x.t, x.p.entries, place, x.seal)
+	x.proven.Producer = &p
+	x.proven.Beacon = &record.Proven{Entry: x.p.entries[beacon], Proof: prove(x.t, x.p.entries, beacon, x.seal)}
 }
 
 // again proves everything anew under a new head of the log, as it is now.

@@ -130,6 +130,18 @@ func (w *world) publish() clienttest.Files {
 	return files
 }
 
+// alsoTrusting returns the policy with another log in it, whose key it sets.
+func (w *world) alsoTrusting(other **keys.Private) *policy.Policy {
+	w.t.Helper()
+	*other = key(w.t, "log.example/other", keys.Ed25519)
+	p := w.policy
+	p, err := policy.New(append(slices.Clone(p.Logs), policy.Log{Key: (*other).Public}), p.Witnesses, p.Groups, p.Quorum, p.Operator)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return p
+}
+
 // without removes an entry: what an operator can do who rebuilds the tree.
 func (w *world) without(index int) { w.entries = slices.Delete(w.entries, index, index+1) }
 

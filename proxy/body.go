@@ -199,12 +199,12 @@ func (r *bufferedReader) Close() error {
 type digest struct {
 	h    hash.Hash
 	size uint64
-	all  *[sha256.Size]byte // where the bytes came at once
+	once bool // the bytes came at once, and this is their sum:
+	all  [sha256.Size]byte
 }
 
-func (d *digest) reset() { d.size, d.all = 0, nil; d.restart() }
-
-func (d *digest) restart() {
+func (d *digest) reset() {
+	d.size, d.once = 0, false
 	if d.h != nil {
 		d.h.Reset()
 	}
@@ -220,14 +220,13 @@ func (d *digest) add(p []byte) {
 
 // whole digests everything there is.
 func (d *digest) whole(p []byte) {
-	sum := sha256.Sum256(p)
-	d.size, d.all = uint64(len(p)), &sum
+	d.size, d.once, d.all = uint64(len(p)), true, sha256.Sum256(p)
 }
 
 func (d *digest) sum() (sum [sha256.Size]byte) {
 	switch {
-	case d.all != nil:
-		return *d.all
+	case d.once:
+		return d.all
 	case d.size == 0:
 		return emptySum()
 	}

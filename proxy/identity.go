@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"encoding/base64"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -65,10 +66,22 @@ func (x *exchange) identify(who *sealtapv1.Who) bool {
 		return true
 	}
 	if strings.EqualFold(scheme, "basic") {
-		user, _, _ := strings.Cut(bareSecret(authorization), ":")
-		return set(user, howBasic, false)
+		return set(basicUser(credential), howBasic, false)
 	}
 	return false
+}
+
+// basicUser returns the user name of Basic credentials, or "" if what stands in
+// its place is likely to be a key: some services take one there, with no
+// password, or a fixed one, beside it.
+func basicUser(credential string) string {
+	const longest = 64
+	plain, err := base64.StdEncoding.DecodeString(strings.TrimSpace(credential))
+	user, password, ok := strings.Cut(string(plain), ":")
+	if err != nil || !ok || password == "" || password == "x-oauth-basic" || len(user) > longest {
+		return ""
+	}
+	return user
 }
 
 // certificateName is the name in the client's certificate: its URI (a SPIFFE ID,

@@ -22,7 +22,7 @@ func (s *helloSniffer) feed(p []byte) {
 	s.rest = append(s.rest, p[:min(len(p), maxHello)]...)
 	for !s.done && len(s.rest) > 0 {
 		// Record: type, version (2), length (2), fragment.
-		if s.rest[0] != 22 || len(s.rest) > 1 && s.rest[1] != 3 {
+		if s.rest[0] != 22 || len(s.rest) > 1 && s.rest[1] >= 0x10 {
 			s.end("")
 			return
 		}
@@ -65,7 +65,8 @@ func (s *helloSniffer) look() {
 	s.end(serverName(m.b[:size]))
 }
 
-// serverName returns the host name in the body of a ClientHello, or "".
+// serverName returns the first host name in the body of a ClientHello, or "". It
+// can be anything: it is recorded, not believed.
 func serverName(hello []byte) string {
 	m := reader{b: hello}
 	m.take(2 + 32)       // version, random
@@ -82,24 +83,12 @@ func serverName(hello []byte) string {
 			continue
 		}
 		list := data.sub(2)
-		if kind, name := list.uint(1), list.sub(2); !list.bad && kind == 0 && validServerName(name.b) {
+		if kind, name := list.uint(1), list.sub(2); !list.bad && kind == 0 {
 			return string(name.b)
 		}
 		return ""
 	}
 	return ""
-}
-
-func validServerName(b []byte) bool {
-	if len(b) == 0 || len(b) > maxServerName {
-		return false
-	}
-	for _, c := range b {
-		if c <= ' ' || c >= 0x7f {
-			return false
-		}
-	}
-	return true
 }
 
 // reader takes apart what has lengths before its parts. After a part that is

@@ -142,7 +142,7 @@ func (x *exchange) splice(client net.Conn, buf *bufio.Reader, up io.ReadWriteClo
 	s.tunnel.Up = &sealtapv1.Body{Size: upward.size, Sha256: sumBytes(&upward)}
 	s.tunnel.Down = &sealtapv1.Body{Size: downward.size, Sha256: sumBytes(&downward)}
 	if hello != nil {
-		s.tunnel.Sni = hello.name
+		s.tunnel.Sni = capped(hello.name, maxServerName)
 	}
 	outcome, detail := t.outcome, t.detail
 	if outcome == 0 {

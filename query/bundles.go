@@ -19,15 +19,17 @@ var errBundle = errors.New("malformed entry bundle")
 // bundles reads entries of the log and remembers the bundles used last.
 type bundles struct {
 	src Source
-	max int
+	max int // bytes remembered, but for the newest bundle
 
 	mu    sync.Mutex
+	bytes int
 	byN   map[uint64]*list.Element // of *bundle
 	order *list.List               // the one used last in front
 }
 
 type bundle struct {
 	n       uint64
+	bytes   int
 	entries [][]byte
 }
 
@@ -58,7 +60,7 @@ func (b *bundles) get(ctx context.Context, n uint64, need int) ([][]byte, error)
 	if err != nil {
 		return nil, fmt.Errorf("reading entry bundle %d: %w", n, err)
 	}
-	b.put(&bundle{n, entries})
+	b.put(&bundle{n, len(raw), entries})
 	return entries, nil
 }
 
@@ -66,17 +68,22 @@ func (b *bundles) put(x *bundle) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if e := b.byN[x.n]; e != nil {
-		if len(e.Value.(*bundle).entries) < len(x.entries) {
-			e.Value = x
+		if len(e.Value.(*bundle).entries) >= len(x.entries) {
+			return
 		}
-		return
+		b.remove(e)
 	}
 	b.byN[x.n] = b.order.PushFront(x)
-	if b.order.Len() > b.max {
-		last := b.order.Back()
-		b.order.Remove(last)
-		delete(b.byN, last.Value.(*bundle).n)
+	b.bytes += x.bytes
+	for b.bytes > b.max && b.order.Len() > 1 {
+		b.remove(b.order.Back())
 	}
+}
+
+func (b *bundles) remove(e *list.Element) {
+	x := b.order.Remove(e).(*bundle)
+	b.bytes -= x.bytes
+	delete(b.byN, x.n)
 }
 
 // forget drops everything: the log may be another one.
@@ -85,6 +92,7 @@ func (b *bundles) forget() {
 	defer b.mu.Unlock()
 	b.byN = make(map[uint64]*list.Element)
 	b.order.Init()
+	b.bytes = 0
 }
 
 // entry returns the entry at an index of the log.

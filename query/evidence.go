@@ -186,7 +186,7 @@ func (h *handler) proveProducer(ctx context.Context, ev *record.Evidence, index 
 	st := h.ix.store()
 	seal, id, err := h.ix.sealOver(ctx, st, r.Stream, r.GetSequence(), at.body.Size)
 	if err != nil {
-		return h.ix.report(err)
+		return h.ix.report(st, err)
 	}
 	if seal == nil {
 		return fmt.Errorf("%w: no seal that is published covers record %d of its producer; ask again", h.behind(index), r.GetSequence())
@@ -195,19 +195,19 @@ func (h *handler) proveProducer(ctx context.Context, ev *record.Evidence, index 
 	// index then that is damaged.
 	if last, ok, err := st.runAt(id, seal.Size-1); err != nil || !ok || last.seq+last.n < seal.Size {
 		if err != nil {
-			return h.ix.report(err)
+			return h.ix.report(st, err)
 		}
 		return fmt.Errorf("%w: the log lacks records that the seal over record %d of its producer covers; audit it", errNotFound, r.GetSequence())
 	}
 	tree := streamTiles{h.ix, st, id}
 	p, err := proveRecord(ctx, tree, seal, r.GetSequence(), leaf)
 	if err != nil {
-		return h.ix.report(err)
+		return h.ix.report(st, err)
 	}
 	ev.Producer = p
 	before, ok, err := st.beaconBefore(id, r.GetSequence())
 	if err != nil || !ok {
-		return h.ix.report(err)
+		return h.ix.report(st, err)
 	}
 	entry, err := h.ix.bundles.entry(ctx, before)
 	if err != nil {
@@ -215,10 +215,10 @@ func (h *handler) proveProducer(ctx context.Context, ev *record.Evidence, index 
 	}
 	b, err := record.Parse(entry)
 	if err != nil || b.Record == nil || b.Record.Stream != r.Stream {
-		return h.ix.report(fmt.Errorf("%w: entry %d is not the beacon it should be", errDamaged, before))
+		return h.ix.report(st, fmt.Errorf("%w: entry %d is not the beacon it should be", errDamaged, before))
 	}
 	if p, err = proveRecord(ctx, tree, seal, b.Record.GetSequence(), b.Leaf); err != nil {
-		return h.ix.report(err)
+		return h.ix.report(st, err)
 	}
 	ev.Beacon = &record.Proven{Entry: entry, Proof: *p}
 	return nil

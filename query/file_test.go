@@ -111,13 +111,13 @@ func TestDamagedFile(t *testing.T) {
 			write(t, path, b)
 		},
 		"missing table":      execute("DROP TABLE post"),
-		"missing segment":    execute("DELETE FROM segment WHERE seg = 1"),
+		"missing segment":    execute("DELETE FROM zone WHERE seg = 1"),
 		"other segment size": execute("UPDATE meta SET value = 512 WHERE key = 'segment'"),
 		"newer schema":       execute("PRAGMA user_version = 7"),
-		"other last entry":   execute("UPDATE segment SET last = zeroblob(32)"),
+		"other last entry":   execute("UPDATE zone SET last = zeroblob(32)"),
 		"malformed sets":     execute("UPDATE post SET members = x'ffffff'"),
 		"members too large":  execute("UPDATE post SET members = x'ffff'"),
-		"malformed times":    execute("UPDATE segment SET times = x'ff'"),
+		"malformed times":    execute("UPDATE clock SET times = x'ff'"),
 		"another log": func(t *testing.T, path string) {
 			if err := removeDatabase(path); err != nil {
 				t.Fatal(err)
@@ -139,7 +139,7 @@ func TestDamagedFile(t *testing.T) {
 			want := expect(rows, func(r row) bool { return r.who == "user-3" })
 			// Damage that only a reader meets is mended once it has.
 			deadline := time.Now().Add(8 * time.Second)
-			for !strings.Contains(text.String(), "rebuilt") && time.Now().Before(deadline) {
+			for !strings.Contains(text.String(), "rebuilt from the log") && time.Now().Before(deadline) {
 				get(h, "/v1/records?who=user-3&since=2026-01-01T00:00:00Z&until=2026-11-01T12:05:00Z")
 				time.Sleep(time.Millisecond)
 			}

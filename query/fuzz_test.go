@@ -98,6 +98,24 @@ func FuzzSplitBundle(f *testing.F) {
 	})
 }
 
+func TestBundlesAreBounded(t *testing.T) {
+	l := newMemLog(t)
+	shop(l, l.enrol("edge"), 2000)
+	b := newBundles(l, 60_000)
+	for _, n := range []uint64{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 3, 2, 1, 0} {
+		if _, err := b.leaf(t.Context(), n*256+9); err != nil {
+			t.Fatal(err)
+		}
+		sum := 0
+		for e := b.order.Front(); e != nil; e = e.Next() {
+			sum += e.Value.(*bundle).bytes
+		}
+		if sum != b.bytes || len(b.byN) != b.order.Len() || sum > 60_000 && len(b.byN) > 1 || len(b.byN) == 0 {
+			t.Errorf("%d bundles of %d bytes are remembered, counted are %d", b.order.Len(), sum, b.bytes)
+		}
+	}
+}
+
 func TestTimes(t *testing.T) {
 	want := []int64{0, math.MaxInt64, math.MinInt64, 5, -5, 1_790_000_000_000_000_000}
 	var got []int64

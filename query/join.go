@@ -123,7 +123,7 @@ func (ix *Index) findRequests(ctx context.Context, key exchangeKey, x *exchange)
 			continue
 		}
 		s := newSet(ix.segment)
-		if err := (stored{st, uint64(i)}).or(s, term{fieldExchange, string(key.exchange[:])}); err != nil {
+		if err := (stored{st: st, seg: uint64(i)}).or(s, term{fieldExchange, string(key.exchange[:])}); err != nil {
 			return fmt.Errorf("searching for a request: %w", err)
 		}
 		for _, lo := range s.last(int(ix.segment)) {

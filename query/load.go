@@ -92,7 +92,7 @@ func (st *store) genesis(ctx context.Context) (leaf []byte, err error) {
 // loadZones returns the bounds of the full segments and the leaf hash of the
 // last entry in them.
 func (st *store) loadZones(ctx context.Context) (zones []zone, last record.Hash, err error) {
-	rows, err := st.db.Reader.QueryContext(ctx, "SELECT seg, min_time, max_time, min_exchange, max_exchange, last FROM segment ORDER BY seg")
+	rows, err := st.db.Reader.QueryContext(ctx, "SELECT seg, min_time, max_time, min_exchange, max_exchange, last FROM zone ORDER BY seg")
 	if err != nil {
 		return nil, last, err
 	}

@@ -60,11 +60,14 @@ func parseSearch(raw string, producers func(name string) []keys.ID) (*search, er
 	return q, nil
 }
 
+// cost guesses how late a clause should be asked: first those that few entries
+// meet, last those that can have many terms.
 func cost(c clause) int {
 	if c.prefix {
 		return math.MaxInt
 	}
-	return len(c.values)
+	return len(c.values)<<8 + slices.Index([]field{fieldExchange, fieldTrace, fieldPath, fieldWho, fieldStatus,
+		fieldService, fieldProducer, fieldMethod, fieldStage, fieldRecord}, c.field)
 }
 
 // set reads one parameter. Its errors go on after the name of the parameter.

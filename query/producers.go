@@ -83,7 +83,7 @@ func (h *handler) producers(w http.ResponseWriter, r *http.Request) error {
 		}
 		v, err := h.ix.producerView(r.Context(), st, all[i], size)
 		if err != nil {
-			return h.ix.report(err)
+			return h.ix.report(st, err)
 		}
 		answer.Producers = append(answer.Producers, v)
 	}

@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sealtap/sealtap/keys"
@@ -48,6 +49,9 @@ type Config struct {
 // grows with it, and a search visits the fewer segments.
 const defaultSegment = 1 << 15
 
+// cachedBytes bounds the entries kept in memory for being read again.
+const cachedBytes = 16 << 20
+
 // ErrUnavailable is wrapped where the index cannot answer for now: it is being
 // rebuilt, has not read so far, or a search took too long.
 var ErrUnavailable = errors.New("search index not available")
@@ -64,7 +68,8 @@ type Index struct {
 	log     *slog.Logger
 	segment uint64
 	bundles *bundles
-	damaged chan error // holds one report of damage to the file, for Run
+	damaged chan error                         // holds one report of damage to the file, for Run
+	wake    atomic.Pointer[context.CancelFunc] // ends the wait of Run for entries
 
 	mu      sync.RWMutex // guards what follows
 	st      *store
@@ -91,7 +96,7 @@ func Open(path string, src Source, cfg Config) (*Index, error) {
 	}
 	ix := &Index{
 		path: path, src: src, log: cfg.Logger, segment: cfg.segment,
-		bundles: newBundles(src, 64), damaged: make(chan error, 1),
+		bundles: newBundles(src, cachedBytes), damaged: make(chan error, 1),
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
@@ -120,10 +125,10 @@ func (ix *Index) open(ctx context.Context) error {
 
 // rebuild deletes the file and starts anew.
 func (ix *Index) rebuild(ctx context.Context, why error) error {
-	ix.log.Warn("search index is deleted and rebuilt from the log", "file", ix.path, "reason", why)
 	ix.mu.Lock()
 	ix.indexed, ix.tail, ix.zones = 0, newTail(0, ix.segment), nil
 	ix.mu.Unlock()
+	ix.log.Warn("search index is deleted and rebuilt from the log", "file", ix.path, "reason", why)
 	if err := ix.store().close(); err != nil {
 		ix.log.Warn("closing the old search index", "error", err)
 	}
@@ -135,6 +140,10 @@ func (ix *Index) rebuild(ctx context.Context, why error) error {
 		return err
 	}
 	ix.setStore(st)
+	select {
+	case <-ix.damaged: // of the old file
+	default:
+	}
 	return ix.load(ctx)
 }
 
@@ -175,19 +184,30 @@ func (ix *Index) name(id keys.ID) string {
 	return ix.names[id]
 }
 
-// report hands damage found by a reader to Run, and returns what the reader
-// tells its caller.
-func (ix *Index) report(err error) error {
+// report hands damage that a reader found in a file to Run, and returns what the
+// reader tells its caller.
+func (ix *Index) report(st *store, err error) error {
 	if !isDamage(err) && !isClosed(err) {
 		return err
 	}
-	if isDamage(err) {
-		select {
-		case ix.damaged <- err:
-		default:
-		}
+	ix.mu.RLock()
+	// A file that is replaced already is not replaced for it once more.
+	if isDamage(err) && st == ix.st {
+		ix.noteDamage(err)
 	}
+	ix.mu.RUnlock()
 	return fmt.Errorf("%w: it is being rebuilt: %w", ErrUnavailable, err)
+}
+
+// noteDamage makes the next round of Run rebuild.
+func (ix *Index) noteDamage(err error) {
+	select {
+	case ix.damaged <- err:
+	default:
+	}
+	if wake := ix.wake.Load(); wake != nil {
+		(*wake)()
+	}
 }
 
 // Run follows the log until ctx ends; then it returns nil. Trouble with log or
@@ -209,18 +229,12 @@ func (ix *Index) Run(ctx context.Context) error {
 		if err != nil && ctx.Err() == nil {
 			ix.log.Error("search index cannot be opened", "error", err)
 			sleep(ctx, 5*time.Second)
-			ix.noteDamage(err)
+			if isDamage(err) || isClosed(err) || errors.Is(err, errOtherLog) {
+				ix.noteDamage(fmt.Errorf("%w: %w", errDamaged, err))
+			}
 		}
 	}
 	return nil
-}
-
-// noteDamage makes the next round of Run rebuild, if that would help.
-func (ix *Index) noteDamage(err error) {
-	if isClosed(err) || errors.Is(err, errOtherLog) {
-		err = errors.Join(errDamaged, err)
-	}
-	_ = ix.report(err)
 }
 
 // follow indexes entries until something fails.
@@ -246,12 +260,15 @@ func (ix *Index) follow(ctx context.Context) error {
 // await returns once the log has more than n entries, or a reader has found
 // damage.
 func (ix *Index) await(ctx context.Context, n uint64) error {
-	// A log at rest is looked in upon, or else damage would stay until it grows.
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	waiting, cancel := context.WithCancel(ctx)
 	defer cancel()
-	err := ix.src.Wait(ctx, n)
-	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+	ix.wake.Store(&cancel)
+	if len(ix.damaged) > 0 {
 		return nil
+	}
+	err := ix.src.Wait(waiting, n)
+	if waiting.Err() != nil {
+		return ctx.Err()
 	}
 	return err
 }

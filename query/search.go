@@ -43,25 +43,67 @@ func (ix *Index) search(ctx context.Context, q *search, size uint64) (found []ui
 	}
 	ix.mu.RUnlock()
 	top = min(top, uint64(len(zones))*ix.segment)
-	for top > 0 && len(found) < want && err == nil {
-		if err = ctx.Err(); err != nil {
-			return nil, false, fmt.Errorf("%w: the search took too long, make it narrower: %w", ErrUnavailable, err)
-		}
-		seg := (top - 1) / ix.segment
-		if overlap(q, &zones[seg]) {
-			var list []uint64
-			list, err = ix.searchView(q, stored{st, seg}, seg*ix.segment, top, want-len(found))
-			found = append(found, list...)
-		}
-		top = seg * ix.segment
+	if err == nil && len(found) < want {
+		var list []uint64
+		list, err = ix.searchStored(ctx, q, st, zones, top, want-len(found))
+		found = append(found, list...)
 	}
 	if err != nil {
-		return nil, false, ix.report(fmt.Errorf("searching: %w", err))
+		return nil, false, ix.report(st, fmt.Errorf("searching: %w", err))
 	}
 	if len(found) == want {
 		return found[:q.limit], true, nil
 	}
 	return found, false, nil
+}
+
+// searchStored searches full segments, newest first.
+func (ix *Index) searchStored(ctx context.Context, q *search, st *store, zones []zone, top uint64, want int) (found []uint64, err error) {
+	first := &q.clauses[0]
+	batch := 2 // segments at a time: many matches are in the newest, few need a look at all
+	for top > 0 && len(found) < want {
+		if err := ctx.Err(); err != nil {
+			return nil, fmt.Errorf("%w: it took too long, make it narrower: %w", ErrUnavailable, err)
+		}
+		below := (top + ix.segment - 1) / ix.segment
+		segs := []part{{seg: below - 1}}
+		var known term
+		if first.single() {
+			known = term{first.field, first.values[0]}
+			segs, err = st.withTerm(q, known, below, batch)
+			if err != nil || len(segs) == 0 {
+				return found, err
+			}
+			batch = min(2*batch, 64)
+		}
+		for _, p := range segs {
+			if p.seg >= below {
+				return nil, fmt.Errorf("%w: segment %d of %d", errDamaged, p.seg, below)
+			}
+			if len(found) < want && overlap(q, &zones[p.seg]) {
+				list, err := ix.searchView(q, stored{st, p.seg, known, p.blob}, p.seg*ix.segment, top, want-len(found))
+				if err != nil {
+					return nil, err
+				}
+				found = append(found, list...)
+			}
+			top = min(top, p.seg*ix.segment)
+		}
+	}
+	return found, nil
+}
+
+// single reports whether the clause asks for one exact term.
+func (c *clause) single() bool { return !c.prefix && len(c.values) == 1 }
+
+// withTerm returns the newest segments below one that have the term, at most n,
+// newest first.
+func (st *store) withTerm(q *search, t term, below uint64, n int) ([]part, error) {
+	until := q.until
+	if until != math.MaxInt64 && until != math.MinInt64 {
+		until-- // inclusive
+	}
+	return parts(st.posts, t.field, []byte(t.value), below, q.since, until, n)
 }
 
 // overlap reports whether a segment can hold a record from the time asked for.
@@ -75,9 +117,9 @@ func (ix *Index) searchView(q *search, v view, first, top uint64, want int) ([]u
 	var all set
 	// The search has exact clauses first: where they leave nothing, prefixes,
 	// which can have many terms, cost nothing.
-	for _, c := range q.clauses {
+	for i := range q.clauses {
 		s := newSet(ix.segment)
-		if err := c.collect(v, s); err != nil {
+		if err := q.clauses[i].collect(v, s); err != nil {
 			return nil, err
 		}
 		if all == nil {
@@ -146,25 +188,25 @@ func (ix *Index) keepTimes(q *search, v view, all set) error {
 // if there are several. It can lie beyond the published size.
 func (ix *Index) LeafIndex(ctx context.Context, leaf record.Hash) (index uint64, ok bool, err error) {
 	ix.mu.RLock()
-	st, zones, tail := ix.st, ix.zones, ix.tail
-	index, ok = tail.find(leaf)
+	st := ix.st
+	index, ok = ix.tail.find(leaf)
 	ix.mu.RUnlock()
-	for seg := len(zones) - 1; seg >= 0 && !ok; seg-- {
-		if err := ctx.Err(); err != nil {
+	if ok {
+		return index, true, nil
+	}
+	list, err := st.findLeaf(leaf)
+	if err != nil {
+		return 0, false, ix.report(st, fmt.Errorf("searching for a leaf: %w", err))
+	}
+	for _, index := range list {
+		// The index keeps a part of the hash only: the log decides.
+		h, err := ix.bundles.leaf(ctx, index)
+		if err != nil {
 			return 0, false, err
 		}
-		list, err := (stored{st, uint64(seg)}).find(leaf)
-		if err != nil {
-			return 0, false, ix.report(fmt.Errorf("searching for a leaf: %w", err))
-		}
-		for i := len(list) - 1; i >= 0 && !ok; i-- {
-			// The index keeps a part of the hash only: the log decides.
-			h, err := ix.bundles.leaf(ctx, list[i])
-			if err != nil {
-				return 0, false, err
-			}
-			index, ok = list[i], h == leaf
+		if h == leaf {
+			return index, true, nil
 		}
 	}
-	return index, ok, nil
+	return 0, false, nil
 }

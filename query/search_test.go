@@ -218,6 +218,7 @@ func TestResponseBeforeRequest(t *testing.T) {
 			req := ps[0].add(request(1, "ann", "pay", "GET", "/late"))
 			pad()
 			again := ps[0].add(response(1, 404))
+			foreign2 := ps[2].add(response(1, 410))
 			l.publish()
 			path := indexFile(t)
 			// Twice: the second time from the file, with the newest segment made again.
@@ -227,7 +228,8 @@ func TestResponseBeforeRequest(t *testing.T) {
 				h := ix.Handler(HandlerConfig{Proofs: l})
 				for query, want := range map[string][]uint64{
 					"who=ann": {again, req, resp}, "status=500": {req, resp}, "status=404&path=/late": {again, req}, "status=500&path=/l*": {req, resp},
-					"status=418": {foreign}, "status=418&who=ann": {}, "exchange=" + record.FormatUUID(id(1)): {again, req, foreign, resp},
+					"status=418": {foreign}, "status=418&who=ann": {}, "status=410": {foreign2}, "status=410&who=ann": {},
+					"exchange=" + record.FormatUUID(id(1)):            {foreign2, again, req, foreign, resp},
 					"trace=" + hex.EncodeToString(id(0)) + "&who=ann": {again, req, resp},
 				} {
 					if got := all(t, h, query); !slices.Equal(got, want) {

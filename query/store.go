@@ -19,19 +19,19 @@ import (
 
 const applicationID = 0x53544958 // "STIX"
 
-// schema of the index file. Tables post, leaf and segment hold full segments.
+// schema of the index file. Tables zone, clock, post and leaf hold full segments.
 // The others hold facts about the whole log that are written as they are read;
 // those from beyond the full segments are deleted when the file is opened, and
 // made again.
 const schemaScript = `
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
-CREATE TABLE segment (
+CREATE TABLE zone (
 	seg INTEGER PRIMARY KEY,
 	min_time INTEGER NOT NULL, max_time INTEGER NOT NULL, -- of its records; min > max if it has none
 	min_exchange BLOB NOT NULL, max_exchange BLOB NOT NULL,
-	last BLOB NOT NULL,  -- leaf hash of its last entry
-	times BLOB NOT NULL  -- of its records, in order
+	last BLOB NOT NULL -- leaf hash of its last entry
 );
+CREATE TABLE clock (seg INTEGER PRIMARY KEY, times BLOB NOT NULL); -- of its records, in order
 CREATE TABLE post (seg INTEGER, field INTEGER, term BLOB, members BLOB NOT NULL, PRIMARY KEY (seg, field, term)) WITHOUT ROWID;
 CREATE TABLE leaf (seg INTEGER, bucket INTEGER, hashes BLOB NOT NULL, PRIMARY KEY (seg, bucket)) WITHOUT ROWID;
 CREATE TABLE stream (id INTEGER PRIMARY KEY, producer BLOB NOT NULL, incarnation BLOB NOT NULL,
@@ -52,7 +52,7 @@ type store struct {
 	segment uint64
 	once    sync.Once
 
-	post, postRange, leaf, times, run, runs, runLast, sealCovering, sealLast, beacon, tile, orphans *sql.Stmt
+	post, posts, postRange, leaves, times, run, runs, runLast, sealCovering, sealLast, beacon, tile, orphans *sql.Stmt
 }
 
 // openStore opens the file at path. What is damaged or not of this version is
@@ -108,8 +108,11 @@ func (st *store) prepare(ctx context.Context) error {
 	}{
 		{&st.post, "SELECT members FROM post WHERE seg = ? AND field = ? AND term = ?"},
 		{&st.postRange, "SELECT members FROM post WHERE seg = ? AND field = ? AND term >= ? AND term < ?"},
-		{&st.leaf, "SELECT hashes FROM leaf WHERE seg = ? AND bucket = ?"},
-		{&st.times, "SELECT times FROM segment WHERE seg = ?"},
+		// One statement for many segments costs a small part of one for each.
+		{&st.posts, `SELECT p.seg, p.members FROM zone AS z CROSS JOIN post AS p ON p.seg = z.seg AND p.field = ? AND p.term = ?
+			WHERE z.seg < ? AND z.max_time >= ? AND z.min_time <= ? ORDER BY z.seg DESC LIMIT ?`},
+		{&st.leaves, `SELECT l.seg, l.hashes FROM zone AS z CROSS JOIN leaf AS l ON l.seg = z.seg AND l.bucket = ? ORDER BY z.seg DESC`},
+		{&st.times, "SELECT times FROM clock WHERE seg = ?"},
 		{&st.run, "SELECT seq, idx, n FROM run WHERE stream = ? AND seq <= ? ORDER BY seq DESC LIMIT 1"},
 		{&st.runs, "SELECT seq, idx, n FROM run WHERE stream = ? AND seq >= ? AND seq < ? ORDER BY seq"},
 		{&st.runLast, "SELECT seq, idx, n FROM run WHERE stream = ? AND idx < ? ORDER BY seq DESC LIMIT 1"},
@@ -192,6 +195,30 @@ func blob(stmt *sql.Stmt, args ...any) ([]byte, error) {
 		return nil, nil
 	}
 	return b, err
+}
+
+// part is a blob that belongs to a segment.
+type part struct {
+	seg  uint64
+	blob []byte
+}
+
+// parts runs a statement that gives blobs of segments.
+func parts(stmt *sql.Stmt, args ...any) ([]part, error) {
+	rows, err := stmt.Query(args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var list []part
+	for rows.Next() {
+		var p part
+		if err := rows.Scan(&p.seg, &p.blob); err != nil {
+			return nil, err
+		}
+		list = append(list, p)
+	}
+	return list, rows.Err()
 }
 
 // indices runs a statement that gives indices.

@@ -124,9 +124,15 @@ func (t *tail) find(h record.Hash) (index uint64, ok bool) {
 type stored struct {
 	st  *store
 	seg uint64
+	// What was read already: the members that have a term.
+	term    term
+	members []byte
 }
 
 func (f stored) or(s set, t term) error {
+	if f.members != nil && t == f.term {
+		return s.or(f.members)
+	}
 	b, err := blob(f.st.post, f.seg, t.field, []byte(t.value))
 	if err != nil || b == nil {
 		return err
@@ -177,20 +183,24 @@ func (f stored) times(visit func(int64) bool) error {
 // chooses the bucket. A false hit is found out when the entry is read.
 const leafPrefix = 3
 
-// find returns the indices whose leaf hash may be h.
-func (f stored) find(h record.Hash) ([]uint64, error) {
-	b, err := blob(f.st.leaf, f.seg, h[0])
+const leafWidth = leafPrefix + 2
+
+// findLeaf returns the indices of entries in full segments whose leaf hash may
+// be h, newest first.
+func (st *store) findLeaf(h record.Hash) ([]uint64, error) {
+	buckets, err := parts(st.leaves, h[0])
 	if err != nil {
 		return nil, err
 	}
-	const width = leafPrefix + 2
-	if len(b)%width != 0 {
-		return nil, fmt.Errorf("%w: a leaf bucket of %d bytes", errDamaged, len(b))
-	}
 	var list []uint64
-	for ; len(b) > 0; b = b[width:] {
-		if string(b[:leafPrefix]) == string(h[1:1+leafPrefix]) {
-			list = append(list, f.seg*f.st.segment+uint64(binary.BigEndian.Uint16(b[leafPrefix:])))
+	for _, p := range buckets {
+		if len(p.blob)%leafWidth != 0 {
+			return nil, fmt.Errorf("%w: a leaf bucket of %d bytes", errDamaged, len(p.blob))
+		}
+		for i := len(p.blob) - leafWidth; i >= 0; i -= leafWidth {
+			if b := p.blob[i : i+leafWidth]; string(b[:leafPrefix]) == string(h[1:1+leafPrefix]) {
+				list = append(list, p.seg*st.segment+uint64(binary.BigEndian.Uint16(b[leafPrefix:])))
+			}
 		}
 	}
 	return list, nil
@@ -207,9 +217,12 @@ func (st *store) writeSegment(ctx context.Context, t *tail, sizes map[int64]uint
 	seg := t.first / t.size
 	last := t.leaves[len(t.leaves)-1]
 	z := t.zone
-	_, err = tx.ExecContext(ctx, "INSERT INTO segment VALUES (?, ?, ?, ?, ?, ?, ?)", seg,
-		z.minTime, z.maxTime, z.minExchange[:], z.maxExchange[:], last[:], encodeTimes(t.clock))
+	_, err = tx.ExecContext(ctx, "INSERT INTO zone VALUES (?, ?, ?, ?, ?, ?)", seg,
+		z.minTime, z.maxTime, z.minExchange[:], z.maxExchange[:], last[:])
 	if err != nil {
+		return err
+	}
+	if _, err := tx.ExecContext(ctx, "INSERT INTO clock VALUES (?, ?)", seg, encodeTimes(t.clock)); err != nil {
 		return err
 	}
 	post, err := tx.PrepareContext(ctx, "INSERT INTO post VALUES (?, ?, ?, ?)")

@@ -34,18 +34,17 @@ func Entries(bundle []byte) iter.Seq2[[]byte, error] {
 // Truncate returns the first n entries of a bundle.
 func Truncate(bundle []byte, n int) ([]byte, error) {
 	end, count := 0, 0
+	if n <= 0 {
+		return bundle[:0:0], nil
+	}
 	for entry, err := range Entries(bundle) {
 		if err != nil {
 			return nil, err
 		}
-		if count == n {
-			break
-		}
 		end += 2 + len(entry)
-		count++
+		if count++; count == n {
+			return bundle[:end:end], nil
+		}
 	}
-	if count < n {
-		return nil, fmt.Errorf("%w: an entry bundle has %d entries of %d", ErrCorrupt, count, n)
-	}
-	return bundle[:end:end], nil
+	return nil, fmt.Errorf("%w: an entry bundle has %d entries of %d", ErrCorrupt, count, n)
 }

@@ -1,8 +1,10 @@
 package tlog_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -23,11 +25,12 @@ type witnessServer struct {
 	key    *keys.Private
 	server *httptest.Server
 	down   atomic.Bool
+	asked  chan string // the requests, as far as there is room
 }
 
 func startWitness(t testing.TB, name string, log keys.Public) *witnessServer {
 	t.Helper()
-	w := &witnessServer{key: newKey(t, name, keys.Cosignature)}
+	w := &witnessServer{key: newKey(t, name, keys.Cosignature), asked: make(chan string, 1000)}
 	store, err := sqlite.OpenWitness(context.Background(), filepath.Join(t.TempDir(), "witness.db"))
 	if err != nil {
 		t.Fatal(err)
@@ -42,6 +45,15 @@ func startWitness(t testing.TB, name string, log keys.Public) *witnessServer {
 			http.Error(rw, "down", http.StatusBadGateway)
 			return
 		}
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			return
+		}
+		select {
+		case w.asked <- string(body):
+		default:
+		}
+		r.Body = io.NopCloser(bytes.NewReader(body))
 		handler.ServeHTTP(rw, r)
 	}))
 	t.Cleanup(func() {
@@ -95,12 +107,24 @@ func TestResume(t *testing.T) {
 	if err != nil || !strings.Contains(string(unpublished), "\n5\n") {
 		t.Fatalf("signed is\n%s%v", unpublished, err)
 	}
-	// Nothing new is signed before the old one went out, though there is more.
-	f.start()
-	f.mustSubmit(p.batch(2)...)
+	for len(ws[1].asked) > 0 {
+		<-ws[1].asked
+	}
 	ws[0].down.Store(false)
+	// It goes out first, as it is, though there is more by then.
+	if err := f.open(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	go f.log.Run(ctx)
+	f.mustSubmit(p.batch(2)...)
 	f.published(8)
+	if first := <-ws[1].asked; !strings.HasSuffix(first, "\n\n"+string(unpublished)) {
+		t.Errorf("the witness was first asked for\n%s\nwant\n%s", first, unpublished)
+	}
 	f.checkTree()
+	cancel()
+	f.stop()
 }
 
 // TestWitnessAhead starts a log whose database, with everything beside it, was
@@ -183,4 +207,52 @@ func (s savedFile) restore() {
 	if err := os.WriteFile(s.path, s.data, 0o600); err != nil {
 		s.t.Fatal(err)
 	}
+}
+
+// TestLostSignedFile follows the advice that the error gives.
+func TestLostSignedFile(t *testing.T) {
+	f := newFixture(t)
+	ws := f.witnesses(1)
+	f.start()
+	p := f.producer("proxy-1")
+	f.mustSubmit(p.batch(3)...)
+	f.published(6)
+	f.stop()
+	path := filepath.Join(f.dir, "log.db.signed")
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.open(); !errors.Is(err, sqlite.ErrNoSigned) {
+		t.Fatalf("without the last signed checkpoint: %v", err)
+	}
+	resp, cosigned := call(t, "GET", ws[0].server.URL+"/"+witness.OriginHash(f.key.Name)+"/checkpoint", nil)
+	if resp.StatusCode != http.StatusOK {
+		t.Fatalf("the witness answered %s", resp.Status)
+	}
+	if err := os.WriteFile(path, cosigned, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f.start()
+	f.mustSubmit(p.batch(3)...)
+	f.published(10)
+	f.checkTree()
+}
+
+// TestStricterPolicy restarts a log with witnesses that it did not have.
+func TestStricterPolicy(t *testing.T) {
+	f := newFixture(t).start()
+	f.producer("proxy-1")
+	f.published(2)
+	f.stop()
+	f.witnesses(2)
+	if err := f.open(); err != nil {
+		t.Fatal(err)
+	}
+	if _, body, ok := f.log.Checkpoint(); ok {
+		t.Errorf("a checkpoint without a quorum is shown: %+v", body)
+	}
+	f.stop()
+	f.start()
+	f.published(2)
+	f.checkTree()
 }

@@ -7,7 +7,8 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"time"
+
+	"github.com/sealtap/sealtap/serve"
 )
 
 const (
@@ -34,27 +35,7 @@ func (s *Server) Handler() http.Handler {
 // Serve answers requests on ln until ctx ends, finishes those under way, and
 // closes ln. It returns nil when ctx ended.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
-	srv := &http.Server{
-		Handler:           s.Handler(),
-		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       15 * time.Second,
-		WriteTimeout:      30 * time.Second,
-		IdleTimeout:       2 * time.Minute, // clients keep connections (tlog-witness, "HTTP Interface")
-		MaxHeaderBytes:    16 << 10,
-	}
-	failed := make(chan error, 1)
-	go func() { failed <- srv.Serve(ln) }()
-	select {
-	case err := <-failed:
-		return fmt.Errorf("serving witness: %w", err)
-	case <-ctx.Done():
-	}
-	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-	defer cancel()
-	if err := srv.Shutdown(grace); err != nil {
-		return errors.Join(fmt.Errorf("stopping witness: %w", err), srv.Close())
-	}
-	return nil
+	return serve.HTTP(ctx, ln, s.Handler())
 }
 
 // serveAdd serves add-checkpoint.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -17,8 +19,8 @@ import (
 	"github.com/sealtap/sealtap/tlog/client"
 )
 
-// state makes a statement of the operator about keys and has the log take it.
-// Somebody else may make one at the same time: then the number is tried again.
+// state makes a statement of the operator about keys, has the log take it, and
+// returns once it lies under a published head: from then on everybody sees it.
 func (rd *reader) state(ctx context.Context, operator *keys.Private, c record.KeyChange) (index uint64, err error) {
 	c.Origin = rd.head.Origin
 	c.Number = rd.ring.Number + 1
@@ -35,8 +37,24 @@ func (rd *reader) state(ctx context.Context, operator *keys.Private, c record.Ke
 	if len(resp.GetRuns()) != 1 {
 		return 0, failure{errors.New("the log does not say where it put the statement")}
 	}
-	return resp.GetRuns()[0].GetFirstIndex(), nil
+	index = resp.GetRuns()[0].GetFirstIndex()
+	for end := time.Now().Add(publication); rd.head.Size <= index; {
+		if time.Now().After(end) {
+			return index, fmt.Errorf("the log has taken the statement as entry %d, but publishes no head with it: are its witnesses up?", index)
+		}
+		time.Sleep(20 * time.Millisecond)
+		if err := rd.refresh(ctx); err != nil {
+			return index, err
+		}
+	}
+	if got, err := rd.tree.Entry(ctx, index); err != nil || !bytes.Equal(got, entry) {
+		return index, failure{errors.Join(err, fmt.Errorf("the log holds something else as entry %d than the statement it took", index))}
+	}
+	return index, nil
 }
+
+// publication is how long a statement may take into a published head.
+const publication = 10 * time.Second
 
 // statement makes a command that submits a statement of the operator.
 func statement(use, short, long string, change func(args []string) (record.KeyChange, error), done string) (*cobra.Command, *reading) {

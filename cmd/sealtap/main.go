@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/http"
 	"os"
 	"os/signal"
 	"runtime"
@@ -124,6 +125,9 @@ func exitCode(err error) int {
 	}
 	if errors.Is(err, client.ErrVerification) {
 		return exitFailed
+	}
+	if p := (*client.Problem)(nil); errors.As(err, &p) && p.Status == http.StatusBadRequest {
+		return exitUsage // a filter that the log does not understand
 	}
 	return exitUnfinished
 }

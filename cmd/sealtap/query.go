@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	sealtapv1 "github.com/sealtap/sealtap/proto/sealtap/v1"
 	"github.com/sealtap/sealtap/record"
@@ -50,7 +52,9 @@ before, and is checked against the filters again. What must be complete has to b
 
 A person gets a row for each exchange; --stage and --json show single records.`,
 		Args: exactArgs(),
-		RunE: func(cmd *cobra.Command, _ []string) error { return s.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr()) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return s.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
 	}
 	s.flags(cmd)
 	for _, f := range filters {
@@ -119,7 +123,7 @@ func (s *search) run(ctx context.Context, stdout, stderr io.Writer) error {
 		return printJSON(stdout, out)
 	}
 	if byExchange {
-		err = printExchanges(ctx, stdout, rd, list)
+		err = printExchanges(ctx, stdout, rd, list, narrow(stdout))
 	} else {
 		err = printRecords(stdout, list)
 	}
@@ -223,22 +227,29 @@ func matchTime(ns int64, v url.Values) error {
 }
 
 // printExchanges prints a line for each response, beside its request, which is
-// looked up and proven too.
-func printExchanges(ctx context.Context, w io.Writer, rd *reader, responses []row) error {
+// looked up and proven too. On a narrow terminal an index stands for the exchange.
+func printExchanges(ctx context.Context, w io.Writer, rd *reader, responses []row, narrow bool) error {
 	tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(tw, "TIME (UTC)\tWHO\tMETHOD\tSTATUS\tANSWER\tEXCHANGE\tPATH")
+	head, format := "TIME (UTC)\tWHO\tMETHOD\tSTATUS\tANSWER\tEXCHANGE\tPATH", "2006-01-02 15:04:05.000"
+	if narrow {
+		head, format = "TIME (UTC)\tWHO\tMETHOD\tSTATUS\tANSWER\tID\tPATH", "15:04:05.000"
+	}
+	fmt.Fprintln(tw, head)
 	for _, p := range responses {
 		q, err := rd.requestOf(ctx, p)
 		if err != nil {
 			return err
 		}
-		a := p.entry.Record.GetResponse()
+		a, id := p.entry.Record.GetResponse(), p.view.Exchange
+		if narrow {
+			id = strconv.FormatUint(p.index, 10)
+		}
 		at, who, method, path := p.entry.Record.GetTime(), "-", "-", "-"
 		if q != nil {
 			at, who, method, path = q.entry.Record.GetTime(), whoText(q.entry.Record), q.view.Method, q.target()
 		}
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", time.Unix(0, at).UTC().Format("2006-01-02 15:04:05.000"), printable(who), printable(method), statusText(a), answerText(a),
-			p.view.Exchange, printable(path))
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", time.Unix(0, at).UTC().Format(format), printable(who), printable(method),
+			statusText(a), answerText(a), id, printable(path))
 	}
 	return tw.Flush()
 }
@@ -319,6 +330,16 @@ func answerText(p *sealtapv1.Response) string {
 		return "unchanged"
 	}
 	return "CHANGED"
+}
+
+// narrow reports whether w is a terminal without room for exchange ids.
+func narrow(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	width, _, err := term.GetSize(int(f.Fd()))
+	return err == nil && width < 120
 }
 
 // printable keeps what clients chose from playing with the terminal.

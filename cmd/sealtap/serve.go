@@ -19,17 +19,15 @@ import (
 	"github.com/sealtap/sealtap/proxy/spool"
 	"github.com/sealtap/sealtap/query"
 	"github.com/sealtap/sealtap/record"
+	"github.com/sealtap/sealtap/serve"
 	"github.com/sealtap/sealtap/storage/sqlite"
 	"github.com/sealtap/sealtap/tlog"
 	"github.com/sealtap/sealtap/tlog/client"
 	"github.com/sealtap/sealtap/witness"
 )
 
-// How long the parts of a clean stop may take.
-const (
-	flushTime = 5 * time.Second
-	graceTime = 5 * time.Second
-)
+// flushTime is how long a proxy that stops hands its last records to the log.
+const flushTime = 5 * time.Second
 
 // service is one component, ready to run: its files are open and it listens.
 type service struct {
@@ -138,7 +136,7 @@ func startLog(ctx context.Context, c *config.Log, logger *slog.Logger) (_ *servi
 	return &service{
 		addr: ln.Addr().String(),
 		run: func(ctx context.Context) error {
-			return together(ctx, l.Run, index.Run, func(ctx context.Context) error { return serveHTTP(ctx, ln, mux) })
+			return together(ctx, l.Run, index.Run, func(ctx context.Context) error { return serve.HTTP(ctx, ln, mux) })
 		},
 		close: closers.close,
 	}, nil
@@ -257,26 +255,6 @@ func together(ctx context.Context, run ...func(context.Context) error) error {
 		cancel()
 	}
 	return err
-}
-
-// serveHTTP serves the log until ctx ends.
-func serveHTTP(ctx context.Context, ln net.Listener, h http.Handler) error {
-	srv := &http.Server{
-		Handler: h, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, WriteTimeout: 2 * time.Minute, IdleTimeout: 2 * time.Minute,
-	}
-	failed := make(chan error, 1)
-	go func() { failed <- srv.Serve(ln) }()
-	select {
-	case err := <-failed:
-		return fmt.Errorf("serving %s: %w", ln.Addr(), err)
-	case <-ctx.Done():
-	}
-	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), graceTime)
-	defer cancel()
-	if err := srv.Shutdown(grace); err != nil {
-		return errors.Join(err, srv.Close())
-	}
-	return nil
 }
 
 // newLogger logs in text for people and in JSON for machines.

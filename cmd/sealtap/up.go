@@ -99,6 +99,22 @@ func (s *stack) push(ctx context.Context, sv *service) {
 
 func (s *stack) start(ctx context.Context, c *config.File, logger *slog.Logger) error {
 	s.failed = make(chan error, len(c.Witnesses)+2)
+	if err := s.startLog(ctx, c, logger); err != nil {
+		return err
+	}
+	if err := s.enrolled(ctx, c); err != nil {
+		return err
+	}
+	p, err := startProxy(c.Proxy, c.SHA256, logger)
+	if err != nil {
+		return err
+	}
+	s.push(ctx, p)
+	return nil
+}
+
+// startLog starts the witnesses and the log, and waits for its first head.
+func (s *stack) startLog(ctx context.Context, c *config.File, logger *slog.Logger) error {
 	for _, w := range c.Witnesses {
 		sv, err := startWitness(ctx, w, logger)
 		if err != nil {
@@ -111,41 +127,39 @@ func (s *stack) start(ctx context.Context, c *config.File, logger *slog.Logger) 
 		return err
 	}
 	s.push(ctx, log)
-	if err := s.enrolled(ctx, c); err != nil {
-		return err
-	}
-	p, err := startProxy(c.Proxy, c.SHA256, logger)
-	if err != nil {
-		return err
-	}
-	s.push(ctx, p)
-	return nil
-}
-
-// enrolled waits for the log's first head and sees to it that the proxy's key is
-// enrolled, as an operator would with sealtap enrol.
-func (s *stack) enrolled(ctx context.Context, c *config.File) error {
-	key, err := keys.Load(string(c.Proxy.Key))
-	if err != nil {
-		return err
-	}
-	r := reading{log: c.Proxy.Log.String(), policyFile: string(c.Proxy.Policy)}
+	r := reading{log: c.Proxy.Log.String(), policyFile: string(c.Log.Policy)}
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
-	var rd *reader
 	for {
-		rd, err = r.open(ctx)
-		if err == nil || !errors.Is(err, client.ErrUnavailable) {
-			break
+		_, err := r.open(ctx)
+		if !errors.Is(err, client.ErrUnavailable) {
+			return err
 		}
 		select {
 		case ferr := <-s.failed:
 			return ferr
 		case <-ctx.Done():
 			return fmt.Errorf("waiting for the log's first cosigned head: %w", err)
-		case <-time.After(50 * time.Millisecond):
+		case <-time.After(20 * time.Millisecond):
 		}
 	}
+}
+
+// enrolled sees to it that the proxy's key is enrolled, as an operator would with
+// sealtap enrol.
+func (s *stack) enrolled(ctx context.Context, c *config.File) error {
+	key, err := keys.Load(string(c.Proxy.Key))
+	if err != nil {
+		return err
+	}
+	return enrol(ctx, c, key.Public)
+}
+
+// enrol has the operator whose key is configured enrol a proxy's key, unless it
+// is enrolled.
+func enrol(ctx context.Context, c *config.File, key keys.Public) error {
+	r := reading{log: c.Proxy.Log.String(), policyFile: string(c.Proxy.Policy)}
+	rd, err := r.open(ctx)
 	if err != nil {
 		return err
 	}
@@ -159,7 +173,7 @@ func (s *stack) enrolled(ctx context.Context, c *config.File) error {
 	if err != nil {
 		return err
 	}
-	_, err = rd.state(ctx, operator, record.KeyChange{Enrol: []keys.Public{key.Public}})
+	_, err = rd.state(ctx, operator, record.KeyChange{Enrol: []keys.Public{key}})
 	return err
 }
 

@@ -24,6 +24,7 @@ type reader struct {
 	pos  position
 	file *os.File // segment pos.segment; nil before it is opened
 	size int64
+	keys map[record.KeyID]*sealtapv1.WrappedKey // that were read so far: one a life
 }
 
 // outgoing is a batch for the log.
@@ -115,7 +116,7 @@ func (r *reader) collect(end position) (*outgoing, error) {
 		} else if err != nil {
 			return nil, err
 		}
-		sealed, err := all.add(fr)
+		sealed, err := all.add(fr, r.keys)
 		if err != nil {
 			return nil, err
 		}
@@ -134,16 +135,17 @@ func (r *reader) collect(end position) (*outgoing, error) {
 	return whole, nil
 }
 
-// add adds a frame and reports whether it is a seal.
-func (o *outgoing) add(fr frame) (sealed bool, err error) {
+// add adds a frame and reports whether it is a seal. A batch carries every data
+// key that its openings need, since the log may not have kept an earlier one.
+func (o *outgoing) add(fr frame, known map[record.KeyID]*sealtapv1.WrappedKey) (sealed bool, err error) {
 	item := new(sealtapv1.Item)
 	switch fr.typ {
 	case frameKey:
 		k := new(sealtapv1.WrappedKey)
-		if err := proto.Unmarshal(fr.payload, k); err != nil {
-			return false, fmt.Errorf("%w: a data key cannot be read: %w", ErrDamaged, err)
+		if err := proto.Unmarshal(fr.payload, k); err != nil || len(k.GetId()) != len(record.KeyID{}) {
+			return false, fmt.Errorf("%w: a data key cannot be read", ErrDamaged)
 		}
-		o.req.Keys = append(o.req.Keys, k)
+		known[record.KeyID(k.GetId())] = k
 		return false, nil
 	case frameRecord:
 		if item.Entry, item.Openings, err = splitRecord(fr.payload); err != nil {
@@ -153,6 +155,15 @@ func (o *outgoing) add(fr frame) (sealed bool, err error) {
 		item.Entry, sealed = fr.payload, true
 	default:
 		return false, nil
+	}
+	if len(item.GetOpenings()) > 0 {
+		id, err := record.BoxKey(item.GetOpenings())
+		if err != nil {
+			return false, fmt.Errorf("%w: %w", ErrDamaged, err)
+		}
+		if k := known[id]; k != nil && !slices.Contains(o.req.GetKeys(), k) {
+			o.req.Keys = append(o.req.Keys, k)
+		}
 	}
 	o.req.Items = append(o.req.Items, item)
 	o.leaves = append(o.leaves, record.LeafHash(item.Entry))

@@ -176,7 +176,7 @@ func Open(cfg Config) (*Spool, error) {
 			return nil, err
 		}
 	}
-	s.sub.reader.dir = cfg.Dir
+	s.sub.reader.dir, s.sub.reader.keys = cfg.Dir, make(map[record.KeyID]*sealtapv1.WrappedKey)
 	s.sub.kick, s.sub.room, s.sub.first = make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{}, 1)
 	err = s.begin()
 	if err == nil {

@@ -89,7 +89,7 @@ func readBack(t testing.TB, dir string, key *keys.Private) []*life {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := reader{dir: dir, pos: position{segment: numbers[0]}}
+	r := reader{dir: dir, pos: position{segment: numbers[0]}, keys: make(map[record.KeyID]*sealtapv1.WrappedKey)}
 	defer r.close()
 	var lives []*life
 	at := make(map[record.Stream]*life)

@@ -27,12 +27,18 @@ type Faulty struct {
 
 	mu     sync.Mutex
 	faults map[string][]Fault // by the name of the method
-	slow   map[string]chan struct{}
+	held   map[string]*hold
+}
+
+// hold makes calls wait.
+type hold struct {
+	reached, release chan struct{}
+	once             sync.Once
 }
 
 // NewFaulty returns a storage that keeps everything in s.
 func NewFaulty(s storage.Log) *Faulty {
-	return &Faulty{Log: s, faults: make(map[string][]Fault), slow: make(map[string]chan struct{})}
+	return &Faulty{Log: s, faults: make(map[string][]Fault), held: make(map[string]*hold)}
 }
 
 // Fail makes the next calls of a method fail, one for each fault.
@@ -42,23 +48,24 @@ func (f *Faulty) Fail(method string, faults ...Fault) {
 	f.faults[method] = append(f.faults[method], faults...)
 }
 
-// Hold makes calls of a method wait until the function that it returns is called.
-func (f *Faulty) Hold(method string) (release func()) {
-	c := make(chan struct{})
+// Hold makes calls of a method wait until the function that it returns is
+// called. The channel is closed when the first call waits.
+func (f *Faulty) Hold(method string) (reached <-chan struct{}, release func()) {
+	h := &hold{reached: make(chan struct{}), release: make(chan struct{})}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.slow[method] = c
-	return func() {
+	f.held[method] = h
+	return h.reached, func() {
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		delete(f.slow, method)
-		close(c)
+		delete(f.held, method)
+		close(h.release)
 	}
 }
 
 func (f *Faulty) call(ctx context.Context, method string, do func(context.Context) error) error {
 	f.mu.Lock()
-	held := f.slow[method]
+	held := f.held[method]
 	fault, faulty := Failed, false
 	if list := f.faults[method]; len(list) > 0 {
 		fault, faulty = list[0], true
@@ -66,7 +73,8 @@ func (f *Faulty) call(ctx context.Context, method string, do func(context.Contex
 	}
 	f.mu.Unlock()
 	if held != nil {
-		<-held
+		held.once.Do(func() { close(held.reached) })
+		<-held.release
 	}
 	switch {
 	case !faulty:
@@ -103,4 +111,14 @@ func (f *Faulty) SetSigned(ctx context.Context, h storage.Head) error {
 // SetPublished implements [storage.Log].
 func (f *Faulty) SetPublished(ctx context.Context, h storage.Head) error {
 	return f.call(ctx, "SetPublished", func(ctx context.Context) error { return f.Log.SetPublished(ctx, h) })
+}
+
+// PackedBundle passes on what the storage can do beside its contract.
+func (f *Faulty) PackedBundle(ctx context.Context, n uint64) ([]byte, error) {
+	if p, ok := f.Log.(interface {
+		PackedBundle(context.Context, uint64) ([]byte, error)
+	}); ok {
+		return p.PackedBundle(ctx, n)
+	}
+	return nil, storage.ErrNotFound
 }

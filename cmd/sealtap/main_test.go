@@ -1,0 +1,225 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"sealtap":  main,
+		"upstream": upstream,
+		"load":     load,
+		"tamper":   tamper,
+	})
+}
+
+// TestScript runs the stories in testdata/script. Each has the names of free
+// addresses in its environment: PROXY, LOG, UPSTREAM.
+func TestScript(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Setup: func(e *testscript.Env) error {
+			for _, name := range []string{"PROXY", "LOG", "UPSTREAM"} {
+				l, err := net.Listen("tcp", "127.0.0.1:0")
+				if err != nil {
+					return err
+				}
+				e.Setenv(name, l.Addr().String())
+				e.Defer(func() { l.Close() })
+				l.Close()
+			}
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"await":    await,
+			"get":      get,
+			"term":     terminate,
+			"readme":   readme,
+			"exits":    exits,
+			"oneline":  oneline,
+			"newest":   newest,
+			"crash":    crash,
+			"recorded": recorded,
+		},
+		Condition: func(cond string) (bool, error) {
+			if name, ok := strings.CutPrefix(cond, "has:"); ok {
+				_, err := exec.LookPath(name)
+				return err == nil, nil
+			}
+			return false, fmt.Errorf("unknown condition %q", cond)
+		},
+	})
+}
+
+// await ADDR… waits until somebody listens there.
+func await(ts *testscript.TestScript, neg bool, args []string) {
+	for _, addr := range args {
+		for end := time.Now().Add(20 * time.Second); ; {
+			c, err := net.Dial("tcp", addr)
+			if err == nil {
+				c.Close()
+				break
+			}
+			if time.Now().After(end) {
+				ts.Fatalf("nobody listens on %s: %v", addr, err)
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
+}
+
+// get URL [NAME] sends a request as alice, and sets NAME to the exchange id.
+// It tries for a while: what answers may just be starting.
+func get(ts *testscript.TestScript, neg bool, args []string) {
+	req, err := http.NewRequest("GET", args[0], nil)
+	ts.Check(err)
+	req.SetBasicAuth("alice", "open-sesame")
+	for end := time.Now().Add(10 * time.Second); ; {
+		resp, err := http.DefaultClient.Do(req)
+		if err == nil {
+			_, err = io.Copy(io.Discard, resp.Body)
+			resp.Body.Close()
+		}
+		if err == nil {
+			if len(args) > 1 {
+				ts.Setenv(args[1], resp.Header.Get("Sealtap-Exchange"))
+			}
+			return
+		}
+		if time.Now().After(end) {
+			ts.Fatalf("%v", err)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// terminate NAME sends SIGTERM to every running sealtap NAME.
+func terminate(ts *testscript.TestScript, neg bool, args []string) {
+	n := 0
+	for _, c := range ts.BackgroundCmds() {
+		if len(c.Args) > 1 && c.Args[1] == args[0] && c.Process.Signal(syscall.SIGTERM) == nil {
+			n++
+		}
+	}
+	if n == 0 {
+		ts.Fatalf("no sealtap %s is running", args[0])
+	}
+}
+
+// readme checks that README's quick start is what the script runs: every line
+// of its first shell block that starts with "sealtap" stands in the script.
+func readme(ts *testscript.TestScript, neg bool, args []string) {
+	text, err := os.ReadFile(filepath.Join(repository(), "README.md"))
+	ts.Check(err)
+	script, err := os.ReadFile(filepath.Join(repository(), "cmd/sealtap/testdata/script", args[0]))
+	ts.Check(err)
+	_, block, _ := strings.Cut(string(text), "```sh\n")
+	block, _, ok := strings.Cut(block, "```")
+	if !ok {
+		ts.Fatalf("README.md has no shell block")
+	}
+	n := 0
+	for line := range strings.Lines(block) {
+		line, _, _ = strings.Cut(strings.TrimSpace(line), "  #")
+		if !strings.HasPrefix(line, "./sealtap ") {
+			continue
+		}
+		n++
+		if !bytes.Contains(script, []byte("# README: "+strings.TrimSpace(line)+"\n")) {
+			ts.Fatalf("README.md says %q, and %s does not run it", line, args[0])
+		}
+	}
+	if n < 3 {
+		ts.Fatalf("the quick start of README.md has %d sealtap commands", n)
+	}
+}
+
+func repository() string { return filepath.Join("..", "..") }
+
+// upstream ADDR answers every request with its path and body.
+func upstream() {
+	err := http.ListenAndServe(os.Args[1], http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		fmt.Fprintf(w, "hello from %s %s\n", r.URL.Path, body)
+	}))
+	fmt.Fprintln(os.Stderr, err)
+	os.Exit(1)
+}
+
+// load URL N FILE sends up to N requests, eight at a time, and appends the
+// exchange id of each that was answered in full to FILE. It ends well when the
+// proxy goes away.
+func load() {
+	n, err := strconv.Atoi(os.Args[2])
+	if err != nil {
+		panic(err)
+	}
+	f, err := os.OpenFile(os.Args[3], os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o644)
+	if err != nil {
+		panic(err)
+	}
+	work := make(chan int)
+	done := make(chan bool)
+	for range 8 {
+		go func() {
+			defer func() { done <- true }()
+			for i := range work {
+				resp, err := http.Post(os.Args[1]+"/load/"+strconv.Itoa(i), "text/plain", strings.NewReader("x"))
+				if err != nil {
+					continue
+				}
+				body, err := io.ReadAll(resp.Body)
+				resp.Body.Close()
+				if err == nil && resp.StatusCode == http.StatusOK && len(body) > 0 {
+					fmt.Fprintln(f, resp.Header.Get("Sealtap-Exchange"))
+				}
+			}
+		}()
+	}
+	for i := range n {
+		work <- i
+	}
+	close(work)
+	for range 8 {
+		<-done
+	}
+	os.Exit(0)
+}
+
+// tamper flip DB INDEX flips a bit of a stored entry; tamper drop DB NEWDB INDEX
+// KEY removes an entry, rebuilds the tree and signs it with the log's key.
+func tamper() {
+	var err error
+	ctx := context.Background()
+	switch os.Args[1] {
+	case "flip":
+		index, _ := strconv.ParseUint(os.Args[3], 10, 64)
+		err = alterEntry(ctx, os.Args[2], index, func(entry []byte) { entry[len(entry)/2] ^= 1 })
+	case "drop":
+		index, _ := strconv.ParseUint(os.Args[4], 10, 64)
+		key, kerr := loadKey("key", os.Args[5], 1)
+		if err = kerr; err == nil {
+			err = dropEntry(ctx, os.Args[2], os.Args[3], index, key)
+		}
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
