@@ -367,4 +367,3 @@ func TestRetry(t *testing.T) {
 		t.Errorf("%d connections, detail %q", n, d)
 	}
 }
-
