@@ -32,26 +32,6 @@ func (h *handler) head() (head, error) {
 	return head{signed, body}, nil
 }
 
-// proof serves GET /v1/records/{index}/proof.
-func (h *handler) proof(w http.ResponseWriter, r *http.Request) error {
-	if err := onlyParameters(r); err != nil {
-		return err
-	}
-	at, err := h.head()
-	if err != nil {
-		return err
-	}
-	index, _, _, err := h.entry(r, at.body.Size)
-	if err != nil {
-		return err
-	}
-	p, err := h.logProof(r.Context(), index, at)
-	if err != nil {
-		return err
-	}
-	return writeText(w, p.Marshal())
-}
-
 // evidence serves GET /v1/records/{index}/evidence.
 func (h *handler) evidence(w http.ResponseWriter, r *http.Request) error {
 	disclose, err := h.wantsOpenings(r)

@@ -164,12 +164,6 @@ func TestEvidenceOfOtherEntries(t *testing.T) {
 		if ev.Producer != nil || ev.Beacon != nil || ev.Genesis == nil || (ev.KeyChange != nil) != keyChange {
 			t.Errorf("evidence of entry %d: %+v", index, ev)
 		}
-		w := get(h, fmt.Sprintf("/v1/records/%d/proof", index))
-		var p tlogproof.TLogProof
-		if err := p.Unmarshal(w.Body.Bytes()); err != nil || w.Code != 200 {
-			t.Fatalf("proof of %d: %d %v", index, w.Code, err)
-		}
-		verify(t, p, l.entries[index], l.key.Public, origin)
 	}
 }
 

@@ -48,7 +48,7 @@ type handler struct {
 	opener *opener // nil if there is nothing to open
 }
 
-// Handler serves GET /v1/records, /v1/records/{index}, its /proof and /evidence,
+// Handler serves GET /v1/records, /v1/records/{index}, its /evidence,
 // and /v1/producers.
 func (ix *Index) Handler(c HandlerConfig) http.Handler {
 	h := &handler{ix: ix, proofs: c.Proofs, reader: c.Readers}
@@ -59,7 +59,6 @@ func (ix *Index) Handler(c HandlerConfig) http.Handler {
 	for path, serve := range map[string]func(http.ResponseWriter, *http.Request) error{
 		"/v1/records":                  h.records,
 		"/v1/records/{index}":          h.record,
-		"/v1/records/{index}/proof":    h.proof,
 		"/v1/records/{index}/evidence": h.evidence,
 		"/v1/producers":                h.producers,
 	} {

@@ -156,7 +156,7 @@ func TestListing(t *testing.T) {
 	if got, _ := fetch(t, h, "path=/unpublished"); len(got) != 0 {
 		t.Errorf("unpublished records %v are shown", got)
 	}
-	for _, rest := range []string{"", "/evidence", "/proof"} {
+	for _, rest := range []string{"", "/evidence"} {
 		if w := get(h, fmt.Sprintf("/v1/records/%d%s", last, rest)); w.Code != 404 || w.Header().Get("Content-Type") != "application/problem+json" {
 			t.Errorf("unpublished record%s: %d %s", rest, w.Code, w.Body)
 		}
@@ -295,7 +295,7 @@ func TestBadParameters(t *testing.T) {
 	for url, code := range map[string]int{
 		"/v1/records/x": 400, "/v1/records/007": 400, "/v1/records/-1": 400, "/v1/records/18446744073709551615": 400, "/v1/records/99": 404,
 		"/v1/records/" + record.FormatUUID(id(1)): 400, "/v1/records/1?x=1": 400, "/v1/records/1/evidence?openings=yes": 400,
-		"/v1/records/99/evidence": 404, "/v1/records/1/proof?size=3": 400, "/v1/producers?limit=0": 400, "/v1/producers?cursor=" + cursor: 400, "/v1/records/3": 200,
+		"/v1/records/99/evidence": 404, "/v1/producers?limit=0": 400, "/v1/producers?cursor=" + cursor: 400, "/v1/records/3": 200,
 	} {
 		if w := get(h, url); w.Code != code {
 			t.Errorf("%s: %d %s", url, w.Code, w.Body)
@@ -343,7 +343,7 @@ func TestStrangeEntries(t *testing.T) {
 	}
 	// Strange entries can be shown and proven, but not what needs a tree they are not in.
 	for i := unknown; i < b; i++ {
-		for _, rest := range []string{"", "/proof", "/evidence"} {
+		for _, rest := range []string{"", "/evidence"} {
 			want := 200
 			if i == unknown+7 && rest == "/evidence" {
 				want = 200 // a seal over nothing is proven as an entry

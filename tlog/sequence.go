@@ -273,7 +273,7 @@ func (d *draft) addChange(ctx context.Context, it *item) error {
 	if err := ring.Check(it.change); err != nil {
 		return err
 	}
-	d.group.change = it.change
+	d.change = it.change
 	d.append(0, *it)
 	return nil
 }

@@ -131,7 +131,8 @@ func startLog(ctx context.Context, c *config.Log, logger *slog.Logger) (_ *servi
 	mux := http.NewServeMux()
 	mux.Handle("/", l.Handler())
 	mux.Handle("/v1/records", search)
-	mux.Handle("/v1/records/", search)
+	mux.Handle("/v1/records/{index}", search)
+	mux.Handle("/v1/records/{index}/evidence", search)
 	mux.Handle("/v1/producers", search)
 	return &service{
 		addr: ln.Addr().String(),

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/transparency-dev/tessera"
-	"github.com/transparency-dev/tessera/client"
 	"github.com/transparency-dev/tessera/storage/posix"
 	"golang.org/x/mod/sumdb/note"
 	"k8s.io/klog/v2"
@@ -219,12 +218,3 @@ func median[T int | float64 | time.Duration](list []T) T {
 	list = slices.Sorted(slices.Values(list))
 	return list[len(list)/2]
 }
-
-// builderSpec is a Tessera POSIX log on disk.
-type builderSpec struct {
-	URL      string
-	Size     uint64
-	Duration time.Duration
-}
-
-var _ = client.NewProofBuilder

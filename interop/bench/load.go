@@ -208,4 +208,3 @@ func serveUpstream(ln net.Listener) error {
 		}()
 	}
 }
-

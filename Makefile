@@ -1,0 +1,70 @@
+# Two commands do everything on a fresh machine with Go and a C compiler:
+#   go run ./cmd/sealtap demo     the main job, on the embedded default
+#   make test                     all tests
+
+GO ?= go
+VERSION ?= devel
+FUZZTIME ?= 20s
+GOBIN := $(shell $(GO) env GOPATH)/bin
+LINT_VERSION := v2.15.0
+BUF_VERSION := v1.75.0
+PROTOC_GEN_GO_VERSION := v1.36.11
+
+.PHONY: build check test unit race interop lint fuzz bench vectors proto demo
+
+build:
+	$(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o sealtap ./cmd/sealtap
+
+# Quick: format, vet, lint, short tests.
+check: lint
+	$(GO) test -short ./...
+
+# Everything, as CI runs it: all tests with the race detector, then other
+# people's programs against ours.
+test: race interop
+
+unit:
+	$(GO) test ./...
+
+race:
+	$(GO) test -race -timeout 20m ./...
+
+# A module of its own, so that the peers stay out of ours. -v prints what was
+# skipped, and why.
+interop:
+	cd interop && $(GO) vet ./... && $(GO) test -v -timeout 15m ./...
+
+lint: $(GOBIN)/golangci-lint
+	@test -z "$$(gofmt -l .)" || { echo "not formatted:"; gofmt -l .; exit 1; }
+	$(GO) vet ./...
+	$(GOBIN)/golangci-lint run ./...
+
+$(GOBIN)/golangci-lint:
+	$(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)
+
+# Each fuzz target for FUZZTIME.
+fuzz:
+	@for pkg in $$($(GO) list ./...); do \
+	  for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
+	    echo "$$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
+	  done; done
+
+# Against the peers, interleaved in one run; a few minutes.
+bench:
+	cd interop && $(GO) run ./bench
+
+# Golden values, from an implementation that shares no code with ours.
+vectors:
+	python3 scripts/vectors.py > record/testdata/vectors.json
+
+proto: $(GOBIN)/buf $(GOBIN)/protoc-gen-go
+	cd proto && PATH="$(GOBIN):$$PATH" buf lint && PATH="$(GOBIN):$$PATH" buf generate
+
+$(GOBIN)/buf:
+	$(GO) install github.com/bufbuild/buf/cmd/buf@$(BUF_VERSION)
+
+$(GOBIN)/protoc-gen-go:
+	$(GO) install google.golang.org/protobuf/cmd/protoc-gen-go@$(PROTOC_GEN_GO_VERSION)
+
+demo:
+	$(GO) run ./cmd/sealtap demo

@@ -1,0 +1,169 @@
+// Command bench measures sealtap against the goals of its design and against the
+// programs that it has to bear comparison with, built in the same run: the method
+// is in README.md. Run it in the folder of this module:
+//
+//	go run ./bench [-short] [-rows proxy,latency,append,publish,proofs,audit]
+//
+// It exits 0 when everything was measured, whether goals are met or not.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/sealtap/sealtap/interop/internal/stack"
+)
+
+func main() {
+	if len(os.Args) > 2 && os.Args[1] == "role" {
+		if err := play(os.Args[2], os.Args[3:]); err != nil {
+			fmt.Fprintf(os.Stderr, "bench: role %s: %v\n", os.Args[2], err)
+			os.Exit(1)
+		}
+		return
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// plan says how long and how often.
+type plan struct {
+	rounds   int
+	warm     time.Duration
+	load     time.Duration // of one measurement of a proxy
+	slow     time.Duration // of one at low load
+	entries  int           // of one append measurement
+	singles  int           // appends one after the other
+	tessera  int           // the same for Tessera, which takes its time
+	publish  time.Duration
+	log      uint64 // entries that proofs and audits need
+	verifier int    // rounds of audits
+	chosen   []string
+}
+
+var (
+	allRows = []string{"proxy", "latency", "append", "publish", "proofs", "audit"}
+	full    = plan{rounds: 5, warm: time.Second, load: 6 * time.Second, slow: 3 * time.Second, entries: 100_000, singles: 500, tessera: 10,
+		publish: 6 * time.Second, log: 1_000_000, verifier: 3}
+	short = plan{rounds: 3, warm: 300 * time.Millisecond, load: 1200 * time.Millisecond, slow: 700 * time.Millisecond, entries: 20_000, singles: 100, tessera: 2,
+		publish: 1500 * time.Millisecond, log: 30_000, verifier: 3}
+)
+
+// bench is a run.
+type bench struct {
+	plan
+	report
+	bin, dir string
+	upstream string // address
+	ledger   *fleet // with a proxy
+}
+
+func run(ctx context.Context) error {
+	quick := flag.Bool("short", false, "a quick run: less than a minute, rougher figures")
+	rows := flag.String("rows", strings.Join(allRows, ","), "which `ROWS` to measure")
+	dir := flag.String("dir", "", "work in `DIR`, whose disk is measured (default: a temporary one)")
+	rounds := flag.Int("rounds", 0, "how many rounds, at least 3 (default 5, or 3 with -short)")
+	flag.Parse()
+	b := &bench{plan: full}
+	if *quick {
+		b.plan = short
+	}
+	if *rounds >= 3 {
+		b.rounds = *rounds
+	} else if *rounds != 0 || flag.NArg() > 0 {
+		return errors.New("at least 3 rounds, and no arguments beside flags")
+	}
+	b.chosen = strings.Split(*rows, ",")
+	for _, r := range b.chosen {
+		if !slices.Contains(allRows, r) {
+			return fmt.Errorf("there is no row %q; there are %s", r, strings.Join(allRows, ", "))
+		}
+	}
+	var err error
+	if b.dir, err = os.MkdirTemp(*dir, "sealtap-bench"); err != nil {
+		return err
+	}
+	defer os.RemoveAll(b.dir)
+	return b.all(ctx)
+}
+
+func (b *bench) all(ctx context.Context) (err error) {
+	begin := time.Now()
+	b.say("building sealtap")
+	if b.bin, err = stack.Build(b.dir); err != nil {
+		return err
+	}
+	up, addr, err := start(roleUpstream)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, up.Stop()) }()
+	b.upstream = addr
+	if b.ledger, err = newFleet(b.bin, filepath.Join(b.dir, "ledger"), "http://"+addr); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, b.ledger.stop()) }()
+	if err = b.ledger.startProxy(); err != nil {
+		return err
+	}
+	measures := map[string]func(context.Context) error{
+		"proxy": b.proxyRows, "latency": b.latencyRow, "append": b.appendRows, "publish": b.publishRow, "proofs": b.proofsRow, "audit": b.auditRow,
+	}
+	for _, name := range allRows {
+		if !slices.Contains(b.chosen, name) {
+			continue
+		}
+		if err := measures[name](ctx); err != nil {
+			return fmt.Errorf("measuring %s: %w", name, err)
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+	if err := b.memory(); err != nil {
+		return err
+	}
+	fmt.Printf("\nSealtap benchmark, %s, %s, %d × %s, %d rounds, %v\n", begin.UTC().Format("2006-01-02"), runtime.Version(), runtime.NumCPU(), machine(),
+		b.rounds, time.Since(begin).Round(time.Second))
+	b.print(os.Stdout)
+	return nil
+}
+
+// memory remarks what the daemons of the ledger needed at most.
+func (b *bench) memory() error {
+	p, err := peakMemory(b.ledger.proxy.PID())
+	if err != nil {
+		return err
+	}
+	l, err := peakMemory(b.ledger.log.PID())
+	if err != nil {
+		return err
+	}
+	b.remark("most memory: proxy %d MiB (goal ≤ 64 MiB at 64 connections), log %d MiB (goal ≤ 256 MiB at 10 M entries)", p>>20, l>>20)
+	return nil
+}
+
+func (b *bench) say(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, "bench: "+format+"\n", args...)
+}
+
+// probe looks at the disk between measurements.
+func (b *bench) probe() (probe, error) {
+	p, err := probeDisk(b.dir, 250*time.Millisecond)
+	b.probes = append(b.probes, p)
+	return p, err
+}
