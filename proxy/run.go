@@ -65,7 +65,7 @@ func (p *Proxy) Run(ctx context.Context, l net.Listener) error {
 	if err != nil {
 		_ = srv.Close()
 	}
-	<-served
+	<-served //nolint:errcheck // it is ErrServerClosed
 	p.closeIdle()
 	return p.settle(rn)
 }

@@ -141,7 +141,7 @@ func (ix *Index) rebuild(ctx context.Context, why error) error {
 	}
 	ix.setStore(st)
 	select {
-	case <-ix.damaged: // of the old file
+	case <-ix.damaged: //nolint:errcheck // a report about the old file
 	default:
 	}
 	return ix.load(ctx)
