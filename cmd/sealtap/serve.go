@@ -23,6 +23,7 @@ import (
 	"github.com/sealtap/sealtap/storage/sqlite"
 	"github.com/sealtap/sealtap/tlog"
 	"github.com/sealtap/sealtap/tlog/client"
+	"github.com/sealtap/sealtap/web"
 	"github.com/sealtap/sealtap/witness"
 )
 
@@ -134,6 +135,8 @@ func startLog(ctx context.Context, c *config.Log, logger *slog.Logger) (_ *servi
 	mux.Handle("/v1/records/{index}", search)
 	mux.Handle("/v1/records/{index}/evidence", search)
 	mux.Handle("/v1/producers", search)
+	mux.Handle("/{$}", web.Handler())
+	mux.Handle("/explorer/", web.Handler())
 	return &service{
 		addr: ln.Addr().String(),
 		run: func(ctx context.Context) error {

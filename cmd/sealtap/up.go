@@ -218,7 +218,7 @@ func (s *stack) announce(w io.Writer, d *dataDir, c *config.File) {
 	}
 	fmt.Fprintf(w, `sealtap is up, in %s
   proxy      %s  (%s)
-  log        %s
+  log        %s  (the explorer, in a browser)
   witnesses  %s
 These witnesses run beside the log and are not independent: add others to policy.txt.
 

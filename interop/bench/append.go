@@ -144,7 +144,7 @@ func newEntry(st record.Stream, seq uint64) ([]byte, error) {
 
 // appendTessera adds entries to a new Tessera POSIX log in this process, and waits
 // for each to have its index.
-func appendTessera(s appendSpec) (_ appendResult, err error) {
+func appendTessera(s appendSpec) (appendResult, error) {
 	klog.LogToStderr(false)
 	klog.SetOutput(io.Discard)
 	skey, _, err := note.GenerateKey(rand.Reader, "bench.example/tessera")
@@ -163,13 +163,13 @@ func appendTessera(s appendSpec) (_ appendResult, err error) {
 	}
 	o := tessera.NewAppendOptions().WithCheckpointSigner(signer)
 	if s.BatchSize > 0 {
-		o = o.WithBatching(s.BatchSize, s.BatchAge)
+		o = o.WithBatching(s.BatchSize, s.BatchAge).WithPushback(2 * uint(s.InFlight))
 	}
-	a, shutdown, _, err := tessera.NewAppender(ctx, driver, o)
+	// Its shutdown would wait for the next checkpoint; the process ends instead.
+	a, _, _, err := tessera.NewAppender(ctx, driver, o)
 	if err != nil {
 		return appendResult{}, err
 	}
-	defer func() { err = errors.Join(err, shutdown(ctx)) }()
 	entries := make([][]byte, s.Entries)
 	for i := range entries {
 		entries[i] = make([]byte, entrySize)

@@ -34,16 +34,10 @@ func (f *fleet) confPath() string  { return filepath.Join(f.dir, "config.yaml") 
 
 // newFleet makes the directory and starts witnesses and log.
 func newFleet(bin, dir, upstream string) (*fleet, error) {
-	s, err := stack.Up(bin, dir, upstream)
-	if err != nil {
-		return nil, err
-	}
-	if err := s.Stop(); err != nil {
-		return nil, err
-	}
 	f := &fleet{bin: bin, dir: dir}
-	if err := f.addWitness(s.Policy); err != nil {
-		return nil, fmt.Errorf("adding a third witness: %w", err)
+	err := f.make(upstream)
+	if err != nil {
+		return nil, fmt.Errorf("making %s: %w", dir, err)
 	}
 	if f.conf, err = config.Load(f.confPath()); err != nil {
 		return nil, err
@@ -62,6 +56,34 @@ func newFleet(bin, dir, upstream string) (*fleet, error) {
 		return nil, errors.Join(err, f.stop())
 	}
 	return f, nil
+}
+
+// make has sealtap up make keys and configuration, adds a third witness, and has
+// sealtap up begin the log and enrol the proxy once more: everything in the log is
+// then cosigned by all three.
+func (f *fleet) make(upstream string) error {
+	s, err := stack.Up(f.bin, f.dir, upstream)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(s.Stop(), f.addWitness(s.Policy)); err != nil {
+		return err
+	}
+	for _, pattern := range []string{"*.db*", "spool"} {
+		old, err := filepath.Glob(filepath.Join(f.dir, pattern))
+		if err != nil {
+			return err
+		}
+		for _, path := range old {
+			if err := os.RemoveAll(path); err != nil {
+				return err
+			}
+		}
+	}
+	if s, err = stack.Up(f.bin, f.dir, ""); err != nil {
+		return err
+	}
+	return s.Stop()
 }
 
 func (f *fleet) daemon(name string) (*stack.Process, error) {
