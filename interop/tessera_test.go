@@ -5,10 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -248,26 +250,17 @@ func TestTesseraFsckFindsTampering(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			var touched atomic.Bool
-			relay := httputil.NewSingleHostReverseProxy(target)
-			srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				body := frozen
-				if r.URL.Path != "/checkpoint" {
-					rec := httptest.NewRecorder()
-					relay.ServeHTTP(rec, r)
-					if rec.Code != http.StatusOK {
-						w.WriteHeader(rec.Code)
-						return
-					}
-					body = rec.Body.Bytes()
+			base := tamper(t, target, func(path string, body []byte) []byte {
+				if path == "/checkpoint" {
+					body = frozen
 				}
-				if strings.HasPrefix(r.URL.Path, tc.prefix) {
-					body = tc.change(body)
-					touched.Store(true)
+				if !strings.HasPrefix(path, tc.prefix) {
+					return body
 				}
-				_, _ = w.Write(body)
-			}))
-			defer srv.CloseClientConnections()
-			err := check(logVerifier(t, world.log), fetcher(t, srv.URL), tc.limit)
+				touched.Store(true)
+				return tc.change(body)
+			})
+			err := check(logVerifier(t, world.log), fetcher(t, base), tc.limit)
 			if tc.pass != (err == nil) {
 				t.Errorf("fsck: %v", err)
 			}
@@ -276,4 +269,23 @@ func TestTesseraFsckFindsTampering(t *testing.T) {
 			}
 		})
 	}
+}
+
+// tamper serves a log with its answers changed.
+func tamper(t *testing.T, target *url.URL, change func(path string, body []byte) []byte) string {
+	t.Helper()
+	relay := httputil.NewSingleHostReverseProxy(target)
+	relay.ModifyResponse = func(r *http.Response) error {
+		body, err := io.ReadAll(r.Body)
+		if err != nil || r.StatusCode != http.StatusOK {
+			return err
+		}
+		body = change(r.Request.URL.Path, body)
+		r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+		r.Header.Set("Content-Length", strconv.Itoa(len(body)))
+		return nil
+	}
+	srv := httptest.NewServer(relay)
+	t.Cleanup(srv.CloseClientConnections) // not Close: an fsck that hangs keeps connections
+	return srv.URL
 }

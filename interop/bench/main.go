@@ -59,8 +59,8 @@ var (
 	allRows = []string{"proxy", "latency", "append", "publish", "proofs", "audit"}
 	full    = plan{rounds: 5, warm: time.Second, load: 5 * time.Second, slow: 2 * time.Second, entries: 100_000, singles: 500, tessera: 10,
 		publish: 5 * time.Second, log: 1_000_000, verifier: 3}
-	short = plan{rounds: 3, warm: 300 * time.Millisecond, load: 1200 * time.Millisecond, slow: 700 * time.Millisecond, entries: 20_000, singles: 100, tessera: 2,
-		publish: 1500 * time.Millisecond, log: 30_000, verifier: 3}
+	short = plan{rounds: 3, warm: 300 * time.Millisecond, load: 900 * time.Millisecond, slow: 500 * time.Millisecond, entries: 20_000, singles: 100, tessera: 2,
+		publish: time.Second, log: 30_000, verifier: 3}
 )
 
 // bench is a run.
