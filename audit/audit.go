@@ -26,6 +26,8 @@ const (
 	DefaultSkew = 5 * time.Second
 	// DefaultHeartbeatSlack is how late a heartbeat may be.
 	DefaultHeartbeatSlack = 10 * time.Second
+	// DefaultMaxBracket is how closely the witnesses are expected to place records.
+	DefaultMaxBracket = 10 * time.Minute
 
 	defaultHeartbeat = 10 * time.Second
 	maxHeartbeat     = 10 * time.Minute // a longer one would hide the end of a stream
@@ -57,6 +59,9 @@ type Options struct {
 	HeartbeatSlack time.Duration
 	// Skew is how far apart clocks may be; 0 is [DefaultSkew].
 	Skew time.Duration
+	// MaxBracket is how far apart the times may be between which the witnesses
+	// place a record, before a notice says so; 0 is [DefaultMaxBracket].
+	MaxBracket time.Duration
 	// Parallel is how many bundles are fetched at a time; 0 is 8. Each can
 	// have up to 16 MiB.
 	Parallel int
@@ -83,6 +88,7 @@ type auditor struct {
 	beacons   beaconCache        // for any goroutine
 	opened    atomic.Uint64      // openings checked
 	log       *logTree
+	brackets  brackets
 	doubts    []doubt // not more than limit
 	producers *producers
 }
@@ -99,6 +105,9 @@ func Run(ctx context.Context, src Source, o Options) (*Report, error) {
 	}
 	if o.Skew == 0 {
 		o.Skew = DefaultSkew
+	}
+	if o.MaxBracket == 0 {
+		o.MaxBracket = DefaultMaxBracket
 	}
 	if o.HeartbeatSlack == 0 {
 		o.HeartbeatSlack = DefaultHeartbeatSlack
@@ -134,6 +143,7 @@ func (a *auditor) run(ctx context.Context) error {
 	}
 	a.tree = client.NewTree(a.src, a.head.Size, a.head.Root)
 	a.producers = newProducers(a)
+	a.brackets.a = a
 	a.log = newLogTree(a)
 	if !a.scan(ctx) {
 		return nil // what the end of the log would show is not known
@@ -192,6 +202,9 @@ func (a *auditor) openHead(ctx context.Context) bool {
 	r.Checked.UnknownSignatures = signatures(signed) - 1 - len(a.head.Cosignatures)
 	return true
 }
+
+// vouched reports whether witnesses say when the head was there.
+func (a *auditor) vouched() bool { return a.quorum && a.upper > 0 }
 
 func checkpointCode(err error) Code {
 	if errors.Is(err, policy.ErrQuorum) {

@@ -143,7 +143,7 @@ func TestNotices(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w, p := shop(t)
 			test.do(w, p)
-			r := w.audit(w.publish(), audit.Options{})
+			r := w.audit(w.publish(), audit.Options{MaxBracket: 2 * time.Hour})
 			if r.Verdict != audit.Pass || len(r.Findings) != 1 || r.Findings[0].Code != test.want || r.Findings[0].Severity != audit.Notes {
 				t.Error(r.Text())
 			}

@@ -9,9 +9,7 @@ import (
 	"github.com/transparency-dev/formats/proof"
 	merkle "github.com/transparency-dev/merkle/proof"
 	"github.com/transparency-dev/merkle/rfc6962"
-	"golang.org/x/mod/sumdb/note"
 
-	"github.com/sealtap/sealtap/checkpoint"
 	"github.com/sealtap/sealtap/keys"
 	"github.com/sealtap/sealtap/record"
 	"github.com/sealtap/sealtap/witness/policy"
@@ -77,8 +75,8 @@ type verifier struct {
 	genesis   *record.Genesis
 	key       keys.Public // of the producer
 	seal      *record.Seal
-	beacon    *policy.Checkpoint
 	beaconSeq uint64
+	weak      bool  // the beacon's checkpoint does not satisfy the policy
 	lower     int64 // when the quorum had cosigned the beacon's checkpoint; 0 if not known
 }
 
@@ -158,6 +156,8 @@ func (v *verifier) checkGenesis() error {
 func (v *verifier) checkProducer() error {
 	e := v.evidence
 	switch {
+	case v.entry.Genesis != nil && e.Log.Index != 0:
+		return refuse(GenesisInvalid, "the entry is a second genesis, at index %d", e.Log.Index)
 	case v.entry.KeyChange != nil:
 		if err := v.signedByOperator(v.entry.KeyChange); err != nil {
 			return err
@@ -250,12 +250,7 @@ func (v *verifier) signedByOperator(c *record.KeyChange) error {
 	if c.Origin != v.head.Origin {
 		return refuse(KeyChangeInvalid, "the key change is meant for log %q, this is %q", c.Origin, v.head.Origin)
 	}
-	key, err := v.genesis.Operator.Verifier()
-	if err != nil {
-		return refuse(KeyChangeInvalid, "%v", err)
-	}
-	n, err := checkpoint.Verify(c.Note, note.VerifierList(key))
-	if err != nil || len(n.Sigs) != 1 || len(n.UnverifiedSigs) != 0 {
+	if err := c.Verify(v.genesis.Operator); err != nil {
 		return refuse(KeyChangeInvalid, "the key change is not signed by the operator alone: %v", err)
 	}
 	return nil
@@ -289,7 +284,11 @@ func (v *verifier) checkBeacon() error {
 	if err := v.underSeal("beacon", b.Entry, b.Proof); err != nil {
 		return err
 	}
-	cp, err := v.policy.Verify(e.Record.GetBeacon().GetCheckpoint())
+	signed := e.Record.GetBeacon().GetCheckpoint()
+	cp, err := v.policy.Verify(signed)
+	if v.weak = errors.Is(err, policy.ErrQuorum); v.weak { // as in an audit: it bounds no time, and that is all
+		cp, err = v.policy.VerifyLogOnly(signed)
+	}
 	if err != nil {
 		return refuse(checkpointCode(err), "the checkpoint in the beacon is not to be trusted: %v", err)
 	}
@@ -299,8 +298,9 @@ func (v *verifier) checkBeacon() error {
 	case cp.Size > v.evidence.Log.Index:
 		return refuse(TimeOrder, "the beacon before the record holds a checkpoint of %d entries, which covers the record itself at index %d", cp.Size, v.evidence.Log.Index)
 	}
-	v.beacon = cp
-	v.lower, _ = v.policy.QuorumTime(cp.Cosignatures)
+	if !v.weak {
+		v.lower, _ = v.policy.QuorumTime(cp.Cosignatures)
+	}
 	return nil
 }
 

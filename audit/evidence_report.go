@@ -97,9 +97,12 @@ func (v *verifier) notProven(e EvidenceEntry) (list []string) {
 		say("By when it was written: the policy asks for no witness.")
 	}
 	if v.entry.Record != nil {
-		if v.lower == 0 {
+		switch {
+		case v.weak:
+			say("Since when it can have been written: the checkpoint in its beacon does not satisfy the policy.")
+		case v.lower == 0:
 			say("Since when it can have been written: the evidence holds no beacon from before it.")
-		} else {
+		default:
 			say("That the checkpoint in its beacon is of the same history as this head; an audit of the log shows it.")
 		}
 		say("That what the record says is true: it is what %s saw, or said.", v.key.Name)

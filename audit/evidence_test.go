@@ -1,8 +1,10 @@
 package audit_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -244,6 +246,21 @@ func TestForgedEvidence(t *testing.T) {
 			x.again(nil)
 			x.proven.Genesis = x.statement(len(x.entries) - 1)
 		}, audit.GenesisInvalid},
+		{"a second genesis as the entry", func(x *exhibit) {
+			x.put(record.NewGenesis(x.log.Public, key(x.t, "operator.example", keys.Ed25519), time.Unix(epoch, 0)))
+			x.again(nil)
+			i := len(x.entries) - 1
+			x.proven = &record.Evidence{Entry: x.entries[i], Log: x.inLog(i), Genesis: x.statement(0)}
+		}, audit.GenesisInvalid},
+		{"an enrolment signed twice", func(x *exhibit) {
+			x.entries[1] = append(x.entries[1], x.entries[1][bytes.LastIndex(x.entries[1], []byte("— ")):]...)
+			x.again(nil)
+		}, audit.KeyChangeInvalid},
+		{"a seal signed twice", func(x *exhibit) {
+			s := x.proven.Producer.Checkpoint
+			s = append(bytes.Clone(s), s[bytes.LastIndex(s, []byte("— ")):]...)
+			x.proven.Producer.Checkpoint, x.proven.Beacon.Proof.Checkpoint = s, s
+		}, audit.SealSignature},
 		{"a genesis of another log", func(x *exhibit) {
 			var err error
 			if x.entries[0], err = record.NewGenesis(key(x.t, origin, keys.Ed25519).Public, x.operator, time.Unix(epoch, 0)); err != nil {
@@ -262,6 +279,11 @@ func TestForgedEvidence(t *testing.T) {
 			var e *audit.EvidenceError
 			if !errors.As(err, &e) || e.Code != test.want {
 				t.Errorf("want %s, got %v, %+v", test.want, err, r)
+			}
+			if python, err := exec.LookPath("python3"); err == nil && !testing.Short() {
+				if stranger(t, python, x.policy.Marshal(), [][]byte{x.proven.Marshal()})[0] {
+					t.Error("scripts/verify_evidence.py accepts it")
+				}
 			}
 		})
 	}

@@ -20,6 +20,9 @@ func (p *producers) finishStreams() {
 			s.skip()
 		}
 	}
+	if p.a.vouched() {
+		p.a.brackets.bound(p.a.head.Size, nanos(p.a.upper))
+	}
 	now := p.now(list)
 	newest := make(map[keys.ID]*stream)
 	for _, s := range list {
@@ -34,20 +37,23 @@ func (p *producers) finishStreams() {
 			s.finishSilence(now)
 		}
 	}
+	if p.weak > 0 {
+		p.firstWeak.Detail = fmt.Sprintf("%d checkpoints in beacons are the log's own and of this history, but do not satisfy the policy (which may have been another one then), so they bound no time. The first: %s",
+			p.weak, p.firstWeak.Detail)
+		p.a.add(p.firstWeak)
+	}
 	p.rows(list)
 	if p.ring == nil && p.a.head.Size == 0 {
 		p.a.add(finding(GenesisInvalid, "the log is empty; every log has a genesis at index 0"))
 	}
 }
 
-// now is the time that the newest thing known was made at, in Unix nanoseconds:
-// the newest cosignature, or without any the latest claim of a record.
+// now is the time of the head in Unix nanoseconds: when the quorum had cosigned
+// it (not what a single witness says, whose clock may be wrong), or where nobody
+// vouches for a time the latest claim of a record.
 func (p *producers) now(list []*stream) (now int64) {
-	for _, c := range p.a.head.Cosignatures {
-		now = max(now, nanos(c.Time))
-	}
-	if now > 0 {
-		return now
+	if p.a.vouched() {
+		return nanos(p.a.upper)
 	}
 	for _, s := range list {
 		now = max(now, s.latest)
@@ -58,6 +64,9 @@ func (p *producers) now(list []*stream) (now int64) {
 func (s *stream) finishTail(now int64) {
 	if s.tail == nil {
 		return
+	}
+	if !s.a.vouched() {
+		now = s.latest // the clocks of others prove nothing against it
 	}
 	n := s.next - s.tail.seq
 	age := time.Duration(now - s.tail.time)
@@ -104,12 +113,16 @@ func (p *producers) link(s *stream, linked map[record.Stream]*stream, list []*st
 		return
 	}
 	id := record.Stream{Producer: s.id.Producer, Incarnation: fixed16(prev.GetIncarnation())}
-	if other := linked[id]; other != nil {
-		s.add(finding(Fork, "two incarnations of producer %s, %s and %s, both go on from incarnation %s: its spool was copied", s.name, other.id.Incarnation, s.id.Incarnation, id.Incarnation), s.firstIndex, 0)
+	old, size := p.streams[id], prev.GetSize()
+	switch other := linked[id]; {
+	case other != nil:
+		s.add(notice(IncarnationBranched, "two incarnations of producer %s, %s and %s, both go on from incarnation %s: its spool was restored from an older copy, or two proxies run with its key. Nothing but heartbeats bounds what the first of the two may have lost at its end",
+			s.name, other.id.Incarnation, s.id.Incarnation, id.Incarnation), s.firstIndex, 0)
+	case old != nil && old.next > size:
+		s.add(notice(IncarnationBranched, "producer %s wrote %d more records of incarnation %s than its incarnation %s knew of when it went on from there: its spool was restored from an older copy, or two proxies run with its key",
+			s.name, old.next-size, id.Incarnation, s.id.Incarnation), s.firstIndex, 0)
 	}
 	linked[id] = s
-	old := p.streams[id]
-	size := prev.GetSize()
 	switch {
 	case old == nil && size > 0:
 		s.add(finding(RecordMissing, "all %d records of incarnation %s of producer %s are missing from the log, although its next incarnation names its seal%s",
@@ -118,9 +131,6 @@ func (p *producers) link(s *stream, linked map[record.Stream]*stream, list []*st
 	case old.next < size:
 		s.add(finding(RecordMissing, "%s, although its next incarnation names a seal over %d records%s",
 			missing(old.next, size-1, "incarnation "+id.Incarnation.String()+" of producer "+s.name), size, p.unreadable()), s.firstIndex, 0)
-	case old.next > size:
-		old.add(finding(Fork, "producer %s wrote %d records of incarnation %s after its next incarnation says that one had ended: two lives of one key",
-			s.name, old.next-size, id.Incarnation), old.lastIndex, size)
 	default:
 		if root, ok := old.past.rootAt(size); ok && !old.broken && !bytes.Equal(prev.GetRoot(), root[:]) {
 			s.add(finding(SealMismatch, "the seal over %d records of incarnation %s that its next incarnation names is not one of its tree", size, id.Incarnation), s.firstIndex, 0)

@@ -51,8 +51,9 @@ func (s *stream) inspectStart(it *item, start *sealtapv1.Start) {
 // nor before the record before it.
 func (s *stream) inspectTime(it *item) {
 	s.beacon = max(s.beacon, it.beacon)
+	s.a.brackets.place(s, it)
 	skew := int64(s.a.Skew)
-	upper, bounded := nanos(s.a.upper), s.a.quorum && s.a.upper > 0
+	upper, bounded := nanos(s.a.upper), s.a.vouched()
 	switch {
 	case it.time < s.beacon-skew:
 		s.add(finding(TimeOrder, "the record says it was made at %s, but the beacon before it holds a checkpoint cosigned at %s: it is backdated",

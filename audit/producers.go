@@ -21,6 +21,8 @@ type producers struct {
 	strays     []item // altered records, whose place in their stream is not known
 	refused    map[record.Stream]bool
 	consistent map[checkpoint.Body]bool // beacons' checkpoints compared already
+	weak       uint64                   // beacons whose checkpoints are the log's, but do not satisfy the policy
+	firstWeak  Finding                  // about the first of them
 }
 
 const (
@@ -222,10 +224,17 @@ func (p *producers) sight(ctx context.Context, it *item, seen *sighting) {
 			"the log showed producer %s another history: the cosigned checkpoint of %d entries in its beacon is not one of this log", a.nameOf(it.stream.Producer), cp.Size)
 		return
 	}
+	if seen.quorum != nil {
+		if p.weak++; p.weak == 1 {
+			p.firstWeak = notice(QuorumNotMet, "%v", seen.quorum).at(it.index).of(a.nameOf(it.stream.Producer), it.stream, it.seq)
+		}
+		return
+	}
 	a.report.Checked.Beacons++
 	if t, ok := a.Policy.QuorumTime(cp.Cosignatures); ok {
 		it.beacon = nanos(t)
 		a.log.bound(cp.Size, it.beacon)
+		a.brackets.bound(cp.Size, it.beacon)
 	}
 }
 

@@ -54,9 +54,11 @@ const (
 	EntryMalformed      Code = "entry-malformed"
 	StartMissing        Code = "start-missing"
 	UnsealedTail        Code = "unsealed-tail"
+	BracketWide         Code = "bracket-wide"
 	GapDeclared         Code = "gap-declared"
 	ProducerSilent      Code = "producer-silent"
 	IncarnationUnlinked Code = "incarnation-unlinked"
+	IncarnationBranched Code = "incarnation-branched"
 	OperatorNotPinned   Code = "operator-not-pinned"
 )
 
@@ -65,7 +67,7 @@ func (c Code) rank() int {
 	return slices.Index([]Code{
 		Rollback, Fork, CheckpointSignature, QuorumNotMet, GenesisInvalid, KeyChangeInvalid, RootMismatch, EntryAltered,
 		RecordMissing, SealMismatch, SealSignature, UnknownProducer, RecordDuplicated, TimeOrder, OpeningMismatch, TileAltered,
-		EntryMalformed, StartMissing, UnsealedTail, GapDeclared, ProducerSilent, IncarnationUnlinked, OperatorNotPinned,
+		EntryMalformed, StartMissing, UnsealedTail, BracketWide, GapDeclared, ProducerSilent, IncarnationUnlinked, IncarnationBranched, OperatorNotPinned,
 	}, c)
 }
 
@@ -120,9 +122,12 @@ type Checked struct {
 	KeyChanges uint64 `json:"key_changes"`
 	Beacons    uint64 `json:"beacons"`   // with a checkpoint that verifies and is consistent with the log
 	Bracketed  uint64 `json:"bracketed"` // records whose time is bounded on both sides
-	Openings   uint64 `json:"openings"`
-	Tiles      uint64 `json:"tiles"`
-	Other      uint64 `json:"other"` // entries of a kind that this program does not know
+	// WidestBracket is the longest time between two bounds of a record.
+	WidestBracket time.Duration `json:"widest_bracket_ns"`
+
+	Openings uint64 `json:"openings"`
+	Tiles    uint64 `json:"tiles"`
+	Other    uint64 `json:"other"` // entries of a kind that this program does not know
 	// UnknownSignatures counts signature lines of the checkpoint under audit by
 	// keys that the policy does not list: they mean nothing.
 	UnknownSignatures int `json:"unknown_signatures"`
@@ -130,14 +135,21 @@ type Checked struct {
 	Consistent bool `json:"consistent_with_state"`
 }
 
-// limit bounds the findings of one code that a report holds.
+// limit bounds the findings of one code, and the notices, that a report holds.
 const limit = 200
+
+// counted is what the limit is for: notices, which honest writers and others can
+// make as many of as they like, must not keep findings from being named.
+type counted struct {
+	code     Code
+	severity Severity
+}
 
 // findings collects findings. It may be used by several goroutines.
 type findings struct {
 	mu         sync.Mutex
 	list       []Finding
-	count      map[Code]int
+	count      map[counted]int
 	failed     bool
 	unfinished []string
 }
@@ -146,10 +158,11 @@ func (f *findings) add(x Finding) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.count == nil {
-		f.count = make(map[Code]int)
+		f.count = make(map[counted]int)
 	}
 	f.failed = f.failed || x.Severity == Finds
-	if f.count[x.Code]++; f.count[x.Code] <= limit {
+	c := counted{x.Code, x.Severity}
+	if f.count[c]++; f.count[c] <= limit {
 		f.list = append(f.list, x)
 	}
 }
@@ -175,7 +188,7 @@ func (f *findings) conclude(r *Report) {
 			if r.Omitted == nil {
 				r.Omitted = make(map[Code]int)
 			}
-			r.Omitted[c] = n - limit
+			r.Omitted[c.code] += n - limit
 		}
 	}
 	r.Unfinished = f.unfinished

@@ -32,6 +32,7 @@ type stream struct {
 	firstIndex, lastIndex uint64
 	firstTime, latest     int64 // claimed
 	beacon                int64 // when the newest checkpoint in a beacon was cosigned; 0 if there is none
+	run                   *run  // of the newest record placed
 	heartbeat             time.Duration
 	start                 *sealtapv1.Start // of sequence 0
 	stopped               bool             // the last record is a stop record

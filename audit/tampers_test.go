@@ -91,21 +91,6 @@ var tampers = []struct {
 		p.seal()
 		w.entries = append(w.entries[:6], w.entries[10:]...) // with its seal
 	}, "record-missing", 6},
-	{"an incarnation goes on after its end", func(w *world, p *producer) {
-		prev := p.head()
-		q := *p
-		p.request("/after")
-		p.seal()
-		q.restart(prev)
-		q.seal()
-	}, "fork", 10},
-	{"a spool is copied", func(w *world, p *producer) {
-		prev := p.head()
-		p.restart(prev)
-		p.seal()
-		p.restart(prev)
-		p.seal()
-	}, "fork", 12},
 	{"an incarnation goes on from another tree", func(_ *world, p *producer) {
 		prev := p.head()
 		prev.Root[0] ^= 1
@@ -173,10 +158,6 @@ var tampers = []struct {
 		p.start(head)
 		p.seal()
 	}, "seal-mismatch", 10},
-	{"a beacon without quorum", func(w *world, p *producer) {
-		p.write(beacon(w.checkpoint(3, w.witnesses[0])))
-		p.seal()
-	}, "quorum-not-met", 10},
 	{"everything but the genesis is removed", func(w *world, _ *producer) { w.entries = w.entries[:0] }, "genesis-invalid", -1},
 }
 

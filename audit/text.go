@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 )
 
 const columns = 80
@@ -93,9 +94,9 @@ func wrap(head, text string, indent int) string {
 // clean keeps what others wrote from steering a terminal.
 func clean(s string) string {
 	return strings.Map(func(r rune) rune {
-		if r < 0x20 || r >= 0x7f && r < 0xa0 || r >= 0x202a && r <= 0x202e || r >= 0x2066 && r <= 0x2069 {
-			return ' '
+		if unicode.IsPrint(r) { // neither controls nor what turns or joins text unseen
+			return r
 		}
-		return r
+		return ' '
 	}, s)
 }

@@ -131,6 +131,14 @@ func Verify(signed []byte, known note.Verifiers) (*note.Note, error) {
 	case err != nil:
 		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
+	// Package note drops a second signature by a key without verifying it.
+	lines := make(map[string]bool)
+	for line := range bytes.Lines(signed[bytes.LastIndex(signed, []byte("\n\n"))+2:]) {
+		lines[string(line)] = true
+	}
+	if len(lines) != len(n.Sigs)+len(n.UnverifiedSigs) {
+		return nil, fmt.Errorf("%w: two signatures by one key", ErrMalformed)
+	}
 	for _, s := range n.Sigs {
 		// A signature has one spelling, else bits of it could be changed unseen.
 		if _, err := base64.StdEncoding.Strict().DecodeString(s.Base64); err != nil {

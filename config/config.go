@@ -36,6 +36,8 @@ type File struct {
 
 	Path   string   `yaml:"-"` // where it was read
 	SHA256 [32]byte `yaml:"-"` // of its bytes
+
+	lines map[string]int // where keys stand, by their names with sections
 }
 
 // Proxy configures one proxy.
@@ -141,71 +143,17 @@ func Parse(path string, data []byte) (*File, error) {
 	if len(root.Content) == 0 {
 		return nil, fmt.Errorf("%w: %s: the file is empty", ErrInvalid, path)
 	}
-	d := decoder{path: path}
+	f.lines = make(map[string]int)
+	d := decoder{path: path, lines: f.lines}
 	if err := d.decode(root.Content[0], f); err != nil {
 		return nil, err
 	}
 	if err := f.check(); err != nil {
-		return nil, fmt.Errorf("%w: %s: %w", ErrInvalid, path, err)
+		return nil, err
 	}
 	f.resolve(filepath.Dir(path))
 	return f, nil
 }
-
-// need is a key that a section cannot do without.
-type need struct {
-	key string
-	set bool
-}
-
-func missing(section string, list ...need) error {
-	for _, n := range list {
-		if !n.set {
-			return fmt.Errorf("%s.%s is required", section, n.key)
-		}
-	}
-	return nil
-}
-
-func (f *File) check() error {
-	if f.Proxy == nil && f.Log == nil && len(f.Witnesses) == 0 {
-		return errors.New("it has none of the sections proxy, log and witnesses")
-	}
-	var errs []error
-	if p := f.Proxy; p != nil {
-		errs = append(errs, missing("proxy", need{"listen", p.Listen != ""}, need{"key", p.Key != ""}, need{"log", p.Log.URL != nil},
-			need{"policy", p.Policy != ""}, need{"spool", p.Spool != ""}, need{"digest_key", p.DigestKey != ""}, need{"openings_to", len(p.OpeningsTo) > 0}))
-		if p.TLS != nil {
-			errs = append(errs, missing("proxy.tls", need{"cert", p.TLS.Cert != ""}, need{"key", p.TLS.Key != ""}))
-		}
-		for _, field := range p.Seal {
-			if !sealable[field] {
-				errs = append(errs, fmt.Errorf("proxy.seal: %q cannot be sealed; source, query, headers, path and who can", field))
-			}
-		}
-	}
-	if l := f.Log; l != nil {
-		errs = append(errs, missing("log", need{"listen", l.Listen != ""}, need{"database", l.Database != ""}, need{"key", l.Key != ""}, need{"policy", l.Policy != ""}))
-	}
-	names := make(map[string]bool)
-	for i, w := range f.Witnesses {
-		section := fmt.Sprintf("witnesses[%d]", i)
-		errs = append(errs, missing(section, need{"name", w.Name != ""}, need{"listen", w.Listen != ""}, need{"database", w.Database != ""},
-			need{"key", w.Key != ""}, need{"logs", len(w.Logs) > 0}))
-		if names[w.Name] {
-			errs = append(errs, fmt.Errorf("%s.name: %q is taken", section, w.Name))
-		}
-		names[w.Name] = true
-	}
-	for _, err := range errs {
-		if err != nil {
-			return err // one error at a time: one line
-		}
-	}
-	return nil
-}
-
-var sealable = map[string]bool{"source": true, "query": true, "headers": true, "path": true, "who": true}
 
 // resolve makes the paths of the file independent of the working directory.
 func (f *File) resolve(dir string) {

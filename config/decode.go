@@ -14,6 +14,8 @@ import (
 type decoder struct {
 	path string
 	keys []string // that lead to where it is
+	// lines learns where each key stands.
+	lines map[string]int
 }
 
 func (d decoder) errorf(n *yaml.Node, format string, args ...any) error {
@@ -73,6 +75,7 @@ func (d decoder) section(n *yaml.Node, v reflect.Value) error {
 			return d.errorf(key, "the key %q comes twice", key.Value)
 		}
 		seen[key.Value] = true
+		d.lines[strings.Join(d.at(key.Value).keys, ".")] = key.Line
 		if err := d.at(key.Value).decode(value, field.Addr().Interface()); err != nil {
 			return err
 		}

@@ -10,6 +10,7 @@
 package keys
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha256"
@@ -71,6 +72,9 @@ func ParsePublic(vkey string) (Public, error) {
 		if len(p.Key) != ed25519.PublicKeySize {
 			return Public{}, fmt.Errorf("%w: verifier key %q has %d bytes, an Ed25519 key has %d", ErrMalformed, name, len(p.Key), ed25519.PublicKeySize)
 		}
+		if weak(p.Key) {
+			return Public{}, fmt.Errorf("%w: verifier key %q is a weak point of the curve, under which signatures prove nothing, or is not canonical", ErrMalformed, name)
+		}
 	case MLDSA44:
 		if _, err := fnote.NewMLDSAVerifier(vkey); err != nil {
 			return Public{}, fmt.Errorf("%w: verifier key %q is not an ML-DSA-44 key", ErrMalformed, name)
@@ -81,7 +85,30 @@ func ParsePublic(vkey string) (Public, error) {
 	if hash, err := strconv.ParseUint(hash16, 16, 32); err != nil || len(hash16) != 8 || uint32(hash) != p.KeyID() {
 		return Public{}, fmt.Errorf("%w: the key ID of verifier key %q does not match its key", ErrMalformed, name)
 	}
+	if p.String() != vkey { // the decoder skips line breaks, and hexadecimal digits have two cases
+		return Public{}, fmt.Errorf("%w: verifier key %q is not in its one spelling", ErrMalformed, name)
+	}
 	return p, nil
+}
+
+// weak reports whether an Ed25519 public key is one for which anybody can make
+// signatures (a point of small order), or is in an encoding that not every
+// verifier takes (RFC 8032, section 5.1.3).
+func weak(key []byte) bool {
+	var y [ed25519.PublicKeySize]byte // big-endian, without the sign of x
+	for i, b := range key {
+		y[len(y)-1-i] = b
+	}
+	y[0] &= 0x7f
+	switch hex.EncodeToString(y[:]) {
+	case "0000000000000000000000000000000000000000000000000000000000000000",
+		"0000000000000000000000000000000000000000000000000000000000000001",
+		"05fc536d880238b13933c6d305acdfd5f098eff289f4c345b027b2c28f95e826",
+		"7a03ac9277fdc74ec6cc392cfa53202a0f67100d760b3cba4fd84d3d706a17c7":
+		return true
+	}
+	// The prime is 2^255-19; the point with y = -1 is of order 2.
+	return y[0] == 0x7f && bytes.Count(y[1:31], []byte{0xff}) == 30 && y[31] >= 0xec
 }
 
 // KeyID is the 32-bit key ID of signed-note: it depends on name, type and key.

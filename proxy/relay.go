@@ -177,7 +177,7 @@ func (x *exchange) relay(res *http.Response) {
 	}
 	switch {
 	case declared == 0:
-		x.deliver(nil)
+		x.deliver(res, nil)
 		return
 	case declared > int64(x.p.cfg.BufferLimit), endless(res):
 		a.data = x.p.copies.Get().(*buffer)
@@ -198,7 +198,7 @@ func (x *exchange) relay(res *http.Response) {
 		if declared < 0 && len(res.Trailer) == 0 {
 			x.w.Header()["Content-Length"] = []string{strconv.Itoa(a.n)}
 		}
-		x.deliver(a.data.b[:a.n])
+		x.deliver(res, a.data.b[:a.n])
 	case err == io.EOF:
 		x.deliverEnd(res)
 	default:
@@ -290,7 +290,7 @@ func (a *answer) take(off, n int, declared int64, end error) error {
 }
 
 // deliver records an answer that is whole and held, and sends it.
-func (x *exchange) deliver(body []byte) {
+func (x *exchange) deliver(res *http.Response, body []byte) {
 	a := &x.answer
 	a.received.whole(body)
 	a.sent.whole(body)
@@ -299,11 +299,13 @@ func (x *exchange) deliver(body []byte) {
 		return
 	}
 	x.begun = true
+	x.announceTrailers(res)
 	x.writeDeadline(true)
 	x.w.WriteHeader(a.status)
 	if len(body) > 0 {
 		_, _ = x.w.Write(body)
 	}
+	x.sendTrailers(res)
 }
 
 // deliverEnd records an answer of which all but the end was sent, and sends
@@ -327,6 +329,17 @@ func (x *exchange) deliverEnd(res *http.Response) {
 func (x *exchange) captureTrailers(res *http.Response) {
 	if len(res.Trailer) > 0 {
 		x.captureHeaders(res.Trailer, "trailer:", nil)
+	}
+}
+
+// announceTrailers names those that came unannounced: an answer that is whole
+// would else be given a length, behind which no trailer can stand.
+func (x *exchange) announceTrailers(res *http.Response) {
+	h := x.w.Header()
+	for name, values := range res.Trailer {
+		if len(values) > 0 && !hasToken(h["Trailer"], name) {
+			h.Add("Trailer", name)
+		}
 	}
 }
 

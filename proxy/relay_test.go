@@ -367,3 +367,27 @@ func TestRetry(t *testing.T) {
 		t.Errorf("%d connections, detail %q", n, d)
 	}
 }
+
+// TestSmallTrailers proves that an answer which comes at once, trailers included,
+// keeps them.
+func TestSmallTrailers(t *testing.T) {
+	settled(t)
+	for _, announce := range []string{"Trailer: X-Sum\r\n", ""} {
+		up := rawBackend(t, func(c net.Conn, _ *http.Request) {
+			_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\n"+announce+"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX-Sum: 7\r\nSealtap-Error: no\r\n\r\n")
+		})
+		s := start(t, up, nil)
+		res, err := client(t).Get(s.url("/"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(res.Body)
+		res.Body.Close()
+		if err != nil || string(body) != "abc" || res.Trailer.Get("X-Sum") != "7" || res.Trailer.Get("Sealtap-Error") != "" {
+			t.Errorf("announced by %q: body %q, error %v, trailers %v", announce, body, err, res.Trailer)
+		}
+		if _, p := s.rec.last(t); p.headers(t)["trailer:x-sum"] == nil {
+			t.Errorf("the trailer is not recorded: %v", p.headers(t))
+		}
+	}
+}

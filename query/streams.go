@@ -16,6 +16,7 @@ type stream struct {
 	size   uint64        // records in the tree
 	tree   *tiles.Writer // nil until the tree grows
 	active bool          // whether it has grown in this segment
+	broken bool          // whether a record came that does not continue the tree
 }
 
 // run is a number of records with consecutive sequences and indices.
@@ -38,8 +39,11 @@ func (ix *Index) stream(b *batch, key record.Stream) *stream {
 func (ix *Index) grow(ctx context.Context, b *batch, index uint64, r *record.Record, leaf record.Hash) error {
 	s := ix.stream(b, r.Stream)
 	if r.GetSequence() != s.size {
-		ix.log.Warn("record does not continue its producer's tree", "index", index, "producer", r.Stream.Producer,
-			"incarnation", r.Stream.Incarnation, "sequence", r.GetSequence(), "expected", s.size)
+		if !s.broken { // and likely all after it: said once
+			ix.log.Warn("record does not continue its producer's tree: audit the log", "index", index,
+				"producer", r.Stream.Producer, "incarnation", r.Stream.Incarnation, "sequence", r.GetSequence(), "expected", s.size)
+		}
+		s.broken = true
 		return nil
 	}
 	if s.tree == nil {

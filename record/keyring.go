@@ -42,7 +42,7 @@ func NewKeyring(g *Genesis, operator *keys.Public) (*Keyring, error) {
 
 // Check says whether the key change can be applied now.
 func (k *Keyring) Check(c *KeyChange) error {
-	if err := verifyNote(c.Note, k.Genesis.Operator); err != nil {
+	if err := c.Verify(k.Genesis.Operator); err != nil {
 		return fmt.Errorf("%w: %w", ErrStatement, err)
 	}
 	if c.Origin != k.Genesis.Log.Name {
@@ -57,7 +57,10 @@ func (k *Keyring) Check(c *KeyChange) error {
 			names[e.key.Name] = true
 		}
 	}
-	for _, r := range c.Revoke {
+	for i, r := range c.Revoke {
+		if r.repeats(c.Revoke[:i]) {
+			return fmt.Errorf("%w: it says twice what of %q stays admissible", ErrStatement, r.Key.Name)
+		}
 		e := k.producers[r.Key.ID()]
 		if e == nil {
 			return fmt.Errorf("%w: it revokes %q, which is not enrolled", ErrStatement, r.Key.Name)
@@ -68,6 +71,19 @@ func (k *Keyring) Check(c *KeyChange) error {
 		delete(names, e.key.Name) // a rotation enrols a new key under the old name
 	}
 	return k.checkEnrolments(c, names)
+}
+
+// repeats reports whether the revocation names a key that is among others, or an
+// incarnation twice: of two statements about one thing none can be believed.
+func (r Revocation) repeats(others []Revocation) bool {
+	seen := make(map[Incarnation]bool)
+	for _, l := range r.Last {
+		if seen[l.Incarnation] {
+			return true
+		}
+		seen[l.Incarnation] = true
+	}
+	return slices.ContainsFunc(others, func(o Revocation) bool { return o.Key.ID() == r.Key.ID() })
 }
 
 func (k *Keyring) checkEnrolments(c *KeyChange, names map[string]bool) error {

@@ -2,6 +2,7 @@ package record
 
 import (
 	"fmt"
+	"slices"
 
 	"google.golang.org/protobuf/proto"
 
@@ -32,8 +33,12 @@ type Record struct {
 }
 
 // Decode parses the body of a record entry and checks the lengths of everything
-// that has a fixed one. Fields it does not know are kept.
+// that has a fixed one. It refuses encodings that another decoder may read as
+// another record. Fields it does not know are kept.
 func Decode(body []byte) (Record, error) {
+	if err := recordShape().checkWire(body); err != nil {
+		return Record{}, err
+	}
 	pb := new(sealtapv1.Record)
 	if err := proto.Unmarshal(body, pb); err != nil {
 		return Record{}, fmt.Errorf("%w: not a record: %w", ErrMalformed, err)
@@ -48,7 +53,10 @@ func Decode(body []byte) (Record, error) {
 	if n := len(pb.GetExchange()); n != 0 && n != 16 {
 		return Record{}, fmt.Errorf("%w: an exchange id of %d bytes", ErrMalformed, n)
 	}
-	for _, s := range pb.GetSealed() {
+	for i, s := range pb.GetSealed() {
+		if slices.ContainsFunc(pb.GetSealed()[:i], func(o *sealtapv1.SealedField) bool { return o.GetField() == s.GetField() }) {
+			return Record{}, fmt.Errorf("%w: two commitments to %q", ErrMalformed, s.GetField())
+		}
 		if len(s.GetCommitment()) != len(Hash{}) {
 			return Record{}, fmt.Errorf("%w: the commitment to %q has %d bytes", ErrMalformed, s.GetField(), len(s.GetCommitment()))
 		}

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"golang.org/x/mod/sumdb/note"
 
@@ -130,6 +131,9 @@ func ParseKeyChange(body []byte) (KeyChange, error) {
 	return c, nil
 }
 
+// Verify checks that the operator, and nobody else, signed the statement.
+func (c KeyChange) Verify(operator keys.Public) error { return verifyNote(c.Note, operator) }
+
 func (c *KeyChange) parseLine(line string) error {
 	word, rest, _ := strings.Cut(line, " ")
 	switch word {
@@ -193,6 +197,10 @@ func keyLine(line, prefix string) (keys.Public, error) {
 	k, err := keys.ParsePublic(vkey)
 	if err != nil {
 		return keys.Public{}, fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	// Two names that no one can tell apart on a screen would be one to an auditor.
+	if strings.ContainsFunc(k.Name, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return keys.Public{}, fmt.Errorf("%w: the name %q holds characters that cannot be seen", ErrMalformed, k.Name)
 	}
 	return k, nil
 }

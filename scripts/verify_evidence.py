@@ -6,7 +6,8 @@
 Written from docs/formats.md and the C2SP specifications alone, it shares no line with the Go code: it shows that
 those pages are enough, and that two implementations agree. It prints PASS or FAIL for each file; exit code 0 if all
 pass, 1 if one fails, 2 for a policy that cannot be used. Unlike `sealtap verify` it insists on a pinned operator.
-It does not know ML-DSA-44 (type 0x06): such a witness counts as one that has not cosigned."""
+It does not know ML-DSA-44 (type 0x06): such a witness counts as one that has not cosigned. Of records it reads what it
+needs; it does not look into requests and responses. A policy is believed to be well-formed."""
 import base64, functools, hashlib, re, struct, sys
 
 SKEW = 5 * 10**9  # nanoseconds by which the clocks of producers and witnesses may differ
@@ -95,6 +96,10 @@ def vkey(s):
     raw = unbase64(f[2])
     need(hashlib.sha256(f[0].encode() + b"\n" + raw).digest()[:4].hex() == f[1], "key ID of " + s)
     need(raw[0] in (1, 4, 6) and (raw[0] == 6 or len(raw) == 33), "type of " + s)
+    p = raw[0] == 6 or point(raw[1:])
+    for _ in range(3 * (raw[0] != 6)):
+        p = p and add(p, p)
+    need(p and (raw[0] == 6 or p[0] % P), "key of small order, or no point of the curve: " + s)
     return s, f[0], bytes.fromhex(f[1]), raw[0], raw[1:]
 
 
@@ -127,9 +132,10 @@ def signed_by(raw, key):
     return text
 
 
-def checkpoint(text):
+def checkpoint(text, seal=False):
     f = text.split("\n")
-    need(len(f) == 4 and f[0], "checkpoint has other lines than origin, size and root")
+    need(len(f) >= 4 and all(f[:-1]) and not f[-1], "lines of a checkpoint")
+    need(len(f) == 4 or not seal, "a seal has no extension lines")
     return f[0], number(f[1]), unbase64(f[2], 32)
 
 
@@ -137,11 +143,11 @@ class Policy:
     def __init__(self, text):
         self.logs, self.witnesses, self.groups, self.quorum, self.operator = {}, {}, {}, None, None
         for line in text.split("\n"):
-            f = line.split()
+            f = re.split("[ \t]+", line.strip(" \t"))
             if f[:2] == ["#", "sealtap-operator"]:
                 need(self.operator is None and len(f) == 3, "operator")
                 self.operator = vkey(f[2])
-            elif not f or f[0].startswith("#"):
+            elif not f[0] or f[0].startswith("#"):
                 continue
             elif f[0] == "log":
                 self.logs[vkey(f[1])[1]] = vkey(f[1])
@@ -170,16 +176,18 @@ class Policy:
         origin, size, root = checkpoint(text)
         need(origin in self.logs, "log " + origin + " is not in the policy")
         log, logged, times = self.logs[origin], False, {}
-        for name, kid, sig in sigs:
+        for name, kid, sig in dict.fromkeys(sigs):
             if (name, kid) == (log[1], log[2]):
                 need(not logged and ed25519(log[4], text.encode(), sig), "signature of the log")
                 logged = True
             for w, k in self.witnesses.items():
                 if k[3] == 4 and (name, kid) == (k[1], k[2]):
-                    need(w not in times and len(sig) == 72, "cosignature of " + w)
-                    times[w] = struct.unpack(">Q", sig[:8])[0]
-                    message = f"cosignature/v1\ntime {times[w]}\n{text}".encode()
-                    need(times[w] < 2**63 and ed25519(k[4], message, sig[8:]), "cosignature of " + w)
+                    need(len(sig) == 72, "cosignature of " + w)
+                    t = struct.unpack(">Q", sig[:8])[0]
+                    message = f"cosignature/v1\ntime {t}\n{text}".encode()
+                    need(t < 2**63 and ed25519(k[4], message, sig[8:]), "cosignature of " + w)
+                    if t:  # else it makes no statement about the newest tree
+                        times[w] = min(t, times.get(w, t))
         need(logged, "not signed by the log")
         return log, size, root, None if self.quorum == "none" else self.time(self.quorum, times)
 
@@ -209,8 +217,11 @@ def included(entry, index, hashes, size, root):
 
 
 # --- entries ---
-def protobuf(b):
-    """{field number: [values]} of one message; no shortcuts, so that nobody else reads it differently"""
+WIRE = {1: 2, 2: 2, 3: 0, 4: 1, 5: 2, 6: 2} | {k: 2 for k in range(16, 23)}  # of the fields of Record
+
+
+def protobuf(b, wire={1: 2, 2: 2}):
+    """{field number: [values]} of one message, refusing what somebody else could read differently"""
     out, i = {}, 0
 
     def varint():
@@ -225,6 +236,7 @@ def protobuf(b):
 
     while i < len(b):
         tag = varint()
+        need(0 < tag >> 3 < 1 << 29 and wire.get(tag >> 3, tag & 7) == tag & 7, "wire type")
         if tag & 7 == 0:
             v = varint()
         else:
@@ -238,18 +250,19 @@ def protobuf(b):
 class Record:
     def __init__(self, entry):
         need(entry[:2] == b"\1\2", "not a record")
-        f = protobuf(entry[2:])
+        f = protobuf(entry[2:], WIRE)
         need(all(len(v) == 1 for k, v in f.items() if k < 6 or 15 < k < 23), "field occurs twice")
         need(sum(k in f for k in range(16, 23)) <= 1, "more than one subject")
         one = lambda k, zero: f.get(k, [zero])[0]
         self.producer, self.incarnation, self.sequence = one(1, b""), one(2, b""), one(3, 0)
         need(len(self.producer) == 32 and len(self.incarnation) == 16, "record without stream")
+        need(len(one(5, b"")) in (0, 16), "exchange")
         self.time = struct.unpack("<q", one(4, bytes(8)))[0]
         self.sealed = {}
         for m in map(protobuf, f.get(6, [])):
-            need(set(m) == {1, 2} and len(m[1]) == len(m[2]) == 1 and m[1][0] not in self.sealed, "sealed field")
+            need({1, 2} <= set(m) and len(m[1]) == len(m[2]) == 1 and m[1][0] not in self.sealed, "sealed field")
             self.sealed[m[1][0]] = m[2][0]
-        beacon = protobuf(one(20, b"")).get(1, [b""])
+        beacon = protobuf(one(20, b""), {1: 2}).get(1, [b""])
         need(len(beacon) == 1, "field occurs twice")
         self.beacon = beacon[0].decode()
         self.origin = f"sealtap/producer/{self.producer.hex()}/{self.incarnation.hex()}"
@@ -276,49 +289,57 @@ def verify(sections, openings, policy):
         included(e, i, h, size, root)
         return e, i
 
-    genesis = statement(in_log("genesis", 0)[0], 0, "sealtap/genesis/v1", policy.operator)
-    need(genesis[:2] == ["log " + log[0], "operator " + policy.operator[0]], "genesis of another log or operator")
+    first = in_log("genesis", 0)[0]
+    operator = vkey(first.decode().split("\n")[2].removeprefix("operator "))  # the pin may give it another name
+    need(operator[3:] == policy.operator[3:], "genesis of another operator")
+    genesis = statement(first, 0, "sealtap/genesis/v1", operator)
+    need(genesis[:2] == ["log " + log[0], "operator " + operator[0]], "genesis of another log")
     need(len(genesis) == 3 and re.fullmatch(r"created \d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", genesis[2]), "genesis")
     kind, producers = entry[1], entry[1] in (2, 3)
     need(entry[0] == 1 and len(entry) < 65536, "entry of another version")
     need(producers == ("key-change" in sections) and (kind == 2) == ("producer.tlog-proof" in sections), "sections")
-    need(index > 0 or entry == in_log("genesis")[0], "the first entry is another genesis")
+    need((kind == 0) == (index == 0), "a log has one genesis, its first entry")
+    need(kind == 2 or not openings and "beacon" not in sections, "sections")
     if kind == 1:
-        need(statement(entry, 1, "sealtap/key-change/v1", policy.operator)[0] == "log " + log[1], "another log's keys")
-    if kind in (0, 1):
-        return f"the operator's statement at {index}"
-    need(producers, "kind of entry is not known")
+        need(statement(entry, 1, "sealtap/key-change/v1", operator)[0] == "log " + log[1], "another log's keys")
+    if not producers:
+        return f"an entry of kind {kind} at {index}"
     change, at = in_log("key-change")
-    lines = statement(change, 1, "sealtap/key-change/v1", policy.operator)
+    lines = statement(change, 1, "sealtap/key-change/v1", operator)
     need(lines[0] == "log " + log[1] and at < index, "key change of another log, or later than the entry")
     enrolled = [vkey(x[6:]) for x in lines[1:] if x.startswith("enrol ")]
+    need(all(k[1].isprintable() and k[3] == 1 for k in enrolled + [operator, log]), "keys in statements")
     if kind == 3:
         body = entry[2:].decode()
-        who = [k for k in enrolled if note(body)[0].startswith(f"sealtap/producer/{key_id(k).hex()}/")]
+        origin = note(body)[0].split("\n")[0]
+        who = [k for k in enrolled if re.fullmatch(f"sealtap/producer/{key_id(k).hex()}/[0-9a-f]{{32}}", origin)]
         need(len(who) == 1, "producer of the seal is not enrolled")
-        checkpoint(signed_by(body, who[0]))
+        checkpoint(signed_by(body, who[0]), seal=True)
         return f"a seal of {who[0][1]} at {index}"
-    return f"{verify_record(sections, openings, policy, Record(entry), entry, beacon_entry, enrolled, log, index, seen)} at {index}"
+    who = verify_record(sections, openings, policy, Record(entry), entry, beacon_entry, enrolled, log, index, seen)
+    return f"{who} at {index}"
 
 
 def verify_record(sections, openings, policy, r, entry, beacon_entry, enrolled, log, index, seen):
     who = [k for k in enrolled if key_id(k) == r.producer]
     need(len(who) == 1, "producer is not enrolled")
     sequence, hashes, seal = tlog_proof(sections["producer.tlog-proof"])
-    origin, sealed_size, sealed_root = checkpoint(signed_by(seal, who[0]))
+    origin, sealed_size, sealed_root = checkpoint(signed_by(seal, who[0]), seal=True)
     need(origin == r.origin and sequence == r.sequence, "seal of another stream, or another sequence")
     included(entry, sequence, hashes, sealed_size, sealed_root)
-    need(seen is None or r.time <= (seen + 1) * 10**9 + SKEW, "time is after the checkpoint")
+    need(seen is None or r.time <= seen * 10**9 + SKEW, "time is after the checkpoint")
     for field, typ, salt, value in openings:
         c = hashlib.sha256(b"sealtap/field/v1\0" + salt + b"".join(map(lp, (
             r.producer, r.incarnation, struct.pack(">Q", r.sequence), field, typ, value)))).digest()
         need(r.sealed.pop(field, None) == c, "opening")
     if beacon_entry:
         b, (n, h, s) = Record(beacon_entry), tlog_proof(sections["beacon.tlog-proof"])
+        # A checkpoint below the quorum of today's policy bounds no time: after is None.
         need(b.origin == r.origin and n == b.sequence < r.sequence and s == seal and b.beacon, "beacon")
         included(beacon_entry, n, h, sealed_size, sealed_root)
         other, older, _, after = policy.verify(b.beacon)
         need(other == log and older <= index, "beacon of another log, or of a later one")
+        need(after is None or seen is None or after <= seen, "the beacon's checkpoint is younger than the log's")
         need(after is None or r.time >= after * 10**9 - SKEW, "time is before the beacon")
     return f"record {r.sequence} of {who[0][1]}"
 
@@ -335,19 +356,20 @@ def evidences(text):
         part = part if part.endswith("\n") else part + "\n"
         found = re.split(r"^-- (.*) --\n", part, flags=re.M)
         names, bodies = found[1::2], found[2::2]
-        need(found[0] == "" and [ORDER.index(n) for n in names if n in ORDER] == sorted(ORDER.index(n) for n in names if n in ORDER), "order of sections")
-        need(set(names) <= set(ORDER) and all(names.count(n) == 1 for n in names if n != "opening"), "sections")
+        need(found[0] == "" and set(names) <= set(ORDER) and names == sorted(names, key=ORDER.index), "sections")
+        need(all(names.count(n) == 1 for n in names if n != "opening"), "a section twice")
         need({"entry", "log.tlog-proof", "genesis"} <= set(names), "a section is missing")
         need(all((n + ".tlog-proof" in names) == (n in names) for n in ("beacon", "key-change", "genesis")), "sections")
         openings = [b for n, b in zip(names, bodies) if n == "opening"]
         split = [o[:-1].split(" ") for o in openings]
         need(all(len(o) == 4 for o in split), "opening")
-        yield dict(zip(names, bodies)), [(o[0].encode(), o[1].encode(), unbase64(o[2], 32), unbase64(o[3])) for o in split]
+        openings = [(f.encode(), t.encode(), unbase64(salt, 32), unbase64(value)) for f, t, salt, value in split]
+        yield dict(zip(names, bodies)), openings
 
 
 def main(policy_file, *files):
     try:
-        policy = Policy(open(policy_file, newline="").read())
+        policy = Policy(open(policy_file, newline="", encoding="utf-8", errors="surrogateescape").read())
     except (Bad, OSError, KeyError, IndexError, ValueError) as e:
         print(f"policy: {e}", file=sys.stderr)
         return 2

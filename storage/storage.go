@@ -49,8 +49,7 @@ type Log interface {
 	// It fails with ErrNotFound if there is no entry of the bundle.
 	Bundle(ctx context.Context, n uint64) ([]byte, error)
 
-	// Tile returns the hashes of tile n of a level as far as it was stored. Of
-	// level 0 complete tiles only are stored.
+	// Tile returns the hashes of tile n of a level as far as it was stored.
 	Tile(ctx context.Context, level uint, n uint64) ([]byte, error)
 
 	// Run returns the stored run that holds the record, and reports whether there
@@ -91,7 +90,7 @@ type State struct {
 type Batch struct {
 	First      uint64   // index of the first entry
 	Entries    [][]byte // each at most record.MaxEntry bytes
-	Tiles      []Tile   // tiles completed, and the partial tiles of levels above 0
+	Tiles      []Tile   // tiles completed, and the partial ones that changed
 	Root       record.Hash
 	Runs       []Run
 	Streams    []Stream // the new state of those that changed

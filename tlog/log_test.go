@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http/httptest"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -396,6 +398,48 @@ func TestDamage(t *testing.T) {
 	}
 	if err := f.open(); !errors.Is(err, storage.ErrCorrupt) {
 		t.Errorf("a damaged right edge: %v", err)
+	}
+}
+
+// TestAlteredEntry flips a bit of one of the newest entries: the log says so, and
+// serves what it has, so that an audit finds the place.
+func TestAlteredEntry(t *testing.T) {
+	f := newFixture(t).start()
+	p := f.producer("proxy-1")
+	f.mustSubmit(p.batch(20)...)
+	f.published(23)
+	f.stop()
+	db, err := sqlite.Open(context.Background(), filepath.Join(f.dir, "log.db"), sqlite.Schema{Kind: "log", ApplicationID: 0x53544c01, Migrations: make([]string, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := db.Writer.Exec(`UPDATE head SET data = CAST(substr(data, 1, length(data)-1) || x'00' AS BLOB) WHERE first = 2`); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	var said strings.Builder
+	config := f.config
+	f.config = func(c *tlog.Config) {
+		if config != nil {
+			config(c)
+		}
+		c.Logger = slog.New(slog.NewTextHandler(&said, nil))
+	}
+	if err := f.open(); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(said.String(), "has been altered") || !strings.Contains(said.String(), "index=22") {
+		t.Errorf("the log says %q", said.String())
+	}
+	leaf, err := f.log.LeafHash(context.Background(), 22)
+	if err != nil {
+		t.Fatal(err)
+	}
+	entry, err := f.log.Entry(context.Background(), 22)
+	if err != nil || record.LeafHash(entry) == leaf {
+		t.Errorf("the altered entry hashes to its leaf, or is not served: %v", err)
 	}
 }
 

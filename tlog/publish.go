@@ -40,7 +40,7 @@ func (l *Log) publishLoop(ctx context.Context) {
 			return
 		}
 		last = time.Now()
-		head := storage.Head{Size: l.durable.Load().size, Root: l.durable.Load().root}
+		head := l.durableHead()
 		if resume {
 			head, resume = *l.signed, false
 		}
@@ -63,6 +63,13 @@ func (l *Log) publishLoop(ctx context.Context) {
 			l.config.Logger.Warn("no checkpoint could be published", "size", head.Size, "retry", delay, "error", err)
 		}
 	}
+}
+
+// durableHead returns the head of what is stored: size and root of one snapshot.
+// Taken from two, they would be signed as a pair that never was.
+func (l *Log) durableHead() storage.Head {
+	s := l.durable.Load()
+	return storage.Head{Size: s.size, Root: s.root}
 }
 
 // wait returns true when the channel is closed or the time has passed, false

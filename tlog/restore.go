@@ -75,41 +75,50 @@ func (l *Log) begin(ctx context.Context) error {
 		return fmt.Errorf("making genesis: %w", err)
 	}
 	leaf := record.LeafHash(entry)
-	return l.config.Storage.Commit(ctx, &storage.Batch{Entries: [][]byte{entry}, Root: leaf, KeyChanges: []uint64{0}})
+	first := storage.Tile{Hashes: leaf[:]}
+	return l.config.Storage.Commit(ctx, &storage.Batch{Entries: [][]byte{entry}, Tiles: []storage.Tile{first}, Root: leaf, KeyChanges: []uint64{0}})
 }
 
 // restoreTree restores the right edge and compares it with the root that was
 // stored with it.
 func (l *Log) restoreTree(ctx context.Context, state *storage.State) (*tiles.Writer, error) {
-	tree, err := tiles.RestoreWriter(ctx, storedTree{l.config.Storage, state}, state.Size)
+	tree, err := tiles.RestoreWriter(ctx, l.config.Storage, state.Size)
 	if err != nil {
 		return nil, err
 	}
 	if tree.Root() != state.Root {
 		return nil, fmt.Errorf("%w: the tiles of %d entries give root %s, stored with them was %s", storage.ErrCorrupt, state.Size, tree.Root(), state.Root)
 	}
-	return tree, nil
+	return tree, l.checkHead(state, tree)
 }
 
-// storedTree reads the tree of a state before there is a snapshot.
-type storedTree struct {
-	storage storage.Log
-	state   *storage.State
-}
-
-func (t storedTree) Tile(ctx context.Context, level uint, n uint64) ([]byte, error) {
-	if level > 0 || n != t.state.Size/tiles.Width {
-		return t.storage.Tile(ctx, level, n)
-	}
-	var hashes []byte
-	for entry, err := range storage.Entries(t.state.Head) {
-		if err != nil {
-			return nil, err
+// checkHead compares the newest entries with their leaf hashes. An entry that was
+// altered is told, and served as it is: what auditors find at a place must not
+// keep them from looking.
+func (l *Log) checkHead(state *storage.State, tree *tiles.Writer) error {
+	index := state.Size - state.Size%tiles.Width
+	var leaves []byte
+	for _, t := range tree.Partial() {
+		if t.Level == 0 {
+			leaves = t.Hashes
 		}
-		h := record.LeafHash(entry)
-		hashes = append(hashes, h[:]...)
 	}
-	return hashes, nil
+	for entry, err := range storage.Entries(state.Head) {
+		if err == nil && len(leaves) < len(record.Hash{}) {
+			err = fmt.Errorf("%w: there are more entries than leaf hashes", storage.ErrCorrupt)
+		}
+		if err != nil {
+			return err
+		}
+		if record.LeafHash(entry) != record.Hash(leaves[:len(record.Hash{})]) {
+			l.config.Logger.Error("a stored entry has been altered: it does not hash to its leaf; put back a copy of the storage that is whole, and run an audit", "index", index)
+		}
+		leaves, index = leaves[len(record.Hash{}):], index+1
+	}
+	if len(leaves) > 0 {
+		return fmt.Errorf("%w: %d of the newest entries are gone", storage.ErrCorrupt, len(leaves)/len(record.Hash{}))
+	}
+	return nil
 }
 
 // restoreRing replays the operator's statements. It costs O(number of them).

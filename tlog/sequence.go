@@ -98,7 +98,7 @@ func (d *draft) place(n int, index uint64, it item) {
 		d.openings = append(d.openings, storage.Opening{Index: index, Leaf: it.leaf, Box: it.box})
 	}
 	if runs := d.response.Runs; len(runs) > 0 {
-		if last := runs[len(runs)-1]; last.FirstIndex+last.Count == index {
+		if last := runs[len(runs)-1]; last.FirstIndex+last.Count == index && last.FirstItem+last.Count == uint64(n) {
 			last.Count++
 			return
 		}
@@ -167,7 +167,11 @@ func (d *draft) addKnown(ctx context.Context, r *run, size uint64) (int, error) 
 	return known, nil
 }
 
-// repeatSeal answers for a seal without new records: it must be stored.
+// repeatSeal answers for a seal without new records. It is stored, or it is needed
+// no more: a spool that was put back from an older copy seals the records that it
+// finds at a size of which the log never had a seal, because by then it had more of
+// them. A stored seal covers these records, so theirs is left out, and no run of
+// the answer names it. Were it refused, the spool could never get past it.
 func (d *draft) repeatSeal(ctx context.Context, r *run) error {
 	stored, index, err := d.storedSeal(ctx, r.stream, r.seal.Size)
 	if err != nil {
@@ -180,6 +184,8 @@ func (d *draft) repeatSeal(ctx context.Context, r *run) error {
 	case index > 0:
 		return d.fork(ctx, r, r.seal.Size-1, &ForkError{Stream: r.stream, Sequence: r.seal.Size, Index: index, Known: true,
 			Detail: "another seal of this size is stored"})
+	case len(r.records) > 0: // which are stored
+		return nil
 	}
 	return &SequenceError{What: "seal of " + r.stream.Origin() + " without new records", Got: r.seal.Size, Expected: d.tree(r.stream).Size() + 1}
 }

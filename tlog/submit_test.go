@@ -153,6 +153,44 @@ func TestRepeats(t *testing.T) {
 	f.checkTree()
 }
 
+// TestSealOfAnOlderCopy submits what a spool does that was put back from an older
+// copy: records that are stored, under seals that were never made before.
+func TestSealOfAnOlderCopy(t *testing.T) {
+	f := newFixture(t).start()
+	p := f.producer("proxy-1") // index 1
+	copied := p.clone()
+	six := p.batch(6)
+	f.mustSubmit(six...) // 2 to 8
+	var recut [][]byte
+	for i, entry := range six[:6] {
+		e, err := record.Parse(entry)
+		if err != nil {
+			t.Fatal(err)
+		}
+		copied.tree.Append(e.Leaf, nil)
+		recut = append(recut, entry)
+		if i == 2 || i == 4 {
+			recut = append(recut, copied.seal())
+		}
+	}
+	size := f.log.Size()
+	var got string
+	for _, r := range f.mustSubmit(recut[:7]...).Runs {
+		got += fmt.Sprintf("%d@%d+%d ", r.FirstItem, r.FirstIndex, r.Count)
+	}
+	if want := "0@2+3 4@5+2 "; got != want {
+		t.Errorf("runs %s, want %s: the seals, items 3 and 6, are left out", got, want)
+	}
+	if f.log.Size() != size {
+		t.Errorf("it was stored: size %d, was %d", f.log.Size(), size)
+	}
+	// What comes behind them is taken.
+	other := newProducer(t, p.key)
+	f.mustSubmit(append(recut[:7:7], other.batch(2)...)...)
+	f.mustSubmit(p.batch(1)...)
+	f.checkTree()
+}
+
 func TestForkEvidence(t *testing.T) {
 	f := newFixture(t).start()
 	p := f.producer("proxy-1")

@@ -130,11 +130,11 @@ func (l *Log) commit(ctx context.Context, g *group) error {
 	for _, t := range s.tree.Complete() {
 		b.Tiles = append(b.Tiles, storage.Tile(t))
 	}
-	if len(b.Tiles) > 0 { // else no level above 0 has changed
-		for _, t := range s.tree.Partial() {
-			if t.Level > 0 {
-				b.Tiles = append(b.Tiles, storage.Tile(t))
-			}
+	// Of the levels above 0 none has changed if no tile was completed.
+	above := len(b.Tiles) > 0
+	for _, t := range s.tree.Partial() {
+		if t.Level == 0 || above {
+			b.Tiles = append(b.Tiles, storage.Tile(t))
 		}
 	}
 	for st, tree := range g.streams {

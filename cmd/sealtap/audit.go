@@ -99,9 +99,12 @@ func (r *reading) verify(cmd *cobra.Command, text []byte, p *policy.Policy) erro
 		return err
 	}
 	if r.json {
-		return printJSON(cmd.OutOrStdout(), report)
+		return printJSON(cmd.OutOrStdout(), struct {
+			*audit.EvidenceReport
+			Findings []audit.Finding `json:"findings"` // as in the report of a log
+		}{report, []audit.Finding{}})
 	}
-	_, err = io.WriteString(cmd.OutOrStdout(), report.Text())
+	_, err = io.WriteString(cmd.OutOrStdout(), harmless(report.Text()))
 	return err
 }
 
@@ -130,7 +133,7 @@ func (r *reading) audit(cmd *cobra.Command, source, state string, p *policy.Poli
 	if r.json {
 		err = printJSON(cmd.OutOrStdout(), report)
 	} else {
-		_, err = io.WriteString(cmd.OutOrStdout(), report.Text())
+		_, err = io.WriteString(cmd.OutOrStdout(), harmless(report.Text()))
 	}
 	switch {
 	case err != nil:

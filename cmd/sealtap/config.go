@@ -1,11 +1,15 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
 
 	"github.com/sealtap/sealtap/config"
+	sealtapv1 "github.com/sealtap/sealtap/proto/sealtap/v1"
+	"github.com/sealtap/sealtap/proxy"
 )
 
 func newConfig() *cobra.Command {
@@ -39,8 +43,12 @@ line and key; keys and policies that it names are read too. Nothing is started.`
 // checkFiles reads what a configuration names.
 func checkFiles(f *config.File) error {
 	if f.Proxy != nil {
-		if _, err := readProxyFiles(f.Proxy); err != nil {
+		files, err := readProxyFiles(f.Proxy)
+		if err != nil {
 			return err
+		}
+		if _, err := proxy.New(proxyConfig(f.Proxy, files, recordsNothing{}, nil)); err != nil {
+			return fmt.Errorf("%s: %w", f.Path, err)
 		}
 	}
 	if f.Log != nil {
@@ -54,6 +62,15 @@ func checkFiles(f *config.File) error {
 		}
 	}
 	return nil
+}
+
+// recordsNothing stands where a proxy that only checks its configuration would
+// have a spool.
+type recordsNothing struct{}
+
+// Record implements [proxy.Recorder].
+func (recordsNothing) Record(context.Context, *sealtapv1.Record, []*sealtapv1.Opening) error {
+	return errors.New("nothing is recorded")
 }
 
 func sections(f *config.File) string {

@@ -285,7 +285,7 @@ func (d *demo) look(ctx context.Context, it purchase) error {
 	}
 	// The first record of the exchange to be in the log is not the last.
 	for start := time.Now(); ; {
-		list, err := rd.exchange(ctx, it.exchange)
+		list, err := rd.places(ctx, it.exchange)
 		if err == nil && len(list) == 2 {
 			break
 		}
@@ -329,7 +329,7 @@ func (d *demo) tamper(ctx context.Context, it purchase) error {
 	if err != nil {
 		return err
 	}
-	list, err := rd.exchange(ctx, it.exchange)
+	list, err := rd.places(ctx, it.exchange)
 	if err != nil {
 		return err
 	}

@@ -14,6 +14,8 @@ import (
 	"runtime"
 	"strings"
 	"syscall"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -22,6 +24,7 @@ import (
 	"github.com/sealtap/sealtap/keys"
 	"github.com/sealtap/sealtap/proxy"
 	"github.com/sealtap/sealtap/proxy/spool"
+	"github.com/sealtap/sealtap/storage"
 	"github.com/sealtap/sealtap/storage/sqlite"
 	"github.com/sealtap/sealtap/tlog"
 	"github.com/sealtap/sealtap/tlog/client"
@@ -59,7 +62,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return exitGood
 	}
 	if !errors.Is(err, errReported) {
-		fmt.Fprintln(stderr, "sealtap: "+oneLine(err.Error()))
+		fmt.Fprintln(stderr, "sealtap: "+harmless(oneLine(err.Error())))
 	}
 	return exitCode(err)
 }
@@ -114,8 +117,8 @@ func exitCode(err error) int {
 	if errors.As(err, new(usageError)) {
 		return exitUsage
 	}
-	if errors.As(err, new(failure)) {
-		return exitFailed
+	if errors.As(err, new(failure)) || errors.Is(err, storage.ErrCorrupt) || errors.Is(err, tlog.ErrBehind) {
+		return exitFailed // what is stored is not what was signed
 	}
 	for _, target := range []error{config.ErrInvalid, keys.ErrMalformed, audit.ErrConfig, proxy.ErrConfig, client.ErrConfig, policy.ErrInvalid, tlog.ErrConfig,
 		sqlite.ErrLocked, sqlite.ErrForeign, sqlite.ErrNewer, spool.ErrInUse, syscall.EADDRINUSE, syscall.EADDRNOTAVAIL, fs.ErrNotExist, fs.ErrPermission, fs.ErrExist} {
@@ -143,6 +146,23 @@ func (e codeError) Unwrap() error { return e.error }
 // oneLine makes an error one line, however many were joined.
 func oneLine(s string) string {
 	return strings.Join(strings.FieldsFunc(s, func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
+}
+
+// harmless keeps what a log or a client chose from playing with the terminal: it
+// escapes everything that is neither text nor the end of a line.
+func harmless(s string) string {
+	var b strings.Builder
+	for i, r := range s {
+		switch {
+		case r == utf8.RuneError && !strings.HasPrefix(s[i:], string(utf8.RuneError)):
+			fmt.Fprintf(&b, `\x%02x`, s[i])
+		case r != '\n' && !unicode.IsGraphic(r):
+			fmt.Fprintf(&b, `\u%04x`, r)
+		default:
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
 }
 
 // exactArgs is cobra.ExactArgs with an error that says what is wanted.

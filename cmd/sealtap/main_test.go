@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"database/sql"
 	"fmt"
 	"io"
 	"net"
@@ -97,7 +98,9 @@ func get(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		if err == nil {
 			if len(args) > 1 {
-				ts.Setenv(args[1], resp.Header.Get("Sealtap-Exchange"))
+				id := resp.Header.Get("Sealtap-Exchange")
+				ts.Setenv(args[1], id)
+				ts.Setenv("UPPER", strings.ToUpper(id)) // people write UUIDs so, too
 			}
 			return
 		}
@@ -201,7 +204,8 @@ func load() {
 	os.Exit(0)
 }
 
-// tamper flip DB INDEX flips a bit of a stored entry; tamper drop DB NEWDB INDEX
+// tamper flip DB INDEX flips a bit of a stored entry; tamper tile DB blanks the
+// right edge of the stored tree; tamper drop DB NEWDB INDEX
 // KEY removes an entry, rebuilds the tree and signs it with the log's key.
 func tamper() {
 	var err error
@@ -210,6 +214,11 @@ func tamper() {
 	case "flip":
 		index, _ := strconv.ParseUint(os.Args[3], 10, 64)
 		err = alterEntry(ctx, os.Args[2], index, func(entry []byte) { entry[len(entry)/2] ^= 1 })
+	case "tile":
+		var db *sql.DB
+		if db, err = sql.Open("sqlite3", os.Args[2]); err == nil {
+			_, err = db.Exec(`UPDATE tile SET hashes = zeroblob(length(hashes)) WHERE id > 1`)
+		}
 	case "drop":
 		index, _ := strconv.ParseUint(os.Args[4], 10, 64)
 		key, kerr := loadKey("key", os.Args[5], 1)

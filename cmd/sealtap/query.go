@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -90,6 +91,7 @@ func (s *search) query(now time.Time) (url.Values, error) {
 		if _, err := record.ParseUUID(e); err != nil {
 			return nil, usagef("--exchange: %w", err)
 		}
+		v.Set("exchange", strings.ToLower(e))
 	}
 	return v, nil
 }
@@ -128,10 +130,14 @@ func (s *search) run(ctx context.Context, stdout, stderr io.Writer) error {
 		err = printRecords(stdout, list)
 	}
 	if err == nil {
-		fmt.Fprintf(stderr, "%d rows, each proven under the checkpoint of %d entries cosigned by %s\n", len(list), rd.head.Size, strings.Join(cosigners(rd), ", "))
+		rows := "1 row,"
+		if len(list) != 1 {
+			rows = fmt.Sprintf("%d rows, each", len(list))
+		}
+		fmt.Fprintf(stderr, "%s proven under the checkpoint of %d entries cosigned by %s\n", rows, rd.head.Size, strings.Join(cosigners(rd), ", "))
 	}
 	if next != "" {
-		fmt.Fprintf(stderr, "there may be more: --cursor %s\n", next)
+		fmt.Fprintf(stderr, "there may be more: --cursor %s\n", printable(next))
 	}
 	return err
 }
@@ -144,6 +150,7 @@ func cosigners(rd *reader) []string {
 	if len(names) == 0 {
 		return []string{"nobody"}
 	}
+	slices.Sort(names)
 	return names
 }
 
@@ -157,7 +164,11 @@ func (s *search) fetch(ctx context.Context, rd *reader, values url.Values) ([]ro
 	for _, h := range page.Records {
 		indices = append(indices, h.Index)
 	}
-	if len(indices) > 0 && slices.Max(indices) >= rd.head.Size {
+	limit := cmp.Or(s.limit, 1000)
+	if err := descending(indices, limit); err != nil {
+		return nil, "", err
+	}
+	if len(indices) > 0 && indices[0] >= rd.head.Size {
 		if err := rd.refresh(ctx); err != nil {
 			return nil, "", err
 		}
@@ -171,59 +182,7 @@ func (s *search) fetch(ctx context.Context, rd *reader, values url.Values) ([]ro
 			return nil, "", failure{fmt.Errorf("entry %d, which the log's search returned: %w", r.index, err)}
 		}
 	}
-	return list, page.Next, nil
-}
-
-// matches checks a row against the filters, as far as its record holds the
-// facts: those of a request are not in its response.
-func matches(r row, v url.Values) error {
-	e := r.entry.Record
-	if e == nil {
-		return fmt.Errorf("it is a %s, not a record", r.entry.Kind)
-	}
-	check := func(name, have string, known bool) error {
-		if want := v.Get(name); want != "" && known && want != have {
-			return fmt.Errorf("its %s is %q, not %q", name, have, want)
-		}
-		return nil
-	}
-	q := e.GetRequest()
-	isRequest := q != nil
-	for _, err := range []error{
-		check("exchange", r.view.Exchange, true),
-		check("stage", r.view.Stage, true),
-		check("trace", r.view.Trace, isRequest),
-		check("service", q.GetService(), isRequest),
-		check("method", q.GetMethod(), isRequest),
-		check("who", q.GetWho().GetId(), isRequest && r.entry.Record.GetRequest().GetWho().GetId() != ""),
-	} {
-		if err != nil {
-			return err
-		}
-	}
-	if want := v.Get("path"); want != "" && q.GetPath() != "" {
-		if prefix, ok := strings.CutSuffix(want, "*"); q.GetPath() != want && !(ok && strings.HasPrefix(q.GetPath(), prefix)) {
-			return fmt.Errorf("its path is %q", q.GetPath())
-		}
-	}
-	if p := e.GetResponse(); p != nil && v.Get("status") != "" {
-		have := strconv.Itoa(int(p.GetStatus()))
-		if want := v.Get("status"); want != have && !(strings.HasSuffix(want, "xx") && want[:1] == have[:1]) {
-			return fmt.Errorf("its status is %s", have)
-		}
-	}
-	return matchTime(e.GetTime(), v)
-}
-
-func matchTime(ns int64, v url.Values) error {
-	at := time.Unix(0, ns)
-	if since, err := time.Parse(time.RFC3339Nano, v.Get("since")); err == nil && at.Before(since) {
-		return fmt.Errorf("its time is %s", at.UTC())
-	}
-	if until, err := time.Parse(time.RFC3339Nano, v.Get("until")); err == nil && !at.Before(until) {
-		return fmt.Errorf("its time is %s", at.UTC())
-	}
-	return nil
+	return list, page.Next, rd.matchExchanges(ctx, list, values)
 }
 
 // printExchanges prints a line for each response, beside its request, which is
@@ -236,10 +195,11 @@ func printExchanges(ctx context.Context, w io.Writer, rd *reader, responses []ro
 	}
 	fmt.Fprintln(tw, head)
 	for _, p := range responses {
-		q, err := rd.requestOf(ctx, p)
+		all, err := rd.exchange(ctx, p.view.Exchange)
 		if err != nil {
 			return err
 		}
+		q := requestAmong(all)
 		a, id := p.entry.Record.GetResponse(), p.view.Exchange
 		if narrow {
 			id = strconv.FormatUint(p.index, 10)
@@ -268,24 +228,6 @@ func printRecords(w io.Writer, list []row) error {
 			printable(r.view.Producer), r.entry.Record.GetSequence(), r.view.Stage, r.view.Exchange, printable(what))
 	}
 	return tw.Flush()
-}
-
-// requestOf returns the proven request record of a response's exchange, or nil.
-func (rd *reader) requestOf(ctx context.Context, response row) (*row, error) {
-	indices, err := rd.exchange(ctx, response.view.Exchange)
-	if err != nil {
-		return nil, err
-	}
-	list, err := rd.rows(ctx, indices, nil)
-	if err != nil {
-		return nil, err
-	}
-	for _, r := range list {
-		if r.entry.Record.GetRequest() != nil {
-			return &r, nil
-		}
-	}
-	return nil, nil
 }
 
 func (r row) target() string {
@@ -342,14 +284,19 @@ func narrow(w io.Writer) bool {
 	return err == nil && width < 120
 }
 
-// printable keeps what clients chose from playing with the terminal.
+// printable is plain, and short enough for a column.
 func printable(s string) string {
 	const most = 60
-	if q := strconv.QuoteToGraphic(s); q != `"`+s+`"` {
-		s = q
-	}
-	if len(s) > most {
+	if s = plain(s); len(s) > most {
 		s = strings.ToValidUTF8(s[:most], "") + "…"
+	}
+	return s
+}
+
+// plain keeps what clients chose from playing with the terminal.
+func plain(s string) string {
+	if q := strconv.QuoteToGraphic(s); q != `"`+s+`"` {
+		return q
 	}
 	return s
 }

@@ -177,11 +177,13 @@ func (rd *reader) loadKeys(ctx context.Context) error {
 
 // statements returns the indices of the key changes, in order.
 func (rd *reader) statements(ctx context.Context) ([]uint64, error) {
-	places := make(map[uint64]bool)
+	const maxProducers = 100_000 // more than that is a log that keeps its readers busy
+	places, producers := make(map[uint64]bool), make(map[string]bool)
 	cursor := make(url.Values)
 	for {
 		var page struct {
 			Producers []struct {
+				KeyID    string  `json:"key_id"`
 				Enrolled uint64  `json:"enrolled"`
 				Revoked  *uint64 `json:"revoked"`
 			} `json:"producers"`
@@ -190,14 +192,19 @@ func (rd *reader) statements(ctx context.Context) ([]uint64, error) {
 		if err := rd.Get(ctx, "producers", cursor, &page); err != nil {
 			return nil, err
 		}
+		before := len(producers)
 		for _, p := range page.Producers {
+			producers[p.KeyID] = true
 			places[p.Enrolled] = true
 			if p.Revoked != nil {
 				places[*p.Revoked] = true
 			}
 		}
-		if page.Next == "" || page.Next == cursor.Get("cursor") {
+		if page.Next == "" {
 			return slices.Sorted(maps.Keys(places)), nil
+		}
+		if len(producers) == before || len(producers) > maxProducers {
+			return nil, failure{errors.New("the log lists producers without an end")}
 		}
 		cursor.Set("cursor", page.Next)
 	}
@@ -263,7 +270,7 @@ func parseID(s string) (index uint64, exchange string, err error) {
 	if _, err := record.ParseUUID(s); err != nil {
 		return 0, "", usagef("%q is neither an index in the log nor an exchange id", s)
 	}
-	return 0, s, nil
+	return 0, strings.ToLower(s), nil
 }
 
 // find returns the indices of the records that ID names. A record takes a moment
@@ -279,7 +286,7 @@ func (rd *reader) find(ctx context.Context, id string, wait time.Duration) ([]ui
 			if index < rd.head.Size {
 				return []uint64{index}, nil
 			}
-		} else if list, err = rd.exchange(ctx, exchange); err != nil {
+		} else if list, err = rd.places(ctx, exchange); err != nil {
 			return nil, err
 		}
 		// An exchange has two records, and the second one may be a moment away.
@@ -301,26 +308,15 @@ func (rd *reader) find(ctx context.Context, id string, wait time.Duration) ([]ui
 	}
 }
 
-// exchange returns the indices of the records of an exchange, oldest first, once
-// they are proven to be of it.
-func (rd *reader) exchange(ctx context.Context, exchange string) ([]uint64, error) {
-	page, err := rd.Search(ctx, map[string][]string{"exchange": {exchange}})
+// places returns the indices of the records of an exchange, oldest first.
+func (rd *reader) places(ctx context.Context, exchange string) ([]uint64, error) {
+	all, err := rd.exchange(ctx, exchange)
 	if err != nil {
 		return nil, err
 	}
 	var list []uint64
-	for _, h := range page.Records {
-		if h.Index >= rd.head.Size {
-			continue
-		}
-		e, err := rd.entry(ctx, h.Index)
-		if err != nil {
-			return nil, err
-		}
-		if e.Record == nil || record.FormatUUID(e.Record.GetExchange()) != exchange {
-			return nil, failure{fmt.Errorf("entry %d is not of exchange %s, as the log's search says", h.Index, exchange)}
-		}
-		list = append([]uint64{h.Index}, list...)
+	for _, r := range all {
+		list = append(list, r.index)
 	}
 	return list, nil
 }

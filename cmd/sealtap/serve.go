@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -20,6 +21,7 @@ import (
 	"github.com/sealtap/sealtap/query"
 	"github.com/sealtap/sealtap/record"
 	"github.com/sealtap/sealtap/serve"
+	"github.com/sealtap/sealtap/storage"
 	"github.com/sealtap/sealtap/storage/sqlite"
 	"github.com/sealtap/sealtap/tlog"
 	"github.com/sealtap/sealtap/tlog/client"
@@ -34,6 +36,7 @@ const flushTime = 5 * time.Second
 type service struct {
 	addr  string
 	run   func(ctx context.Context) error // until ctx ends
+	ready func() error                    // of a log: why it publishes nothing; nil elsewhere
 	close func() error
 }
 
@@ -119,12 +122,27 @@ func startLog(ctx context.Context, c *config.Log, logger *slog.Logger) (_ *servi
 		LeafIndex: func(ctx context.Context, leaf record.Hash) (uint64, bool, error) { return index.LeafIndex(ctx, leaf) },
 	})
 	if err != nil {
-		return nil, err
+		return nil, notAsSigned(err, c)
 	}
 	if index, err = query.Open(string(c.Database)+".index", l, query.Config{Logger: logger}); err != nil {
 		return nil, err
 	}
 	closers = append(closers, index.Close)
+	handler := logHandler(c, f, l, index, openings)
+	return &service{
+		addr: ln.Addr().String(),
+		run: func(ctx context.Context) error {
+			ctx, cancel := untilPublished(ctx, l)
+			defer cancel()
+			return together(ctx, l.Run, index.Run, func(ctx context.Context) error { return serve.HTTP(ctx, ln, handler) })
+		},
+		ready: l.Ready,
+		close: closers.close,
+	}, nil
+}
+
+// logHandler serves everything under the log's URL.
+func logHandler(c *config.Log, f *logFiles, l *tlog.Log, index *query.Index, openings *sqlite.Openings) http.Handler {
 	search := index.Handler(query.HandlerConfig{
 		Proofs: l, Openings: openings, Identities: f.identities,
 		Readers: query.Readers{Loopback: c.Readers.Loopback, Tokens: f.tokens},
@@ -137,13 +155,34 @@ func startLog(ctx context.Context, c *config.Log, logger *slog.Logger) (_ *servi
 	mux.Handle("/v1/producers", search)
 	mux.Handle("/{$}", web.Handler())
 	mux.Handle("/explorer/", web.Handler())
-	return &service{
-		addr: ln.Addr().String(),
-		run: func(ctx context.Context) error {
-			return together(ctx, l.Run, index.Run, func(ctx context.Context) error { return serve.HTTP(ctx, ln, mux) })
-		},
-		close: closers.close,
-	}, nil
+	return mux
+}
+
+// publishTime is how long a log that stops tries to publish what it has taken.
+const publishTime = 3 * time.Second
+
+// untilPublished returns a context that ends some time after ctx: once what was
+// stored by then is published, so that the newest entries of a log that does not
+// run can be audited too.
+func untilPublished(ctx context.Context, l *tlog.Log) (context.Context, context.CancelFunc) {
+	later, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		defer cancel()
+		size, end := l.Size(), time.Now().Add(publishTime)
+		for l.Published() < size && time.Now().Before(end) && later.Err() == nil {
+			time.Sleep(5 * time.Millisecond)
+		}
+	})
+	return later, func() { stop(); cancel() }
+}
+
+// notAsSigned tells an operator whose log does not open, since what is stored is
+// not what was signed, what to do next.
+func notAsSigned(err error, c *config.Log) error {
+	if !errors.Is(err, storage.ErrCorrupt) {
+		return err
+	}
+	return failure{fmt.Errorf("%w; to see where, run sealtap audit %s --policy %s", err, filepath.Dir(string(c.Database)), c.Policy)}
 }
 
 // startProxy opens a proxy. The log need not be there.
@@ -200,7 +239,7 @@ func runProxy(ctx context.Context, p *proxy.Proxy, sp *spool.Spool, ln net.Liste
 	return errors.Join(err, <-spooled)
 }
 
-func proxyConfig(c *config.Proxy, f *proxyFiles, sp *spool.Spool, logger *slog.Logger) proxy.Config {
+func proxyConfig(c *config.Proxy, f *proxyFiles, sp proxy.Recorder, logger *slog.Logger) proxy.Config {
 	p := proxy.Config{
 		Upstream: c.Upstream.URL, TLS: f.tls, Service: c.Service, Recorder: sp, DigestKey: f.digestKey, OpenHeaders: c.OpenHeaders,
 		Seal: c.Seal, UserHeader: c.UserHeader, BufferLimit: int(c.BufferLimit), Logger: logger,

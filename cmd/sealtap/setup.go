@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"text/template"
 
 	"filippo.io/age"
@@ -304,20 +305,9 @@ func reachable(addr string) string {
 }
 
 // change applies flags to the configuration of an earlier run, and keeps the rest
-// of it, comments included.
+// of it, comments included. An address that cannot be had changes nothing.
 func (d *dataDir) change(f upFlags) error {
-	edits := make(map[string]string)
-	if f.upstream != "" {
-		edits["proxy.upstream"] = f.upstream
-	}
-	if f.listen != "" {
-		edits["proxy.listen"] = f.listen
-	}
-	if f.logListen != "" {
-		edits["log.listen"] = f.logListen
-		edits["proxy.log"] = "http://" + reachable(f.logListen)
-	}
-	if len(edits) == 0 {
+	if f == (upFlags{}) {
 		return nil
 	}
 	path := d.file("config.yaml")
@@ -325,11 +315,55 @@ func (d *dataDir) change(f upFlags) error {
 	if err != nil {
 		return usageError{err}
 	}
+	c, err := config.Parse(path, old)
+	if err != nil {
+		return err
+	}
+	edits := make(map[string]string)
+	if f.upstream != "" {
+		edits["proxy.upstream"] = f.upstream
+	}
+	if f.listen != "" && (c.Proxy == nil || f.listen != c.Proxy.Listen) {
+		if edits["proxy.listen"], err = settle("--listen", f.listen); err != nil {
+			return err
+		}
+	}
+	if f.logListen != "" && (c.Log == nil || f.logListen != c.Log.Listen) {
+		if edits["log.listen"], err = settle("--log-listen", f.logListen); err != nil {
+			return err
+		}
+		edits["proxy.log"] = "http://" + reachable(edits["log.listen"])
+	}
 	data, err := config.Edit(path, old, edits)
 	if err != nil || bytes.Equal(data, old) {
 		return err
 	}
+	if to, ok := edits["proxy.log"]; ok && c.Proxy != nil {
+		if err := d.movePolicy(c.Proxy.Log.String(), to); err != nil {
+			return err
+		}
+	}
 	return d.replace("config.yaml", data)
+}
+
+// movePolicy tells those who read policy.txt that the log has another URL.
+func (d *dataDir) movePolicy(from, to string) error {
+	text, err := os.ReadFile(d.file("policy.txt"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // the configuration names another one
+	} else if err != nil {
+		return usageError{err}
+	}
+	lines := strings.SplitAfter(string(text), "\n")
+	for i, l := range lines {
+		if f := strings.Fields(l); len(f) == 3 && f[0] == "log" && f[2] == from {
+			lines[i] = "log " + f[1] + " " + to + "\n"
+		}
+	}
+	if moved := strings.Join(lines, ""); moved != string(text) {
+		return d.replace("policy.txt", []byte(moved))
+	}
+	return nil
 }
 
 // checkUpstream checks --upstream before anything is written.
@@ -338,8 +372,13 @@ func checkUpstream(s string) error {
 		return nil
 	}
 	u, err := url.Parse(s)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+	switch {
+	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "":
 		return usagef("--upstream %q is not a URL such as http://127.0.0.1:9000", s)
+	case u.User != nil:
+		return usagef("--upstream: a user name or password does not belong into the URL")
+	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
+		return usagef("--upstream %q: only a path can stand behind the host", s)
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -65,7 +66,7 @@ func (rd *reader) exchangeRows(ctx context.Context, id string, wait time.Duratio
 			return nil, err
 		}
 		if e.Record != nil && len(e.Record.GetExchange()) > 0 {
-			all, err := rd.exchange(ctx, record.FormatUUID(e.Record.GetExchange()))
+			all, err := rd.places(ctx, record.FormatUUID(e.Record.GetExchange()))
 			if err != nil {
 				return nil, err
 			}
@@ -125,47 +126,95 @@ func viewLines(r row) [][2]string {
 		case v == nil:
 			return ""
 		case v.Sealed == nil:
-			return printable(v.Open)
+			return plain(v.Open)
 		case v.Shown != nil:
-			return printable(*v.Shown) + "  (sealed; shown to you as a reader)"
+			return plain(*v.Shown) + "  (sealed; shown to you as a reader)"
 		}
 		return "(sealed)"
 	}
 	v := r.view
 	if q := r.entry.Record; q != nil && q.GetRequest() != nil {
-		add("who", printable(whoText(q)))
+		add("who", plain(whoText(q)))
 		if w := q.GetRequest().GetWho(); w != nil {
 			verified := "not verified"
 			if w.GetVerified() {
 				verified = "verified"
 			}
-			add("", "by "+w.GetHow()+", "+verified)
+			add("", "by "+plain(w.GetHow())+", "+verified)
 		}
-		add("asked", printable(v.Method)+" "+v.Scheme+"://"+printable(v.Authority)+r.target()+"  "+v.Protocol)
+		add("asked", r.asked())
 		add("query", value(v.Query))
 		add("source", value(v.Source))
-		add("service", printable(v.Service))
+		add("service", plain(v.Service))
 		add("trace", v.Trace)
 		if b := q.GetRequest().GetBody(); b != nil && b.GetSize() > 0 {
 			add("body", bodyText(b))
 		}
+		lines = append(lines, headerLines(v)...)
 	}
 	if r.entry.Record != nil && r.entry.Record.GetResponse() != nil {
 		p := r.entry.Record.GetResponse()
 		add("status", statusText(p))
 		add("answer", answerText(p))
-		add("detail", printable(p.GetDetail()))
+		add("detail", plain(p.GetDetail()))
 		add("received", bodyText(p.GetReceived()))
 		add("sent", bodyText(p.GetSent()))
 		add("request", bodyText(p.GetRequestBody()))
 		add("duration", time.Duration(p.GetDurationNs()).Round(time.Microsecond).String())
 		if t := p.GetTunnel(); t != nil {
-			add("tunnel", printable(t.GetSni()))
+			add("tunnel", plain(t.GetSni()))
 			add("  up", bodyText(t.GetUp()))
 			add("  down", bodyText(t.GetDown()))
 		}
+		lines = append(lines, headerLines(v)...)
 	}
 	return lines
+}
+
+// headerLines returns the headers and credentials of a row, in order of names.
+func headerLines(v *record.View) (lines [][2]string) {
+	label := "headers"
+	add := func(name string, value any) {
+		text := "(sealed)"
+		switch x := value.(type) {
+		case string:
+			text = plain(x)
+		case record.Value:
+			if x.Shown != nil {
+				text = plain(*x.Shown) + "  (sealed)"
+			}
+		}
+		lines = append(lines, [2]string{label, plain(name) + ": " + text})
+		label = ""
+	}
+	headers, _ := v.Headers.(map[string]any)
+	for _, name := range slices.Sorted(maps.Keys(headers)) {
+		if several, ok := headers[name].([]any); ok {
+			for _, value := range several {
+				add(name, value)
+			}
+			continue
+		}
+		add(name, headers[name])
+	}
+	label = "secrets"
+	credentials, _ := v.Credentials.(map[string]string)
+	for _, place := range slices.Sorted(maps.Keys(credentials)) {
+		add(place, "digest "+credentials[place])
+	}
+	return lines
+}
+
+// asked is the first line of the request. A tunnel has neither scheme nor path.
+func (r row) asked() string {
+	v, at := r.view, plain(r.view.Authority)
+	if v.Scheme != "" {
+		at = plain(v.Scheme) + "://" + at
+	}
+	if v.Path != nil {
+		at += plain(r.target())
+	}
+	return plain(v.Method) + " " + at + "  " + plain(v.Protocol)
 }
 
 func bodyText(b *sealtapv1.Body) string {
@@ -191,7 +240,7 @@ recorded them, and between which two times. It is verified before it is written.
 			if _, _, err := parseID(args[0]); err != nil {
 				return err
 			}
-			text, n, err := r.evidence(cmd.Context(), args[0], wait, openings)
+			text, indices, err := r.evidence(cmd.Context(), args[0], wait, openings)
 			if err != nil {
 				return err
 			}
@@ -205,12 +254,18 @@ recorded them, and between which two times. It is verified before it is written.
 			if err := os.WriteFile(out, text, 0o644); err != nil {
 				return usageError{err}
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "wrote %s: evidence of %d entries; check it with\n  sealtap verify %s --policy %s\n", out, n, out, r.policyFile)
+			if r.json {
+				return printJSON(cmd.OutOrStdout(), map[string]any{"file": out, "indices": indices})
+			}
+			what := "1 entry"
+			if len(indices) != 1 {
+				what = fmt.Sprintf("%d entries", len(indices))
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "wrote %s: evidence of %s; check it with\n  sealtap verify %s --policy %s\n", out, what, out, r.policyFile)
 			return nil
 		},
 	}
 	r.flags(cmd)
-	cmd.Flags().Lookup("json").Hidden = true
 	cmd.Flags().StringVar(&out, "out", "", "`FILE` to write, - for standard output (default ID.evidence)")
 	cmd.Flags().BoolVar(&openings, "openings", false, "disclose the sealed fields that you may see")
 	cmd.Flags().DurationVar(&wait, "wait", patience, "how long to look for a record that is on its way")
@@ -218,14 +273,13 @@ recorded them, and between which two times. It is verified before it is written.
 }
 
 // evidence fetches and verifies the evidence of what ID names.
-func (r *reading) evidence(ctx context.Context, id string, wait time.Duration, openings bool) (text []byte, n int, err error) {
+func (r *reading) evidence(ctx context.Context, id string, wait time.Duration, openings bool) (text []byte, indices []uint64, err error) {
 	rd, err := r.open(ctx)
 	if err != nil {
-		return nil, 0, err
+		return nil, nil, err
 	}
-	indices, err := rd.find(ctx, id, wait)
-	if err != nil {
-		return nil, 0, err
+	if indices, err = rd.find(ctx, id, wait); err != nil {
+		return nil, nil, err
 	}
 	for _, index := range indices {
 		fetch := rd.Evidence
@@ -234,20 +288,23 @@ func (r *reading) evidence(ctx context.Context, id string, wait time.Duration, o
 		}
 		part, err := fetch(ctx, index)
 		if err != nil {
-			return nil, 0, err
+			return nil, nil, err
 		}
 		text = append(text, part...)
 	}
 	report, err := audit.VerifyEvidence(text, rd.policy, nil)
 	if err != nil {
-		return nil, 0, failure{fmt.Errorf("the log's evidence does not verify: %w", err)}
+		return nil, nil, failure{fmt.Errorf("the log's evidence does not verify: %w", err)}
+	}
+	if len(report.Entries) != len(indices) {
+		return nil, nil, failure{fmt.Errorf("the log gave evidence of %d entries for %d", len(report.Entries), len(indices))}
 	}
 	for i, e := range report.Entries {
 		if e.Record.Index != indices[i] {
-			return nil, 0, failure{fmt.Errorf("the log gave evidence of entry %d for entry %d", e.Record.Index, indices[i])}
+			return nil, nil, failure{fmt.Errorf("the log gave evidence of entry %d for entry %d", e.Record.Index, indices[i])}
 		}
 	}
-	return text, len(report.Entries), nil
+	return text, indices, nil
 }
 
 func newVerify() *cobra.Command {

@@ -18,6 +18,8 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/sealtap/sealtap/checkpoint"
+	"github.com/sealtap/sealtap/record"
+	"github.com/sealtap/sealtap/storage"
 	"github.com/sealtap/sealtap/storage/sqlite"
 )
 
@@ -62,8 +64,21 @@ func newest(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	body, _, err := checkpoint.Parse(text)
 	ts.Check(err)
-	// The last two entries are the stop record and its seal.
-	ts.Setenv(args[1], strconv.FormatUint(body.Size-2, 10))
+	n := (body.Size - 1) / storage.BundleWidth
+	bundle, err := db.Bundle(context.Background(), n, int(body.Size-n*storage.BundleWidth))
+	ts.Check(err)
+	index, found := n*storage.BundleWidth, ""
+	for b, err := range storage.Entries(bundle) {
+		ts.Check(err)
+		if e, err := record.Parse(b); err == nil && e.Record != nil && len(e.Record.GetExchange()) > 0 {
+			found = strconv.FormatUint(index, 10)
+		}
+		index++
+	}
+	if found == "" {
+		ts.Fatalf("no record of an exchange among the last entries")
+	}
+	ts.Setenv(args[1], found)
 }
 
 // crash N IDS COMMAND… starts the command N times, puts load on it, and kills it

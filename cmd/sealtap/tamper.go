@@ -119,9 +119,7 @@ func dropEntry(ctx context.Context, from, to string, index uint64, key *keys.Pri
 		}
 	}
 	for _, t := range append(tree.Complete(), tree.Partial()...) {
-		if t.Level > 0 || len(t.Hashes) == storage.BundleWidth*len(record.Hash{}) {
-			batch.Tiles = append(batch.Tiles, storage.Tile{Level: t.Level, N: t.N, Hashes: t.Hashes})
-		}
+		batch.Tiles = append(batch.Tiles, storage.Tile(t))
 	}
 	batch.Root = tree.Root()
 	signer, err := key.Signer()

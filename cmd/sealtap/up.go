@@ -15,6 +15,7 @@ import (
 	"github.com/sealtap/sealtap/keys"
 	"github.com/sealtap/sealtap/record"
 	"github.com/sealtap/sealtap/tlog/client"
+	"github.com/sealtap/sealtap/witness"
 )
 
 const defaultListen = "127.0.0.1:8080"
@@ -134,6 +135,9 @@ func (s *stack) startLog(ctx context.Context, c *config.File, logger *slog.Logge
 		_, err := r.open(ctx)
 		if !errors.Is(err, client.ErrUnavailable) {
 			return err
+		}
+		if why := log.ready(); errors.Is(why, witness.ErrWitnessAhead) {
+			return failure{fmt.Errorf("the log is not the one that its witnesses have seen: %w", why)}
 		}
 		select {
 		case ferr := <-s.failed:

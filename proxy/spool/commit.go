@@ -3,7 +3,9 @@ package spool
 import (
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
@@ -16,14 +18,21 @@ import (
 // of those who came meanwhile. So a lone record waits for one fdatasync only, in
 // its own goroutine, and a crowd shares one.
 type batch struct {
-	buf    []byte
-	leaves []record.Hash
-	seal   bool       // the durable records before the batch are to be sealed
-	opened [][16]byte // exchanges whose request records are in the batch
-	closed [][16]byte // exchanges whose response records are in the batch
-	lead   chan struct{}
-	done   chan struct{}
-	err    error
+	buf     []byte
+	records []noted // in the order of their frames
+	seal    bool    // the durable records before the batch are to be sealed
+	last    bool    // somebody waits for all commits to have ended
+	lead    chan struct{}
+	done    chan struct{}
+	err     error
+}
+
+// noted is what is taken note of once a record is durable.
+type noted struct {
+	leaf     record.Hash
+	exchange [16]byte
+	opens    bool // it is the request record of the exchange
+	closes   bool // it is the response record of the exchange
 }
 
 // What a batch takes, and how much may be unsealed before it: the records between
@@ -35,22 +44,22 @@ const (
 	unsealedBytes   = 1 << 20
 )
 
-func (b *batch) full() bool { return len(b.leaves) >= batchRecords || len(b.buf) >= batchBytes }
+func (b *batch) full() bool { return len(b.records) >= batchRecords || len(b.buf) >= batchBytes }
 
 func newBatch() *batch {
 	return &batch{lead: make(chan struct{}, 1), done: make(chan struct{})}
 }
 
-func (b *batch) empty() bool { return len(b.buf) == 0 && !b.seal }
+func (b *batch) empty() bool { return len(b.buf) == 0 && !b.seal && !b.last }
 
-func (b *batch) addRecord(entry, box []byte, leaf record.Hash) {
+func (b *batch) addRecord(entry, box []byte, n noted) {
 	start := len(b.buf)
 	b.buf = startFrame(b.buf, frameRecord)
 	b.buf = binary.LittleEndian.AppendUint32(b.buf, uint32(len(entry)))
 	b.buf = append(b.buf, entry...)
 	b.buf = append(b.buf, box...)
 	endFrame(b.buf, start)
-	b.leaves = append(b.leaves, leaf)
+	b.records = append(b.records, n)
 }
 
 // await returns once the batch is durable. It is called with mu held and
@@ -69,23 +78,31 @@ func (s *Spool) await(b *batch) error {
 	s.batch = newBatch()
 	s.batch.buf, s.freed = s.freed[:0], nil
 	s.mu.Unlock()
+	return s.commit(b)
+}
 
-	err := s.write(b)
-	if err != nil {
-		s.fail(fmt.Errorf("writing spool: %w", err))
-	}
-
-	s.mu.Lock()
-	b.err = err
-	s.freed = b.buf
-	if s.batch.empty() {
-		s.leading = false
-	} else {
-		s.batch.lead <- struct{}{}
-	}
-	s.mu.Unlock()
-	close(b.done)
-	signal(s.durable)
+// commit writes the batch, tells all who wait for it, and hands on the lead.
+func (s *Spool) commit(b *batch) error {
+	err := errors.New("the commit did not come to its end")
+	// Deferred, so that nobody waits for ever should the write panic in a goroutine
+	// whose server recovers.
+	defer func() {
+		if err != nil {
+			s.fail(fmt.Errorf("writing spool: %w", err))
+		}
+		s.mu.Lock()
+		b.err = err
+		s.freed = b.buf
+		if s.batch.empty() {
+			s.leading = false
+		} else {
+			s.batch.lead <- struct{}{}
+		}
+		s.mu.Unlock()
+		close(b.done)
+		signal(s.durable)
+	}()
+	err = s.write(b)
 	return err
 }
 
@@ -101,24 +118,24 @@ func (s *Spool) write(b *batch) error {
 			return err
 		}
 	}
-	for rest := b.buf; len(rest) > 0; {
-		n := fitting(rest, s.cfg.SegmentSize-s.seg.end)
+	for rest, records := b.buf, b.records; len(rest) > 0; {
+		n, count := fitting(rest, s.cfg.SegmentSize-s.seg.end)
 		if n == 0 {
 			if err := s.rotate(); err != nil {
 				return err
 			}
-			if n = fitting(rest, s.cfg.SegmentSize-s.seg.end); n == 0 {
+			if n, count = fitting(rest, s.cfg.SegmentSize-s.seg.end); n == 0 {
 				return fmt.Errorf("a frame of %d bytes does not fit into a segment of %d", len(rest), s.cfg.SegmentSize)
 			}
 		}
 		if err := s.seg.append(rest[:n]); err != nil {
 			return err
 		}
-		rest = rest[n:]
+		// Before the next segment is begun: its head says what was before it.
+		s.settle(n, records[:count], sealed)
+		rest, records, sealed = rest[n:], records[count:], record.Seal{}
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.settle(b, sealed)
+	s.stats.commits.Add(1)
 	return nil
 }
 
@@ -138,20 +155,20 @@ func (s *Spool) putSeal(b *batch) (record.Seal, error) {
 	return seal, nil
 }
 
-// fitting returns how many bytes of whole frames fit into the room.
-func fitting(buf []byte, room int64) int {
-	if int64(len(buf)) <= room {
-		return len(buf)
-	}
-	n := 0
+// fitting returns how many bytes of whole frames fit into the room, and how many
+// of these frames are records.
+func fitting(buf []byte, room int64) (n, records int) {
 	for n < len(buf) {
 		end := n + 8 + int(binary.LittleEndian.Uint32(buf[n:]))
 		if int64(end) > room {
 			break
 		}
+		if frameType(buf[n+8]) == frameRecord {
+			records++
+		}
 		n = end
 	}
-	return n
+	return n, records
 }
 
 // append makes frames durable at the end of the segment.
@@ -167,43 +184,51 @@ func (g *segment) append(frames []byte) error {
 	return checkPresent(g.file, g.end)
 }
 
-// settle takes note of a durable batch. It needs mu.
-func (s *Spool) settle(b *batch, sealed record.Seal) {
-	for _, leaf := range b.leaves {
-		s.tree.Append(leaf, nil)
+// settle takes note of n durable bytes at the end of the segment: of the records
+// in them, and of the seal if there is one.
+func (s *Spool) settle(n int, records []noted, sealed record.Seal) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range records {
+		s.tree.Append(r.leaf, nil)
+		if r.opens {
+			s.open[r.exchange] = struct{}{}
+		} else if r.closes {
+			delete(s.open, r.exchange)
+		}
 	}
-	for _, id := range b.opened {
-		s.open[id] = struct{}{}
-	}
-	for _, id := range b.closed {
-		delete(s.open, id)
-	}
-	s.unsealedBytes += len(b.buf)
+	s.unsealedBytes += n
 	if sealed.Size > 0 {
 		s.sealed, s.root, s.unsealedBytes = sealed.Size, sealed.Root, 0
 		s.stats.seals.Add(1)
 	}
 	s.end = position{s.seg.number, s.seg.end}
-	s.stats.records.Add(uint64(len(b.leaves)))
-	s.stats.commits.Add(1)
+	s.stats.records.Add(uint64(len(records)))
 }
 
 // rotate goes on in a new segment.
 func (s *Spool) rotate() error {
-	number := uint64(0)
-	if s.seg != nil {
-		number = s.seg.number + 1
-		// The spare is in the making since the current segment was entered. Should
-		// it have gone wrong, try again: there may be room by now.
-		if sp := <-s.spare; sp.err == nil {
-			return s.enter(sp.seg)
-		}
+	sp := <-s.spare
+	s.preparing = false
+	if sp.err != nil {
+		// Should it have gone wrong, try once more: there may be room by now.
+		sp.seg, sp.err = s.makeSegment(s.seg.number + 1)
 	}
+	if sp.err != nil {
+		return sp.err
+	}
+	if err := s.enter(sp.seg); err != nil {
+		return errors.Join(err, sp.seg.file.Close())
+	}
+	return nil
+}
+
+func (s *Spool) makeSegment(number uint64) (*segment, error) {
 	f, err := createSegment(s.cfg.Dir, number, s.cfg.SegmentSize)
 	if err != nil {
-		return fmt.Errorf("making segment: %w", err)
+		return nil, fmt.Errorf("making segment: %w", err)
 	}
-	return s.enter(&segment{number: number, file: f})
+	return &segment{number: number, file: f}, nil
 }
 
 // enter writes the head of a new segment and makes it the current one.
@@ -246,19 +271,43 @@ func (s *Spool) enter(seg *segment) error {
 	seg.end = int64(len(buf))
 	s.seg = seg
 	s.bytes += s.cfg.SegmentSize
+	s.preparing = true
 	go s.prepare(seg.number + 1)
 	return nil
 }
 
-// prepare makes the next segment ahead of its need. There is one at a time: the
-// next is not started before this one's result was taken.
+// prepareAgain is how long to wait before the next segment is tried again.
+const prepareAgain = time.Second
+
+// prepare makes the next segment ahead of its need and hands it over. As long as
+// there is no room for it no exchange begins: those under way can still end in
+// the current segment, and nothing has to be restarted once there is room.
 func (s *Spool) prepare(number uint64) {
-	f, err := createSegment(s.cfg.Dir, number, s.cfg.SegmentSize)
-	sp := spareSegment{err: err}
-	if err == nil {
-		sp.seg = &segment{number: number, file: f}
+	for {
+		seg, err := s.makeSegment(number)
+		s.setSpare(err)
+		if err == nil {
+			s.spare <- spareSegment{seg: seg}
+			return
+		}
+		select {
+		case s.spare <- spareSegment{err: err}:
+			return
+		case <-time.After(prepareAgain):
+		}
 	}
-	s.spare <- sp
+}
+
+// setSpare notes whether there is a next segment.
+func (s *Spool) setSpare(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil && s.noSpare == nil {
+		s.cfg.Logger.Error("spool has no room: no exchange begins until there is some", "dir", s.cfg.Dir, "error", err)
+	} else if err == nil && s.noSpare != nil {
+		s.cfg.Logger.Info("spool has room again", "dir", s.cfg.Dir)
+	}
+	s.noSpare = err
 }
 
 func signal(c chan struct{}) {

@@ -35,6 +35,11 @@ type outgoing struct {
 	bytes  int
 }
 
+func (o *outgoing) isSeal(i uint64) bool {
+	entry := o.req.GetItems()[i].GetEntry()
+	return len(entry) > 1 && record.Kind(entry[1]) == record.KindSeal
+}
+
 func (r *reader) seek(p position) {
 	if p.segment != r.pos.segment {
 		r.close()

@@ -1,7 +1,6 @@
 package spool
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -34,12 +33,12 @@ func (s *Spool) begin() error {
 	if err != nil {
 		return err
 	}
-	f, err := createSegment(s.cfg.Dir, last.next, s.cfg.SegmentSize)
+	seg, err := s.makeSegment(last.next)
 	if err != nil {
-		return fmt.Errorf("making segment: %w", err)
-	}
-	if err := s.enter(&segment{number: last.next, file: f}); err != nil {
 		return err
+	}
+	if err := s.enter(seg); err != nil {
+		return errors.Join(err, seg.file.Close())
 	}
 	start := &sealtapv1.Start{
 		Version:        s.cfg.Version,
@@ -59,16 +58,15 @@ func (s *Spool) begin() error {
 		}
 		start.Previous = &sealtapv1.Seal{Incarnation: last.stream.Incarnation[:], Size: last.sealed, Root: last.root[:]}
 	}
-	ctx := context.Background()
-	err = s.Record(ctx, &sealtapv1.Record{About: &sealtapv1.Record_Start{Start: start}}, nil)
+	err = s.record(&sealtapv1.Record{About: &sealtapv1.Record_Start{Start: start}}, nil, always)
 	for id := range last.open {
 		if err != nil {
 			break
 		}
-		err = s.Record(ctx, &sealtapv1.Record{Exchange: id[:], About: &sealtapv1.Record_Response{Response: &sealtapv1.Response{
+		err = s.record(&sealtapv1.Record{Exchange: id[:], About: &sealtapv1.Record_Response{Response: &sealtapv1.Response{
 			Outcome: sealtapv1.Outcome_OUTCOME_UNKNOWN,
 			Detail:  "the proxy ended during this exchange",
-		}}}, nil)
+		}}}, nil, always)
 	}
 	if last.any {
 		s.cfg.Logger.Info("spool recovered", "dir", s.cfg.Dir, "stopped_cleanly", last.stopped, "records_unsealed", start.GetRecovered(),
@@ -107,6 +105,7 @@ func (s *Spool) recover() (found, error) {
 	if len(numbers) > 0 {
 		last.next = numbers[len(numbers)-1] + 1
 	}
+	lost := uint64(0)
 	for len(numbers) > 0 {
 		n := numbers[len(numbers)-1]
 		numbers = numbers[:len(numbers)-1]
@@ -117,18 +116,43 @@ func (s *Spool) recover() (found, error) {
 		if !empty {
 			break
 		}
-		// A spare that was never entered, or a start that was cut short before its
-		// first record: nothing in it was acknowledged.
-		if err := os.Remove(segmentPath(s.cfg.Dir, n)); err != nil {
+		if err := s.discard(n, last.discarded); err != nil {
 			return last, err
 		}
+		lost += last.discarded
 		last = found{next: last.next}
 	}
-	if last.any {
-		numbers = append(numbers, 0)
+	last.discarded += lost
+	if numbers, err = listSegments(s.cfg.Dir); err != nil {
+		return last, err
 	}
-	s.bytes = int64(len(numbers)) * s.cfg.SegmentSize
+	for _, n := range numbers {
+		s.bytes += sizeOf(s.cfg.Dir, n)
+	}
 	return last, nil
+}
+
+// discard removes a segment without a record that can be read: a spare that was
+// never entered, or a start that was cut short before its first record. But if
+// there is anything in it beyond what can be read, that may have been records,
+// and is kept aside.
+func (s *Spool) discard(n, unreadable uint64) error {
+	path := segmentPath(s.cfg.Dir, n)
+	if unreadable == 0 {
+		return os.Remove(path)
+	}
+	s.cfg.Logger.Error("a segment of the spool cannot be read and is kept aside", "file", path+damagedSuffix, "bytes", unreadable)
+	return os.Rename(path, path+damagedSuffix)
+}
+
+const damagedSuffix = ".damaged"
+
+func sizeOf(dir string, n uint64) int64 {
+	st, err := os.Stat(segmentPath(dir, n))
+	if err != nil {
+		return 0
+	}
+	return st.Size()
 }
 
 // sweep removes segments that were in the making when the last life ended.
@@ -142,22 +166,19 @@ func (s *Spool) sweep() error {
 
 // replay reads segment n to its end and reports whether it holds no records.
 func (s *Spool) replay(n uint64, last *found) (empty bool, err error) {
-	f, err := os.Open(segmentPath(s.cfg.Dir, n))
+	f, err := os.OpenFile(segmentPath(s.cfg.Dir, n), os.O_RDWR, 0)
 	if err != nil {
 		return false, err
 	}
 	defer f.Close()
-	// What the last life wrote but did not get to sync counts once it is durable.
-	if err := unix.Fdatasync(int(f.Fd())); err != nil {
-		return false, fmt.Errorf("fdatasync: %w", err)
-	}
 	st, err := f.Stat()
 	if err != nil {
 		return false, err
 	}
 	fr, err := readFrame(f, n, 0, st.Size())
 	if errors.Is(err, errNoFrame) {
-		return true, nil
+		last.discarded, err = nonZero(f, 0, st.Size())
+		return true, err
 	} else if err != nil {
 		return false, err
 	}
@@ -183,8 +204,31 @@ func (s *Spool) replay(n uint64, last *found) (empty bool, err error) {
 		}
 		fr = next
 	}
-	last.discarded, err = nonZero(f, fr.next, st.Size())
-	return last.tree.Size() == 0, err
+	if last.discarded, err = nonZero(f, fr.next, st.Size()); err != nil {
+		return false, err
+	}
+	return last.tree.Size() == 0, rewrite(f, fr.next)
+}
+
+// rewrite makes the file durable as far as it was read. What the last life wrote
+// but did not get to sync counts from now on. An fdatasync alone would not do:
+// after one that failed, pages that never reached the disk pass for clean.
+func rewrite(f *os.File, end int64) error {
+	buf := make([]byte, 1<<20)
+	for p := int64(0); p < end; {
+		n, err := f.ReadAt(buf[:min(int64(len(buf)), end-p)], p)
+		if err == nil {
+			_, err = f.WriteAt(buf[:n], p)
+		}
+		if err != nil {
+			return fmt.Errorf("writing segment again: %w", err)
+		}
+		p += int64(n)
+	}
+	if err := unix.Fdatasync(int(f.Fd())); err != nil {
+		return fmt.Errorf("fdatasync: %w", err)
+	}
+	return nil
 }
 
 func (l *found) enter(h header, producer [32]byte) error {

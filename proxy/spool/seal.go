@@ -32,14 +32,14 @@ func (s *Spool) seals(ctx context.Context) error {
 			continue
 		case <-s.sub.first:
 			// Without a beacon nothing proves that what follows is not older.
-			if err := s.beacon(ctx); err != nil {
+			if err := s.beacon(always); err != nil {
 				s.complain(err)
 			}
 			continue
 		case <-beat.C:
 			// A record and a seal, never a seal alone: it would be the same bytes again
 			// and prove no life.
-			if err := s.beacon(ctx); err != nil {
+			if err := s.beacon(s.admit); err != nil {
 				s.complain(err)
 				continue
 			}
@@ -54,7 +54,7 @@ func (s *Spool) seals(ctx context.Context) error {
 }
 
 func (s *Spool) complain(err error) {
-	if !errors.Is(err, context.Canceled) && s.Err() == nil {
+	if s.Err() == nil {
 		s.cfg.Logger.Error("sealing records", "error", err)
 	}
 }
@@ -84,10 +84,10 @@ func (s *Spool) seal() error {
 }
 
 // beacon records the newest cosigned checkpoint that was seen.
-func (s *Spool) beacon(ctx context.Context) error {
-	return s.Record(ctx, &sealtapv1.Record{About: &sealtapv1.Record_Beacon{
+func (s *Spool) beacon(admit func(*sealtapv1.Record) error) error {
+	return s.record(&sealtapv1.Record{About: &sealtapv1.Record_Beacon{
 		Beacon: &sealtapv1.Beacon{Checkpoint: s.sub.newestCheckpoint()},
-	}}, nil)
+	}}, nil, admit)
 }
 
 // Run seals, beats and submits until ctx ends. It is called once, and followed
@@ -103,7 +103,7 @@ func (s *Spool) Run(ctx context.Context) error {
 // as ctx allows: what it does not take stays in the spool. Then it closes the
 // files.
 func (s *Spool) Close(ctx context.Context, reason string) error {
-	err := s.Record(context.WithoutCancel(ctx), &sealtapv1.Record{About: &sealtapv1.Record_Stop{Stop: &sealtapv1.Stop{Reason: reason}}}, nil)
+	err := s.record(&sealtapv1.Record{About: &sealtapv1.Record_Stop{Stop: &sealtapv1.Stop{Reason: reason}}}, nil, always)
 	if err == nil {
 		err = s.seal()
 	}
@@ -111,16 +111,28 @@ func (s *Spool) Close(ctx context.Context, reason string) error {
 		s.flush(ctx)
 	}
 	s.fail(ErrClosed)
+	s.settled()
 	return errors.Join(err, s.releaseFiles())
+}
+
+// settled returns once nobody commits. After a failure nobody begins to.
+func (s *Spool) settled() {
+	s.mu.Lock()
+	b := s.batch
+	b.last = true
+	_ = s.await(b) // what failed is known
 }
 
 // releaseFiles closes everything and lets go of the lock.
 func (s *Spool) releaseFiles() error {
 	var err error
-	if s.seg != nil {
+	s.sub.reader.close()
+	if s.preparing {
 		if sp := <-s.spare; sp.err == nil {
 			err = errors.Join(sp.seg.file.Close(), os.Remove(segmentPath(s.cfg.Dir, sp.seg.number)))
 		}
+	}
+	if s.seg != nil {
 		err = errors.Join(err, s.seg.file.Close())
 	}
 	return errors.Join(err, s.lock.Close())

@@ -55,8 +55,8 @@ type Config struct {
 	Log        *client.Client  // where entries go; nil keeps them in the spool
 	Version    string          // of the program, for start records
 
-	SegmentSize int64         // bytes of a file; 0 means 16 MiB
-	MaxBytes    int64         // bytes of all files; 0 means 1 GiB
+	SegmentSize int64         // bytes of a file; 0 means a 16th of MaxBytes, from 1 to 16 MiB
+	MaxBytes    int64         // bytes of all files, at least 4 of them; 0 means 1 GiB
 	Heartbeat   time.Duration // longest silence; 0 means 10 s
 	SealDelay   time.Duration // how long a record may wait for others before it is sealed; 0 means 20 ms
 	SealEvery   time.Duration // shortest time between two seals; 0 means 200 ms
@@ -73,11 +73,11 @@ func (c Config) withDefaults() Config {
 	def(&c.Heartbeat, 10*time.Second)
 	def(&c.SealDelay, 20*time.Millisecond)
 	def(&c.SealEvery, 200*time.Millisecond)
-	if c.SegmentSize == 0 {
-		c.SegmentSize = 16 << 20
-	}
 	if c.MaxBytes == 0 {
 		c.MaxBytes = 1 << 30
+	}
+	if c.SegmentSize == 0 {
+		c.SegmentSize = min(max(c.MaxBytes/16, 1<<20), 16<<20)
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -99,6 +99,7 @@ type Spool struct {
 	batch   *batch   // what waits for the next commit
 	leading bool     // somebody commits
 	failed  error    // set once: nothing is taken any more
+	noSpare error    // why there is no next segment: no exchange begins
 	bytes   int64    // of all segments
 	end     position // where durable frames end
 	freed   []byte   // buffer of a former batch, to be used again
@@ -111,7 +112,9 @@ type Spool struct {
 	unsealedBytes int
 	open          map[[16]byte]struct{} // exchanges with a durable request record and no durable response record
 
-	spare    chan spareSegment
+	spare     chan spareSegment
+	preparing bool // something will come from spare; belongs to whoever leads a commit
+
 	durable  chan struct{} // a token when records became durable
 	progress chan struct{} // a token when something can be submitted
 	sub      submitter
@@ -139,14 +142,25 @@ type spareSegment struct {
 	err error
 }
 
-// segmentAllowance is the share of MaxBytes that only closing records may use:
-// what is in flight can always be finished.
-const segmentAllowance = 10 // per cent
+// What may be kept beyond the last record that begins an exchange: a segment to
+// end those that are under way, and the next segment, which is made beforehand.
+const (
+	closingSegments = 1
+	spareSegments   = 1
+	leastSegments   = 2 + closingSegments + spareSegments
+)
+
+// maxRecord bounds a record with its openings, so that what lies between two
+// seals stays within what the log takes in one request.
+const maxRecord = 4 << 20
 
 // Open opens the spool in cfg.Dir, or makes one, recovers what is in it and
 // writes the start record of a new incarnation.
 func Open(cfg Config) (*Spool, error) {
 	cfg = cfg.withDefaults()
+	if cfg.MaxBytes < leastSegments*cfg.SegmentSize {
+		return nil, fmt.Errorf("a spool of at most %d bytes is too small: it needs %d", cfg.MaxBytes, leastSegments*cfg.SegmentSize)
+	}
 	signer, err := cfg.Key.Signer()
 	if err != nil {
 		return nil, err
@@ -166,7 +180,7 @@ func Open(cfg Config) (*Spool, error) {
 		batch:    newBatch(),
 		open:     make(map[[16]byte]struct{}),
 		tree:     record.NewTree(),
-		spare:    make(chan spareSegment, 1),
+		spare:    make(chan spareSegment),
 		durable:  make(chan struct{}, 1),
 		progress: make(chan struct{}, 1),
 	}
@@ -216,6 +230,11 @@ func (s *Spool) Record(ctx context.Context, r *sealtapv1.Record, openings []*sea
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	return s.record(r, openings, s.admit)
+}
+
+// record is Record for those who may exceed what the spool may hold.
+func (s *Spool) record(r *sealtapv1.Record, openings []*sealtapv1.Opening, admit func(*sealtapv1.Record) error) error {
 	s.mu.Lock()
 	for s.batch.full() {
 		b := s.batch
@@ -223,32 +242,40 @@ func (s *Spool) Record(ctx context.Context, r *sealtapv1.Record, openings []*sea
 		<-b.done
 		s.mu.Lock()
 	}
-	if err := s.admit(r); err != nil {
-		s.mu.Unlock()
-		return err
+	err := s.failed
+	if err == nil {
+		err = admit(r)
 	}
 	b := s.batch
-	if err := s.append(b, r, openings); err != nil {
+	if err == nil {
+		err = s.append(b, r, openings)
+	}
+	if err != nil {
 		s.mu.Unlock()
 		return err
 	}
 	return s.await(b)
 }
 
-// admit says whether the spool can take the record. It needs mu.
+// admit says whether there is room for the record. It needs mu.
 func (s *Spool) admit(r *sealtapv1.Record) error {
-	if s.failed != nil {
-		return s.failed
-	}
-	limit := s.cfg.MaxBytes
-	if r.GetRequest() != nil {
-		limit -= limit * segmentAllowance / 100
+	limit := s.cfg.MaxBytes - spareSegments*s.cfg.SegmentSize
+	switch {
+	case r.GetConfig() != nil:
+		return nil // comes with a start; a spool that is full can be opened
+	case r.GetRequest() != nil && s.noSpare != nil:
+		return fmt.Errorf("%w: %w", ErrFull, s.noSpare)
+	case r.GetRequest() != nil:
+		limit -= closingSegments * s.cfg.SegmentSize
 	}
 	if s.bytes > limit {
 		return fmt.Errorf("%w: %d of %d bytes wait for the log", ErrFull, s.bytes, s.cfg.MaxBytes)
 	}
 	return nil
 }
+
+// always admits a record of the spool's own: there are few in a life.
+func always(*sealtapv1.Record) error { return nil }
 
 // append adds the frame of a record to the batch. It needs mu.
 func (s *Spool) append(b *batch, r *sealtapv1.Record, openings []*sealtapv1.Opening) error {
@@ -275,12 +302,11 @@ func (s *Spool) append(b *batch, r *sealtapv1.Record, openings []*sealtapv1.Open
 			return err
 		}
 	}
-	b.addRecord(entry, box, leaf)
-	if id, ok := exchangeOf(r); ok && r.GetRequest() != nil {
-		b.opened = append(b.opened, id)
-	} else if ok && r.GetResponse() != nil {
-		b.closed = append(b.closed, id)
+	if n := int64(len(entry) + len(box)); n > min(maxRecord, s.cfg.SegmentSize/2) {
+		return fmt.Errorf("a record of %d bytes with its openings is too large", n)
 	}
+	id, ok := exchangeOf(r)
+	b.addRecord(entry, box, noted{leaf: leaf, exchange: id, opens: ok && r.GetRequest() != nil, closes: ok && r.GetResponse() != nil})
 	s.next++
 	s.clock = r.Time
 	return nil

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"os"
 	"sync"
 	"time"
 
 	"github.com/sealtap/sealtap/checkpoint"
+	sealtapv1 "github.com/sealtap/sealtap/proto/sealtap/v1"
 	"github.com/sealtap/sealtap/record"
 	"github.com/sealtap/sealtap/tlog/client"
 	"github.com/sealtap/sealtap/witness/policy"
@@ -35,6 +37,7 @@ type submitter struct {
 	mu          sync.Mutex
 	sent        []sent // acknowledged as sequenced, oldest first
 	unconfirmed int    // entries in sent
+	rewinds     int    // how often everything was sent from the start: sent is another list since
 	head        *policy.Checkpoint
 	kick        chan struct{}
 	room        chan struct{}
@@ -126,6 +129,11 @@ func (s *Spool) submit(ctx context.Context) (more bool, err error) {
 	out, err := s.sub.reader.collect(end)
 	if err != nil || out == nil {
 		s.sub.reader.seek(start)
+		if errors.Is(err, ErrDamaged) || errors.Is(err, fs.ErrNotExist) {
+			// Records that were acknowledged are gone: no better than one that could not
+			// be written.
+			s.fail(fmt.Errorf("reading spool: %w", err))
+		}
 		return false, err
 	}
 	resp, err := s.cfg.Log.Submit(ctx, out.req)
@@ -137,25 +145,44 @@ func (s *Spool) submit(ctx context.Context) (more bool, err error) {
 		s.cfg.Logger.Info("the log takes entries again")
 	}
 	s.sub.backoff = 0
-	b := sent{end: out.end, leaves: out.leaves}
-	placed := uint64(0)
-	for _, r := range resp.GetRuns() {
-		b.runs = append(b.runs, run{r.GetFirstItem(), r.GetFirstIndex(), r.GetCount()})
-		if r.GetFirstItem() != placed {
-			return false, fmt.Errorf("the log's answer does not place item %d", placed)
-		}
-		placed += r.GetCount()
+	b, err := place(out, resp)
+	if err != nil {
+		s.sub.reader.seek(start)
+		return false, err
 	}
-	if placed != uint64(len(out.leaves)) {
-		return false, fmt.Errorf("the log's answer places %d of %d items", placed, len(out.leaves))
-	}
-	s.stats.submitted.Add(placed)
+	s.stats.submitted.Add(uint64(len(b.leaves)))
 	s.sub.mu.Lock()
 	s.sub.sent = append(s.sub.sent, b)
 	s.sub.unconfirmed += len(b.leaves)
 	s.sub.mu.Unlock()
 	signal(s.sub.kick)
 	return true, nil
+}
+
+// place says where the log put the entries of a batch. Of seals it may keep none:
+// one over fewer records than a seal that it has proves nothing more.
+func place(out *outgoing, resp *sealtapv1.SubmitResponse) (sent, error) {
+	b := sent{end: out.end, leaves: out.leaves}
+	next := uint64(0)
+	skip := func(to uint64) error {
+		for ; next < to; next++ {
+			if next >= uint64(len(out.leaves)) || !out.isSeal(next) {
+				return fmt.Errorf("the log's answer does not place item %d", next)
+			}
+		}
+		return nil
+	}
+	for _, r := range resp.GetRuns() {
+		if err := skip(r.GetFirstItem()); err != nil {
+			return sent{}, err
+		}
+		if r.GetFirstItem() < next || r.GetCount() > uint64(len(out.leaves))-next {
+			return sent{}, fmt.Errorf("the log's answer places %d items from item %d on", r.GetCount(), r.GetFirstItem())
+		}
+		b.runs = append(b.runs, run{r.GetFirstItem(), r.GetFirstIndex(), r.GetCount()})
+		next += r.GetCount()
+	}
+	return b, skip(uint64(len(out.leaves)))
 }
 
 // refused sees to a conflict: the log knows less, or other things, than we
@@ -166,14 +193,15 @@ func (s *Spool) refused(err error) error {
 		return err
 	}
 	s.cfg.Logger.Error("the log disagrees about what it holds of this proxy: sending again all that is in the spool", "error", err)
-	s.sub.mu.Lock()
-	s.sub.sent, s.sub.unconfirmed = nil, 0
-	s.sub.mu.Unlock()
 	return errors.Join(err, s.rewind())
 }
 
-// rewind starts over at the oldest segment.
+// rewind starts over at the oldest segment, whatever was sent.
 func (s *Spool) rewind() error {
+	s.sub.mu.Lock() // free deletes segments under it
+	defer s.sub.mu.Unlock()
+	s.sub.sent, s.sub.unconfirmed = nil, 0
+	s.sub.rewinds++
 	numbers, err := listSegments(s.cfg.Dir)
 	if err != nil {
 		return err
@@ -226,10 +254,9 @@ func (s *Spool) confirm(ctx context.Context) (progress bool, err error) {
 	s.sub.mu.Lock()
 	head := s.sub.head
 	s.sub.mu.Unlock()
-	if head != nil && head.Size == cp.Size && head.Root == cp.Root {
-		return false, nil
-	}
-	if head != nil {
+	// A head that was seen before can prove what was acknowledged since: what is
+	// sent again makes the log no larger.
+	if head != nil && (head.Size != cp.Size || head.Root != cp.Root) {
 		if err := tree.Consistent(ctx, checkpoint.Body{Origin: head.Origin, Size: head.Size, Root: head.Root}); err != nil {
 			return false, err
 		}
@@ -246,22 +273,34 @@ func (s *Spool) confirm(ctx context.Context) (progress bool, err error) {
 			s.sub.mu.Unlock()
 			return progress, nil
 		}
-		b := s.sub.sent[0]
+		b, rewinds := s.sub.sent[0], s.sub.rewinds
 		s.sub.mu.Unlock()
 		ok, err := proven(ctx, tree, cp.Size, b)
 		if err != nil || !ok {
 			return progress, err
 		}
 		progress = true
-		s.sub.mu.Lock()
-		s.sub.sent = s.sub.sent[1:]
-		s.sub.unconfirmed -= len(b.leaves)
-		s.sub.mu.Unlock()
-		s.stats.confirmed.Add(uint64(len(b.leaves)))
+		if !s.letGo(b, rewinds) {
+			return progress, nil
+		}
 		signal(s.sub.room)
-		s.free(b.end)
 	}
 	return progress, ctx.Err()
+}
+
+// letGo frees the oldest batch that was sent, unless everything is being sent
+// again since the given number of rewinds.
+func (s *Spool) letGo(b sent, rewinds int) bool {
+	s.sub.mu.Lock()
+	defer s.sub.mu.Unlock()
+	if s.sub.rewinds != rewinds {
+		return false
+	}
+	s.sub.sent = s.sub.sent[1:]
+	s.sub.unconfirmed -= len(b.leaves)
+	s.stats.confirmed.Add(uint64(len(b.leaves)))
+	s.free(b.end)
+	return true
 }
 
 // proven reports whether every entry of the batch lies in the tree, at the
@@ -286,16 +325,18 @@ func proven(ctx context.Context, tree *client.Tree, size uint64, b sent) (bool, 
 	return true, nil
 }
 
-// free deletes the segments before the position.
+// free deletes the segments before the position. It needs sub.mu: a rewind must
+// not start at a segment that is about to go.
 func (s *Spool) free(end position) {
 	numbers, err := listSegments(s.cfg.Dir)
 	for _, n := range numbers {
 		if n >= end.segment || err != nil {
 			break
 		}
+		size := sizeOf(s.cfg.Dir, n)
 		if err = os.Remove(segmentPath(s.cfg.Dir, n)); err == nil {
 			s.mu.Lock()
-			s.bytes -= s.cfg.SegmentSize
+			s.bytes -= size
 			s.mu.Unlock()
 		}
 	}

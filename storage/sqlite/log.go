@@ -106,7 +106,7 @@ type writes struct {
 func OpenLog(ctx context.Context, path string) (_ *Log, err error) {
 	db, err := Open(ctx, path, logSchema())
 	if err != nil {
-		return nil, err
+		return nil, damage(err)
 	}
 	l := &Log{db: db, signed: signedFile(path + ".signed"), streams: make(map[record.Stream]int64)}
 	defer func() {

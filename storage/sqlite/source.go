@@ -94,24 +94,11 @@ func (f *LogFile) head(ctx context.Context, width int) ([]byte, error) {
 	return storage.Truncate(head, width)
 }
 
-// Tile returns the first width hashes of a tile. Of level 0 only complete tiles
-// are stored; the last one is made from the entries.
+// Tile returns the first width hashes of a tile.
 func (f *LogFile) Tile(ctx context.Context, level uint, n uint64, width int) ([]byte, error) {
 	var hashes []byte
 	err := f.log.db.Reader.QueryRowContext(ctx, `SELECT hashes FROM tile WHERE id = ?`, tileID(level, n)).Scan(&hashes)
-	if errors.Is(err, sql.ErrNoRows) && level == 0 && width < storage.BundleWidth {
-		head, err := f.head(ctx, width)
-		if err != nil {
-			return nil, err
-		}
-		for entry, err := range storage.Entries(head) {
-			if err != nil {
-				return nil, err
-			}
-			h := record.LeafHash(entry)
-			hashes = append(hashes, h[:]...)
-		}
-	} else if err != nil {
+	if err != nil {
 		return nil, fmt.Errorf("reading tile %d/%d: %w", level, n, damage(err))
 	}
 	if len(hashes) < width*len(record.Hash{}) {

@@ -59,13 +59,8 @@ func (m *model) batch(n int) *storage.Batch {
 		m.entries = append(m.entries, entry)
 		m.tree.Append(record.LeafHash(entry))
 	}
-	for _, tile := range m.tree.Complete() {
+	for _, tile := range append(m.tree.Complete(), m.tree.Partial()...) {
 		b.Tiles = append(b.Tiles, storage.Tile(tile))
-	}
-	for _, tile := range m.tree.Partial() {
-		if tile.Level > 0 {
-			b.Tiles = append(b.Tiles, storage.Tile(tile))
-		}
 	}
 	for _, tile := range b.Tiles {
 		m.tiles[[2]uint64{uint64(tile.Level), tile.N}] = tile.Hashes

@@ -115,12 +115,15 @@ func (p *Policy) open(signed []byte) (c *Checkpoint, bad, err error) {
 	seen := make(map[string]bool)
 	for _, s := range slices.Concat(n.Sigs, n.UnverifiedSigs) {
 		w, ok := p.known[signer{s.Name, s.Hash}]
-		if !ok || seen[w.witness.Name] {
+		if !ok {
 			continue
 		}
 		t, ok := w.verify(body.Origin, n.Text, s)
 		if !ok {
 			bad = fmt.Errorf("%w: the cosignature by witness %s does not verify", ErrSignature, w.witness.Name)
+			continue
+		}
+		if seen[w.witness.Name] { // the first one counts, but none may be false
 			continue
 		}
 		seen[w.witness.Name] = true

@@ -232,3 +232,33 @@ func FuzzVerify(f *testing.F) {
 		}
 	})
 }
+
+// TestRepeatedSignatures: no signature line may be false, nor the second one by
+// a key; and the log signs once.
+func TestRepeatedSignatures(t *testing.T) {
+	w := newWorld(t)
+	text := w.body.Marshal()
+	line := func(p party) string {
+		signed := string(sign(t, text, w.log, p))
+		return signed[strings.LastIndex(signed, "— "):]
+	}
+	good := string(sign(t, text, w.log, w.a, w.b))
+	log := strings.SplitAfter(good, "\n")[4]
+	for name, test := range map[string]struct {
+		more string
+		want error
+	}{
+		"nothing":                {"", nil},
+		"a cosignature again":    {line(w.a), nil},
+		"a false cosignature":    {string(damage([]byte(line(w.a)))), policy.ErrSignature},
+		"the log's again":        {log, nil},
+		"a false one of the log": {string(damage([]byte(log))), policy.ErrMalformed},
+		"one by an unknown key":  {line(w.strange), nil},
+		"none, but a tab":        {"\t\n", policy.ErrMalformed},
+	} {
+		c, err := w.policy.Verify([]byte(good + test.more))
+		if !errors.Is(err, test.want) || err == nil && len(c.Cosignatures) != 2 {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

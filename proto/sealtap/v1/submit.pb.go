@@ -183,7 +183,9 @@ func (x *WrappedKey) GetWrapped() []byte {
 	return nil
 }
 
-// SubmitResponse says where the entries of a batch stand in the log.
+// SubmitResponse says where the entries of a batch stand in the log. Only a seal
+// may stand nowhere: the log leaves out one that comes with stored records only
+// and is not stored itself, since a larger seal covers them already.
 type SubmitResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Runs          []*Run                 `protobuf:"bytes,1,rep,name=runs,proto3" json:"runs,omitempty"` // in the order of the items

@@ -1,0 +1,134 @@
+package config
+
+import (
+	"fmt"
+	"net"
+	"strconv"
+)
+
+const (
+	leastSpool     = 4 << 20 // four segments of 1 MiB
+	leastHeartbeat = 100_000_000
+	mostBuffer     = 64 << 20 // a body of that size is held for every exchange
+)
+
+// checker finds what is wrong with values that were well-formed. It keeps the
+// first error: one line for the user.
+type checker struct {
+	file *File
+	err  error
+}
+
+// fail notes that something is wrong with a key such as proxy.listen. A key that
+// is not there is looked for where its section starts.
+func (c *checker) fail(key, format string, args ...any) {
+	if c.err != nil {
+		return
+	}
+	where := c.file.Path
+	for k := key; k != ""; k = parent(k) {
+		if line := c.file.lines[k]; line > 0 {
+			where += ":" + strconv.Itoa(line)
+			break
+		}
+	}
+	c.err = fmt.Errorf("%w: %s: %s%w", ErrInvalid, where, key, fmt.Errorf(format, args...))
+}
+
+func parent(key string) string {
+	for i := len(key) - 1; i >= 0; i-- {
+		if key[i] == '.' {
+			return key[:i]
+		}
+	}
+	return ""
+}
+
+// needed checks that keys of a section are set.
+func (c *checker) needed(section string, keys ...need) {
+	for _, n := range keys {
+		if !n.set {
+			c.fail(section+"."+n.key, " is required")
+		}
+	}
+}
+
+// need is a key that a section cannot do without.
+type need struct {
+	key string
+	set bool
+}
+
+func (c *checker) address(key, addr string) {
+	_, port, err := net.SplitHostPort(addr)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil {
+		c.fail(key, ": %q is not an address such as 127.0.0.1:8080", addr)
+	}
+}
+
+// url refuses what is not for a URL to say: passwords are files.
+func (c *checker) url(key string, u URL) {
+	switch {
+	case u.URL == nil:
+	case u.User != nil:
+		c.fail(key, ": a user name or password does not belong into the URL")
+	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
+		c.fail(key, ": only a path can stand behind the host")
+	}
+}
+
+func (f *File) check() error {
+	c := &checker{file: f}
+	if f.Proxy == nil && f.Log == nil && len(f.Witnesses) == 0 {
+		return fmt.Errorf("%w: %s: it has none of the sections proxy, log and witnesses", ErrInvalid, f.Path)
+	}
+	if f.Proxy != nil {
+		c.proxy(f.Proxy)
+	}
+	if l := f.Log; l != nil {
+		c.needed("log", need{"listen", l.Listen != ""}, need{"database", l.Database != ""}, need{"key", l.Key != ""}, need{"policy", l.Policy != ""})
+		c.address("log.listen", l.Listen)
+	}
+	names := make(map[string]bool)
+	for i, w := range f.Witnesses {
+		section := fmt.Sprintf("witnesses.[%d]", i)
+		c.needed(section, need{"name", w.Name != ""}, need{"listen", w.Listen != ""}, need{"database", w.Database != ""},
+			need{"key", w.Key != ""}, need{"logs", len(w.Logs) > 0})
+		c.address(section+".listen", w.Listen)
+		if names[w.Name] {
+			c.fail(section+".name", ": %q is taken", w.Name)
+		}
+		names[w.Name] = true
+	}
+	return c.err
+}
+
+func (c *checker) proxy(p *Proxy) {
+	c.needed("proxy", need{"listen", p.Listen != ""}, need{"key", p.Key != ""}, need{"log", p.Log.URL != nil},
+		need{"policy", p.Policy != ""}, need{"spool", p.Spool != ""}, need{"digest_key", p.DigestKey != ""}, need{"openings_to", len(p.OpeningsTo) > 0})
+	c.address("proxy.listen", p.Listen)
+	c.url("proxy.upstream", p.Upstream)
+	c.url("proxy.log", p.Log)
+	if p.TLS != nil {
+		c.needed("proxy.tls", need{"cert", p.TLS.Cert != ""}, need{"key", p.TLS.Key != ""})
+	}
+	for _, field := range p.Seal {
+		switch field {
+		case "source", "query", "headers", "path", "who":
+		default:
+			c.fail("proxy.seal", ": %q cannot be sealed; source, query, headers, path and who can", field)
+		}
+	}
+	if p.SpoolMaxBytes != 0 && p.SpoolMaxBytes < leastSpool {
+		c.fail("proxy.spool_max_bytes", ": a spool needs at least 4MiB")
+	}
+	if p.Heartbeat != 0 && p.Heartbeat < leastHeartbeat {
+		c.fail("proxy.heartbeat", ": it is at least 100ms")
+	}
+	if p.BufferLimit > mostBuffer {
+		c.fail("proxy.buffer_limit", ": it is at most 64MiB, for every exchange may take that much memory")
+	}
+}

@@ -1,0 +1,121 @@
+package record
+
+import (
+	"fmt"
+	"math"
+	"sync"
+
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	sealtapv1 "github.com/sealtap/sealtap/proto/sealtap/v1"
+)
+
+// shape is what a message may look like on the wire.
+type shape struct {
+	name   protoreflect.FullName
+	fields []fieldShape // by their numbers
+}
+
+type fieldShape struct {
+	known bool
+	bit   uint64 // of its own, or that of its oneof; 0 if it may occur any number of times
+	wire  protowire.Type
+	limit uint64 // of a varint
+	child *shape // of a message
+}
+
+var recordShape = sync.OnceValue(func() *shape {
+	return newShape((*sealtapv1.Record)(nil).ProtoReflect().Descriptor(), make(map[protoreflect.FullName]*shape))
+})
+
+func newShape(d protoreflect.MessageDescriptor, known map[protoreflect.FullName]*shape) *shape {
+	if s := known[d.FullName()]; s != nil {
+		return s
+	}
+	s := &shape{name: d.FullName()}
+	known[d.FullName()] = s
+	for i := range d.Fields().Len() {
+		fd := d.Fields().Get(i)
+		f := fieldShape{known: true, bit: 1 << i, wire: protowire.BytesType}
+		if o := fd.ContainingOneof(); o != nil {
+			f.bit = 1 << o.Fields().Get(0).Index()
+		}
+		if fd.IsList() {
+			f.bit = 0
+		}
+		switch fd.Kind() {
+		case protoreflect.BoolKind:
+			f.wire, f.limit = protowire.VarintType, 1
+		case protoreflect.EnumKind:
+			f.wire, f.limit = protowire.VarintType, math.MaxInt32
+		case protoreflect.Uint32Kind:
+			f.wire, f.limit = protowire.VarintType, math.MaxUint32
+		case protoreflect.Uint64Kind:
+			f.wire, f.limit = protowire.VarintType, math.MaxUint64
+		case protoreflect.Sfixed64Kind:
+			f.wire = protowire.Fixed64Type
+		case protoreflect.MessageKind:
+			f.child = newShape(fd.Message(), known)
+		}
+		for len(s.fields) <= int(fd.Number()) {
+			s.fields = append(s.fields, fieldShape{})
+		}
+		s.fields[fd.Number()] = f
+	}
+	return s
+}
+
+// checkWire refuses encodings that two protobuf decoders may read in two ways:
+// where a field occurs twice one takes the last, another the first, a third
+// merges them; numbers that are too long or too large are cut in different
+// places. What we do not know is skipped, like everywhere. (docs/formats.md,
+// "Records")
+func (s *shape) checkWire(b []byte) error {
+	var seen uint64
+	for len(b) > 0 {
+		tag, n := protowire.ConsumeVarint(b)
+		num, wire := protowire.DecodeTag(tag)
+		if n < 0 || n != protowire.SizeVarint(tag) || !num.IsValid() || wire == protowire.StartGroupType || wire == protowire.EndGroupType {
+			return fmt.Errorf("%w: a field of %s has no tag that all read alike", ErrMalformed, s.name)
+		}
+		size := protowire.ConsumeFieldValue(num, wire, b[n:])
+		if size < 0 {
+			return fmt.Errorf("%w: field %d of %s: %w", ErrMalformed, num, s.name, protowire.ParseError(size))
+		}
+		value := b[n : n+size]
+		b = b[n+size:]
+		if int(num) >= len(s.fields) || !s.fields[num].known {
+			continue
+		}
+		f := &s.fields[num]
+		if seen&f.bit != 0 {
+			return fmt.Errorf("%w: field %d of %s, or another of its kind, occurs twice", ErrMalformed, num, s.name)
+		}
+		seen |= f.bit
+		if err := f.checkValue(wire, value); err != nil {
+			return fmt.Errorf("%w: field %d of %s: %w", ErrMalformed, num, s.name, err)
+		}
+	}
+	return nil
+}
+
+func (f *fieldShape) checkValue(wire protowire.Type, value []byte) error {
+	if wire != f.wire {
+		return fmt.Errorf("its wire type is %d, not %d", wire, f.wire)
+	}
+	if wire == protowire.Fixed64Type {
+		return nil
+	}
+	v, n := protowire.ConsumeVarint(value) // of what has a length, the length
+	if n != protowire.SizeVarint(v) {
+		return fmt.Errorf("a number has more bytes than it needs")
+	}
+	if wire == protowire.VarintType && v > f.limit {
+		return fmt.Errorf("%d is out of range", v)
+	}
+	if f.child != nil {
+		return f.child.checkWire(value[n:])
+	}
+	return nil
+}
