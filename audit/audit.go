@@ -65,9 +65,10 @@ type Options struct {
 	// Parallel is how many bundles are fetched at a time; 0 is 8. Each can
 	// have up to 16 MiB.
 	Parallel int
-	// Openings returns the openings at hand of the record at an index, each of
-	// which is checked. It is called by several goroutines; nil gives none.
-	Openings func(index uint64) []*sealtapv1.Opening
+	// Openings returns the openings at hand of the record with this index and leaf
+	// hash, each of which is checked. An error says that they are at hand and not
+	// what was kept. It is called by several goroutines; nil gives none.
+	Openings func(index uint64, leaf record.Hash) ([]*sealtapv1.Opening, error)
 	// Progress, if not nil, is told how many entries are done, in order.
 	Progress func(done, total uint64)
 }

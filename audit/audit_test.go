@@ -288,15 +288,21 @@ func TestOpenings(t *testing.T) {
 	index := uint64(p.write(r))
 	p.stop()
 	p.seal()
-	given := func(i uint64) []*sealtapv1.Opening {
-		if i == index {
-			return []*sealtapv1.Opening{o}
+	var damaged error
+	given := func(i uint64, leaf record.Hash) ([]*sealtapv1.Opening, error) {
+		if i == index && leaf == record.LeafHash(w.entries[i]) {
+			return []*sealtapv1.Opening{o}, damaged
 		}
-		return nil
+		return nil, nil
 	}
 	if r := w.audit(w.publish(), audit.Options{Openings: given}); r.Verdict != audit.Pass || r.Checked.Openings != 1 {
 		t.Error(r.Text())
 	}
+	damaged = errors.New("they do not decrypt")
+	if r := w.audit(w.publish(), audit.Options{Openings: given}); codes(r) != "opening-mismatch" || *r.Findings[0].Index != index {
+		t.Error(r.Text())
+	}
+	damaged = nil
 	o.Value = []byte("/guess")
 	if r := w.audit(w.publish(), audit.Options{Openings: given}); codes(r) != "opening-mismatch" || *r.Findings[0].Index != index {
 		t.Error(r.Text())

@@ -285,7 +285,11 @@ func (a *auditor) parseRecord(it *item, r record.Record) {
 	if a.Openings == nil {
 		return
 	}
-	for _, o := range a.Openings(it.index) {
+	openings, err := a.Openings(it.index, it.leaf)
+	if err != nil {
+		it.openings = append(it.openings, err)
+	}
+	for _, o := range openings {
 		a.opened.Add(1)
 		if err := record.CheckOpening(r, o); err != nil {
 			it.openings = append(it.openings, err)

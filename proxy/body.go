@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"errors"
 	"hash"
@@ -25,7 +26,7 @@ type requestBody struct {
 	kind   bodyKind
 	size   uint64
 	sum    [sha256.Size]byte // of a body that is not streamed
-	data   *buffer           // of a buffered one
+	data   []byte            // of a buffered one, or what arrived of a broken one
 	ahead  *lookahead        // of a chunked one that turned out to be streamed
 	stream *streamBody
 }
@@ -38,18 +39,13 @@ func (b *requestBody) none() { b.kind, b.size, b.sum = bodyNone, 0, emptySum() }
 func (b *requestBody) broken() {
 	s := new(streamBody)
 	if b.data != nil {
-		s.seen.add(b.data.b[:b.size])
-		b.data.put()
+		s.seen.add(b.data)
 		b.data = nil
 	}
 	b.kind, b.stream = bodyStreamed, s
 }
 
 func (b *requestBody) release() {
-	if b.data != nil {
-		b.data.unref()
-		b.data = nil
-	}
 	if b.stream != nil {
 		b.stream.stop()
 	}
@@ -68,15 +64,14 @@ func (x *exchange) takeBody() error {
 		b.none()
 		return nil
 	case r.ContentLength > 0 && r.ContentLength <= int64(limit):
-		b.data = x.p.bufferFor(int(r.ContentLength) + 1)
+		data := make([]byte, r.ContentLength+1)
 		x.readDeadline(true)
-		n, err := readAll(r.Body, b.data.b)
-		b.size = uint64(n)
-		if err != nil {
+		n, err := readAll(r.Body, data)
+		if b.data = data[:n]; err != nil {
 			return err
 		}
 		x.readDeadline(false)
-		x.buffered()
+		b.buffered()
 		return nil
 	case r.ContentLength > 0 || strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc"):
 		x.streamed(r.Body)
@@ -103,11 +98,13 @@ func (x *exchange) takeChunked() error {
 	switch {
 	case whole:
 		x.readDeadline(false)
-		b.data, b.size = a.data, uint64(n)
-		x.buffered()
+		b.data = bytes.Clone(a.data.b[:n])
+		a.data.put()
+		b.buffered()
 		return nil
 	case err != nil:
-		b.data, b.size = a.data, uint64(n)
+		b.data = bytes.Clone(a.data.b[:n])
+		a.data.put()
 		return err
 	}
 	b.ahead = a
@@ -115,11 +112,9 @@ func (x *exchange) takeChunked() error {
 	return nil
 }
 
-func (x *exchange) buffered() {
-	b := &x.body
-	b.kind = bodyBuffered
-	b.sum = sha256.Sum256(b.data.b[:b.size])
-	b.data.refs.Store(1)
+func (b *requestBody) buffered() {
+	b.kind, b.size = bodyBuffered, uint64(len(b.data))
+	b.sum = sha256.Sum256(b.data)
 }
 
 func (x *exchange) streamed(src io.Reader) {
@@ -150,50 +145,10 @@ func readAll(r io.Reader, b []byte) (n int, err error) {
 	return n, errors.New("the body is longer than its length")
 }
 
-// unref gives up one reader's hold on a buffered body.
-func (b *buffer) unref() {
-	if b.refs.Add(-1) == 0 {
-		b.put()
-	}
-}
-
-// bufferedReader hands a buffered body to the transport, which may go on reading
-// after the exchange is over.
-type bufferedReader struct {
-	mu   sync.Mutex
-	data *buffer
-	rest []byte
-}
-
-func (x *exchange) bufferedReader() io.ReadCloser {
-	d := x.body.data
-	d.refs.Add(1)
-	return &bufferedReader{data: d, rest: d.b[:x.body.size]}
-}
-
-func (r *bufferedReader) Read(p []byte) (int, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.data == nil {
-		return 0, http.ErrBodyReadAfterClose
-	}
-	n := copy(p, r.rest)
-	r.rest = r.rest[n:]
-	if len(r.rest) == 0 {
-		return n, io.EOF
-	}
-	return n, nil
-}
-
-func (r *bufferedReader) Close() error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.data != nil {
-		r.data.unref()
-		r.data, r.rest = nil, nil
-	}
-	return nil
-}
+// bodyOf returns a reader of a buffered body. The transport may go on reading
+// after the exchange is over, so the bytes are not pooled; and it knows this kind
+// of reader, and sends it at once with the head of the request.
+func bodyOf(data []byte) io.ReadCloser { return io.NopCloser(bytes.NewReader(data)) }
 
 // digest hashes bytes as they pass.
 type digest struct {

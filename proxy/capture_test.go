@@ -336,3 +336,29 @@ func FuzzRedact(f *testing.F) {
 		}
 	})
 }
+
+// TestUnreadableAnswer proves that what an upstream sent reaches neither the
+// record nor the client inside of an error.
+func TestUnreadableAnswer(t *testing.T) {
+	settled(t)
+	for _, answer := range []string{
+		"HTTP/1.1 200 OK\r\nSet-Cookie sid=hunter2\r\n\r\n", "hunter2 hunter2 hunter2\r\n\r\n", "HTTP/1.1 hunter2\r\n\r\n", "HTTP/hunter2 200 OK\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nContent-Length: hunter2\r\n\r\n", "HTTP/1.1 200 OK\r\nTransfer-Encoding: hunter2\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nContent-Length: 7\r\nContent-Length: 8 hunter2\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX-Sum hunter2\r\n\r\n",
+	} {
+		up := rawBackend(t, func(c net.Conn, _ *http.Request) { _, _ = io.WriteString(c, answer) })
+		s := start(t, up, nil)
+		res, err := client(t).Get(s.url("/"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(res.Body)
+		res.Body.Close()
+		_, p := s.rec.last(t)
+		detail := p.rec.GetResponse().GetDetail()
+		if err != nil || res.StatusCode != http.StatusBadGateway || detail == "" || strings.Contains(detail+string(body), "hunter2") {
+			t.Errorf("%q: status %d, %q, record says %q", answer, res.StatusCode, body, detail)
+		}
+	}
+}

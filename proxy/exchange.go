@@ -276,7 +276,7 @@ func (x *exchange) abandon(err error) {
 		x.fail(http.StatusRequestTimeout, codeTimeout, sealtapv1.Outcome_OUTCOME_TIMEOUT, "the client sent no more of its request's body")
 		return
 	}
-	x.fail(http.StatusBadRequest, codeRefused, sealtapv1.Outcome_OUTCOME_CLIENT_ABORT, "reading the request's body: "+err.Error())
+	x.fail(http.StatusBadRequest, codeRefused, sealtapv1.Outcome_OUTCOME_CLIENT_ABORT, "reading the request's body: "+brief(err))
 }
 
 // fail answers in place of the upstream, as RFC 9457 describes, once that is
@@ -369,7 +369,7 @@ func (x *exchange) cause() (sealtapv1.Outcome, string, bool) {
 	case stuck != nil:
 		return sealtapv1.Outcome_OUTCOME_CLIENT_ABORT, "writing to the client: " + stuck.Error(), true
 	case failed != nil:
-		return sealtapv1.Outcome_OUTCOME_CLIENT_ABORT, "reading the request's body: " + failed.Error(), true
+		return sealtapv1.Outcome_OUTCOME_CLIENT_ABORT, "reading the request's body: " + brief(failed), true
 	case ctx.Err() != nil:
 		return sealtapv1.Outcome_OUTCOME_CLIENT_ABORT, "the client went away", true
 	}

@@ -49,6 +49,18 @@ func capped(s string, limit int) string {
 	return head + mark
 }
 
+// brief is the text of an error without what a peer sent: the parser quotes the
+// line that it cannot read, and a secret may stand in that.
+func brief(err error) string {
+	text := err.Error()
+	for _, words := range [...]string{"malformed HTTP ", "malformed MIME header", "invalid header", "invalid trailer", "Content-Length", "transfer encoding"} {
+		if i := strings.Index(text, words); i >= 0 {
+			return strings.TrimSpace(text[:i+len(words)])
+		}
+	}
+	return text
+}
+
 func ascii(s string) bool {
 	for i := range len(s) {
 		if s[i] >= utf8.RuneSelf {

@@ -258,7 +258,6 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 type buffer struct {
 	pool *sync.Pool
 	b    []byte
-	refs atomic.Int32 // of those that are shared: see requestBuffer
 }
 
 func (b *buffer) put() { b.pool.Put(b) }

@@ -364,9 +364,9 @@ func (x *exchange) failBody(err error) {
 	switch {
 	case cut:
 	case isTimeout(err):
-		outcome, detail = sealtapv1.Outcome_OUTCOME_TIMEOUT, "reading the answer: "+err.Error()
+		outcome, detail = sealtapv1.Outcome_OUTCOME_TIMEOUT, "reading the answer: "+brief(err)
 	default:
-		outcome, detail = sealtapv1.Outcome_OUTCOME_UPSTREAM_TRUNCATED, "reading the answer: "+err.Error()
+		outcome, detail = sealtapv1.Outcome_OUTCOME_UPSTREAM_TRUNCATED, "reading the answer: "+brief(err)
 	}
 	if x.begun || cut {
 		if !x.begun {

@@ -142,15 +142,9 @@ func (x *exchange) attachBody(out *http.Request) {
 		if len(out.Trailer) > 0 {
 			out.ContentLength = -1
 		}
-		out.Body = x.bufferedReader()
-		data := b.data
-		size := b.size
-		// The transport may ask for it as long as the round trip lasts, and holds
-		// a reader all that time.
-		out.GetBody = func() (io.ReadCloser, error) {
-			data.refs.Add(1)
-			return &bufferedReader{data: data, rest: data.b[:size]}, nil
-		}
+		data := b.data // b is used again once the round trip is over
+		out.Body = bodyOf(data)
+		out.GetBody = func() (io.ReadCloser, error) { return bodyOf(data), nil }
 	case bodyStreamed:
 		out.Body, out.ContentLength = b.stream, x.r.ContentLength
 		if t := out.Trailer; len(t) > 0 {
@@ -185,9 +179,9 @@ func (x *exchange) failUpstream(err error) {
 	case errors.As(err, &denied):
 		x.fail(http.StatusForbidden, codeDenied, sealtapv1.Outcome_OUTCOME_DENIED, denied.Error())
 	case isTimeout(err):
-		x.fail(http.StatusGatewayTimeout, codeTimeout, sealtapv1.Outcome_OUTCOME_TIMEOUT, "asking the upstream: "+err.Error())
+		x.fail(http.StatusGatewayTimeout, codeTimeout, sealtapv1.Outcome_OUTCOME_TIMEOUT, "asking the upstream: "+brief(err))
 	default:
-		x.fail(http.StatusBadGateway, codeUnreachable, sealtapv1.Outcome_OUTCOME_UPSTREAM_UNREACHABLE, "asking the upstream: "+err.Error())
+		x.fail(http.StatusBadGateway, codeUnreachable, sealtapv1.Outcome_OUTCOME_UPSTREAM_UNREACHABLE, "asking the upstream: "+brief(err))
 	}
 }
 

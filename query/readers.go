@@ -98,6 +98,9 @@ func newOpener(from Openings, identities []age.Identity) *opener {
 	return &opener{from: from, identities: identities, keys: make(map[record.KeyID][]byte)}
 }
 
+// errDamagedOpenings is wrapped where stored openings are not what was kept.
+var errDamagedOpenings = errors.New("openings are damaged")
+
 // open returns the openings of a record that match its commitments: none if
 // there are none, or if their key was erased.
 func (o *opener) open(ctx context.Context, index uint64, leaf record.Hash, r *record.Record) ([]*sealtapv1.Opening, error) {
@@ -110,7 +113,7 @@ func (o *opener) open(ctx context.Context, index uint64, leaf record.Hash, r *re
 	}
 	id, err := record.BoxKey(box)
 	if err != nil {
-		return nil, fmt.Errorf("reading openings of %d: %w", index, err)
+		return nil, fmt.Errorf("reading openings of %d: %w: %w", index, errDamagedOpenings, err)
 	}
 	key, err := o.key(ctx, id)
 	if errors.Is(err, record.ErrNoDataKey) {
@@ -121,7 +124,7 @@ func (o *opener) open(ctx context.Context, index uint64, leaf record.Hash, r *re
 	}
 	list, err := record.OpenBox(box, leaf, key)
 	if err != nil {
-		return nil, fmt.Errorf("reading openings of %d: %w", index, err)
+		return nil, fmt.Errorf("reading openings of %d: %w: %w", index, errDamagedOpenings, err)
 	}
 	var match []*sealtapv1.Opening
 	for _, p := range list {
@@ -169,5 +172,11 @@ func (h *handler) openings(r *http.Request, index uint64, e record.Entry) ([]*se
 	if h.opener == nil || e.Record == nil || len(e.Record.GetSealed()) == 0 || !h.reader.Allowed(r) {
 		return nil, nil
 	}
-	return h.opener.open(r.Context(), index, e.Leaf, e.Record)
+	list, err := h.opener.open(r.Context(), index, e.Leaf, e.Record)
+	if errors.Is(err, errDamagedOpenings) {
+		// The record and its proofs are good without them.
+		h.ix.log.Error("stored openings are not what was kept; run sealtap audit on the data directory", "index", index, "error", err)
+		return nil, nil
+	}
+	return list, err
 }

@@ -170,8 +170,9 @@ func (d *draft) addKnown(ctx context.Context, r *run, size uint64) (int, error) 
 // repeatSeal answers for a seal without new records. It is stored, or it is needed
 // no more: a spool that was put back from an older copy seals the records that it
 // finds at a size of which the log never had a seal, because by then it had more of
-// them. A stored seal covers these records, so theirs is left out, and no run of
-// the answer names it. Were it refused, the spool could never get past it.
+// them. A stored seal covers these records, so this one is left out, and no run of
+// the answer names it. Its root is not looked at: it vouches for nothing here. Were
+// it refused, the spool could never get past it.
 func (d *draft) repeatSeal(ctx context.Context, r *run) error {
 	stored, index, err := d.storedSeal(ctx, r.stream, r.seal.Size)
 	if err != nil {
@@ -184,7 +185,7 @@ func (d *draft) repeatSeal(ctx context.Context, r *run) error {
 	case index > 0:
 		return d.fork(ctx, r, r.seal.Size-1, &ForkError{Stream: r.stream, Sequence: r.seal.Size, Index: index, Known: true,
 			Detail: "another seal of this size is stored"})
-	case len(r.records) > 0: // which are stored
+	case r.seal.Size > 0:
 		return nil
 	}
 	return &SequenceError{What: "seal of " + r.stream.Origin() + " without new records", Got: r.seal.Size, Expected: d.tree(r.stream).Size() + 1}

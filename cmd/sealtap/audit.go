@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -16,9 +15,6 @@ import (
 	"golang.org/x/term"
 
 	"github.com/sealtap/sealtap/audit"
-	"github.com/sealtap/sealtap/storage"
-	"github.com/sealtap/sealtap/storage/sqlite"
-	"github.com/sealtap/sealtap/tlog/client"
 	"github.com/sealtap/sealtap/witness/policy"
 )
 
@@ -64,7 +60,7 @@ or is missing, 3 something could not be fetched and nothing is concluded.`,
 		},
 	}
 	r.flags(cmd)
-	cmd.Flags().StringVar(&state, "state", "", "`FILE` for the last verified checkpoint, or none (default: next to the policy)")
+	cmd.Flags().StringVar(&state, "state", "", "`FILE` for the last verified checkpoint, or none (default for a URL: next to the policy)")
 	return cmd
 }
 
@@ -109,19 +105,21 @@ func (r *reading) verify(cmd *cobra.Command, text []byte, p *policy.Policy) erro
 }
 
 func (r *reading) audit(cmd *cobra.Command, source, state string, p *policy.Policy) error {
-	src, done, err := r.openSource(cmd.Context(), source)
+	src, err := r.openSource(cmd.Context(), source)
 	if err != nil {
 		return err
 	}
-	defer done()
+	defer src.close()
 	explicit := state != ""
-	if !explicit {
-		state = r.defaultState(p)
-	} else if state == "none" {
+	switch {
+	case state == "none":
 		state = ""
+	case !explicit && strings.Contains(source, "://"):
+		// A copy may well be older than the log was at the last audit.
+		state = r.defaultState(p)
 	}
-	o := audit.Options{Policy: p, State: state, Progress: progress(cmd.ErrOrStderr())}
-	report, err := audit.Run(cmd.Context(), src, o)
+	o := audit.Options{Policy: p, State: state, Progress: progress(cmd.ErrOrStderr()), Openings: src.openings}
+	report, err := audit.Run(cmd.Context(), src.Source, o)
 	if report == nil {
 		return err
 	}
@@ -155,30 +153,6 @@ func (r *reading) defaultState(p *policy.Policy) string {
 	return filepath.Join(filepath.Dir(r.policyFile), fmt.Sprintf(".audit-%.4x.state", sha256.Sum256(b.Bytes())))
 }
 
-// openSource opens what is to be audited. A data directory is read as it lies on
-// disk, without the log server.
-func (r *reading) openSource(ctx context.Context, source string) (audit.Source, func(), error) {
-	database := source + "/log.db"
-	if _, err := os.Stat(database); err == nil && !strings.Contains(source, "://") {
-		db, err := sqlite.OpenLogFile(ctx, database)
-		if errors.Is(err, storage.ErrCorrupt) {
-			return nil, nil, failure{err}
-		} else if err != nil {
-			return nil, nil, err
-		}
-		return dataSource{db}, func() { db.Close() }, nil
-	}
-	opts, err := r.options()
-	if err != nil {
-		return nil, nil, err
-	}
-	src, err := client.Open(source, opts...)
-	if err != nil {
-		return nil, nil, err
-	}
-	return src, func() {}, nil
-}
-
 // progress draws how far an audit is, on terminals only.
 func progress(w io.Writer) func(done, total uint64) {
 	f, ok := w.(*os.File)
@@ -198,33 +172,4 @@ func progress(w io.Writer) func(done, total uint64) {
 			fmt.Fprint(w, "\r\x1b[K")
 		}
 	}
-}
-
-// dataSource audits the files of a log. What is damaged or gone there was had and
-// is not what was promised: there is nobody who could not be reached.
-type dataSource struct{ *sqlite.LogFile }
-
-func (d dataSource) Checkpoint(ctx context.Context) ([]byte, error) {
-	b, err := d.LogFile.Checkpoint(ctx)
-	return b, unfit(err)
-}
-
-func (d dataSource) Tile(ctx context.Context, level uint, n uint64, width int) ([]byte, error) {
-	b, err := d.LogFile.Tile(ctx, level, n, width)
-	return b, unfit(err)
-}
-
-func (d dataSource) Bundle(ctx context.Context, n uint64, width int) ([]byte, error) {
-	b, err := d.LogFile.Bundle(ctx, n, width)
-	return b, unfit(err)
-}
-
-func unfit(err error) error {
-	if errors.Is(err, storage.ErrCorrupt) {
-		return fmt.Errorf("%w: %w", client.ErrVerification, err)
-	}
-	if err != nil {
-		return fmt.Errorf("%w: %w", client.ErrUnavailable, err)
-	}
-	return nil
 }

@@ -154,6 +154,23 @@ func readme(ts *testscript.TestScript, neg bool, args []string) {
 
 func repository() string { return filepath.Join("..", "..") }
 
+// flipBox flips a bit of the first stored opening.
+func flipBox(path string) error {
+	db, err := sql.Open("sqlite3", path)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	var entry int64
+	var box []byte
+	if err := db.QueryRow(`SELECT entry, box FROM opening ORDER BY entry`).Scan(&entry, &box); err != nil {
+		return err
+	}
+	box[len(box)-1] ^= 1
+	_, err = db.Exec(`UPDATE opening SET box = ? WHERE entry = ?`, box, entry)
+	return err
+}
+
 // upstream ADDR answers every request with its path and body.
 func upstream() {
 	err := http.ListenAndServe(os.Args[1], http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -205,7 +222,7 @@ func load() {
 }
 
 // tamper flip DB INDEX flips a bit of a stored entry; tamper tile DB blanks the
-// right edge of the stored tree; tamper drop DB NEWDB INDEX
+// right edge of the stored tree; tamper box DB flips a bit of an opening; tamper drop DB NEWDB INDEX
 // KEY removes an entry, rebuilds the tree and signs it with the log's key.
 func tamper() {
 	var err error
@@ -219,6 +236,8 @@ func tamper() {
 		if db, err = sql.Open("sqlite3", os.Args[2]); err == nil {
 			_, err = db.Exec(`UPDATE tile SET hashes = zeroblob(length(hashes)) WHERE id > 1`)
 		}
+	case "box":
+		err = flipBox(os.Args[2])
 	case "drop":
 		index, _ := strconv.ParseUint(os.Args[4], 10, 64)
 		key, kerr := loadKey("key", os.Args[5], 1)

@@ -160,6 +160,8 @@ func TestOlderCopies(t *testing.T) {
 		confirmed(t, r)
 		write(t, r, 3)
 		confirmed(t, r)
+		// Its segments now begin with a seal whose records were freed.
+		confirmed(t, resumed(snapshot(t, dir)))
 	}
 	if s.Err() != nil {
 		t.Error(s.Err())

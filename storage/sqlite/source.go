@@ -107,6 +107,48 @@ func (f *LogFile) Tile(ctx context.Context, level uint, n uint64, width int) ([]
 	return hashes[:width*len(record.Hash{})], nil
 }
 
+// OpeningsFile reads the storage of openings without the log.
+type OpeningsFile struct{ pool *sql.DB }
+
+// OpenOpeningsFile opens the storage at path for reading.
+func OpenOpeningsFile(ctx context.Context, path string) (*OpeningsFile, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, fmt.Errorf("opening openings storage: %w", err)
+	}
+	pool, err := openPool(path, 4, "mode=ro&_query_only=1")
+	if err != nil {
+		return nil, fmt.Errorf("opening openings storage %s: %w", path, err)
+	}
+	if _, err := identify(ctx, pool, openingsSchema()); err != nil {
+		return nil, fmt.Errorf("opening openings storage %s: %w", path, errors.Join(damage(err), pool.Close()))
+	}
+	return &OpeningsFile{pool}, nil
+}
+
+// Close closes the storage.
+func (f *OpeningsFile) Close() error { return f.pool.Close() }
+
+// Opening returns the encrypted openings of the entry at the index, and the
+// wrapped data key that they need. Either is nil if it is not there, or erased.
+func (f *OpeningsFile) Opening(ctx context.Context, index uint64) (box, wrapped []byte, err error) {
+	err = f.pool.QueryRowContext(ctx, `SELECT box FROM opening WHERE entry = ? AND box IS NOT NULL`, int64(index)).Scan(&box)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, nil, nil
+	}
+	if err == nil && len(box) > 0 {
+		id, _ := record.BoxKey(box)
+		err = f.pool.QueryRowContext(ctx, `SELECT wrapped FROM wrapped_key WHERE id = ? AND wrapped IS NOT NULL`, id[:]).Scan(&wrapped)
+		if errors.Is(err, sql.ErrNoRows) {
+			err = nil
+		}
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("reading openings of entry %d: %w", index, damage(err))
+	}
+	return box, wrapped, nil
+}
+
 // damage tells a file that is not what it was from one that cannot be read now.
 func damage(err error) error {
 	if e := (sqlite3.Error{}); errors.As(err, &e) && (e.Code == sqlite3.ErrCorrupt || e.Code == sqlite3.ErrNotADB || e.Code == sqlite3.ErrError) {

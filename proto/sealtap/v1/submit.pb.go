@@ -184,8 +184,8 @@ func (x *WrappedKey) GetWrapped() []byte {
 }
 
 // SubmitResponse says where the entries of a batch stand in the log. Only a seal
-// may stand nowhere: the log leaves out one that comes with stored records only
-// and is not stored itself, since a larger seal covers them already.
+// may stand nowhere: the log leaves out one over stored records that is not stored
+// itself, since a larger seal covers them already.
 type SubmitResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Runs          []*Run                 `protobuf:"bytes,1,rep,name=runs,proto3" json:"runs,omitempty"` // in the order of the items
