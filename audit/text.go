@@ -11,6 +11,10 @@ import (
 
 const columns = 80
 
+// textLimit is how many findings of a kind a person gets to read: one cause can
+// have many effects, and the other causes must not drown in them.
+const textLimit = 5
+
 // Text returns the report for people, at most 80 columns wide.
 func (r *Report) Text() string {
 	var b strings.Builder
@@ -30,7 +34,17 @@ func (r *Report) Text() string {
 	for _, p := range r.Producers {
 		line("producer", "%s: %d records, %d sealed, %s to %s", p.Name, p.Records, p.Sealed, p.First, p.Last)
 	}
+	shown := make(map[string]int)
+	more := make(map[Code]int)
+	for c, n := range r.Omitted {
+		more[c] = n
+	}
 	for _, x := range r.Findings {
+		kind := string(x.Severity) + string(x.Code)
+		if shown[kind]++; shown[kind] > textLimit {
+			more[x.Code]++
+			continue
+		}
 		mark := "FOUND "
 		if x.Severity == Notes {
 			mark = "notice "
@@ -44,8 +58,8 @@ func (r *Report) Text() string {
 		}
 		b.WriteString("\n" + wrap("", mark+string(x.Code)+place, 2) + wrap("  ", x.Detail, 2))
 	}
-	for _, c := range slices.Sorted(maps.Keys(r.Omitted)) {
-		b.WriteString(wrap("", fmt.Sprintf("and %d more of %s", r.Omitted[c], c), 2))
+	for _, c := range slices.Sorted(maps.Keys(more)) {
+		b.WriteString("\n" + wrap("", fmt.Sprintf("and %d more of %s: see the JSON report", more[c], c), 2))
 	}
 	for _, u := range r.Unfinished {
 		b.WriteString("\n" + wrap("", "could not be checked", 2) + wrap("  ", u, 2))

@@ -25,12 +25,14 @@ const (
 func (l *Log) publishLoop(ctx context.Context) {
 	var last time.Time // the last attempt
 	var delay time.Duration
-	// A checkpoint that was signed before the start goes first, as it is: a
-	// witness may have seen it.
-	resume := l.signed != nil && l.signed.Size > l.Published()
+	// The checkpoint that was signed last before the start goes first, as it is: a
+	// witness may have seen it. One that is published goes out again as well, since
+	// a witness that has seen a later one tells that the storage is an older copy.
+	resume := l.signed != nil
+	again := resume
 	for {
 		s := l.durable.Load()
-		if s.size <= l.Published() {
+		if s.size <= l.Published() && !again {
 			if !wait(ctx, s.next, 0) {
 				return
 			}
@@ -51,7 +53,7 @@ func (l *Log) publishLoop(ctx context.Context) {
 		l.setPublishing(err)
 		if err == nil {
 			l.metrics.published(time.Since(last))
-			delay = 0
+			delay, again = 0, false
 			continue
 		}
 		delay = min(max(publishDelay, 2*delay), maxPublishDelay)

@@ -145,6 +145,8 @@ func TestWitnessAhead(t *testing.T) {
 	db.restore()
 	signed.restore()
 	f.start()
+	// It is noticed before there is anything new to publish.
+	eventually(t, "not ready", func() bool { return errors.Is(f.log.Ready(), witness.ErrWitnessAhead) })
 	old, _, _ := f.log.Checkpoint()
 	f.mustSubmit(fork.batch(1)...)
 	eventually(t, "not ready", func() bool { return errors.Is(f.log.Ready(), witness.ErrWitnessAhead) })
