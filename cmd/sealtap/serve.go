@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime/debug"
 	"path/filepath"
 	"time"
 
@@ -347,9 +348,18 @@ func newProxy() *cobra.Command {
 			if f.Proxy == nil {
 				return "", nil, usagef("%s has no proxy section", f.Path)
 			}
+			collectLess()
 			s, err := startProxy(f.Proxy, f.SHA256, logger)
 			return "proxy", s, err
 		})
+}
+
+// collectLess lets the heap of a proxy, of which little lives long, grow further
+// between two collections. GOGC and GOMEMLIMIT win.
+func collectLess() {
+	if os.Getenv("GOGC") == "" && os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetGCPercent(400)
+	}
 }
 
 func newLog() *cobra.Command {

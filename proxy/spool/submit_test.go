@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -272,5 +273,48 @@ func TestLostSegmentFailsClosed(t *testing.T) {
 	}
 	if err := s.Record(context.Background(), request(1), nil); err == nil {
 		t.Error("the spool goes on")
+	}
+}
+
+// TestFirstBeaconOfAFullSpool opens a spool that is full while the log shows heads
+// and takes nothing. What follows must be bounded in time nevertheless.
+func TestFirstBeaconOfAFullSpool(t *testing.T) {
+	key := testKey(t)
+	cfg := testConfig(t, t.TempDir(), key)
+	cfg.MaxBytes = 4 * cfg.SegmentSize
+	s := openSpool(t, cfg)
+	var err error
+	for i := 0; err == nil && i < 1e6; i++ { // not only beyond what requests may use
+		r := response(1)
+		r.GetResponse().Detail = strings.Repeat("x", 10000)
+		err = s.Record(context.Background(), r, nil)
+	}
+	if !errors.Is(err, ErrFull) {
+		t.Fatal(err)
+	}
+	closeSpool(t, s)
+	l := newLog(t, key.Public)
+	l.before.Store(func(w http.ResponseWriter, r *http.Request) bool {
+		if r.Method == http.MethodPost {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+		return r.Method == http.MethodPost
+	})
+	cfg.Log = l.client
+	s = openSpool(t, cfg)
+	ctx, cancel := context.WithCancel(context.Background())
+	ran := make(chan error, 1)
+	go func() { ran <- s.Run(ctx) }()
+	for end := time.Now().Add(5 * time.Second); s.Status().Records < 2 && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
+	cancel()
+	if err := <-ran; err != nil {
+		t.Error(err)
+	}
+	closeSpool(t, s)
+	lives := readBack(t, cfg.Dir, key)
+	if r := lives[len(lives)-1].records[1]; len(r.GetBeacon().GetCheckpoint()) == 0 {
+		t.Errorf("no beacon follows the start: %v", r.Record)
 	}
 }
