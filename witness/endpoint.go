@@ -50,7 +50,7 @@ func (e *endpoint) cosign(waiting context.Context, a ask) ([]policy.Cosignature,
 	case e.turn <- struct{}{}:
 		defer func() { <-e.turn }()
 	case <-waiting.Done():
-		return nil, errors.New("it has not answered the request before")
+		return nil, fmt.Errorf("it has not answered the request before: %w", waiting.Err())
 	}
 	size, err := e.ready(a.checkpoint.Size)
 	if err != nil {

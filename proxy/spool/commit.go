@@ -181,7 +181,7 @@ func (g *segment) append(frames []byte) error {
 		return fmt.Errorf("fdatasync: %w", err)
 	}
 	g.end += int64(len(frames))
-	return checkPresent(g.file, g.end)
+	return checkPresent(g.file, g.size)
 }
 
 // settle takes note of n durable bytes at the end of the segment: of the records
@@ -228,7 +228,7 @@ func (s *Spool) makeSegment(number uint64) (*segment, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making segment: %w", err)
 	}
-	return &segment{number: number, file: f}, nil
+	return &segment{number: number, file: f, size: s.cfg.SegmentSize}, nil
 }
 
 // enter writes the head of a new segment and makes it the current one.

@@ -128,6 +128,7 @@ type stats struct {
 type segment struct {
 	number uint64
 	file   *os.File
+	size   int64 // of the file, from the beginning
 	end    int64 // where durable frames end
 }
 

@@ -1,19 +1,14 @@
 package spool
 
 import (
-	"bufio"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"filippo.io/age"
 
@@ -326,16 +321,14 @@ func TestFailsClosed(t *testing.T) {
 			if err := c.do(cfg.Dir); err != nil {
 				t.Fatal(err)
 			}
-			// A truncated file grows again by the write itself, so the loss may show
-			// at any of the checks; acknowledged it must never be.
-			err := s.Record(context.Background(), request(1), nil)
-			if c.name == "segment deleted" && !errors.Is(err, ErrDamaged) {
+			// The write makes a truncated file grow again, but not to its size.
+			if err := s.Record(context.Background(), request(1), nil); !errors.Is(err, ErrDamaged) {
 				t.Errorf("error %v, want ErrDamaged", err)
 			}
-			if c.name == "segment deleted" && s.Err() == nil {
+			if s.Err() == nil {
 				t.Error("the spool goes on")
 			}
-			if err := s.Close(context.Background(), "test"); c.name == "segment deleted" && !errors.Is(err, ErrDamaged) {
+			if err := s.Close(context.Background(), "test"); !errors.Is(err, ErrDamaged) {
 				t.Errorf("closing: %v", err)
 			}
 		})
@@ -389,86 +382,6 @@ func TestInUse(t *testing.T) {
 	if _, err := Open(cfg); err == nil || !strings.Contains(err.Error(), "holds records of producer") {
 		t.Errorf("another producer's key: %v", err)
 	}
-}
-
-// TestKill kills a process that writes records, again and again, and checks
-// that what it was told is durable is there, once.
-func TestKill(t *testing.T) {
-	if dir := os.Getenv("SEALTAP_SPOOL_VICTIM"); dir != "" {
-		victim(dir)
-	}
-	dir := t.TempDir()
-	key := testKey(t)
-	if err := key.Save(filepath.Join(dir, "key")); err != nil {
-		t.Fatal(err)
-	}
-	rounds := 10
-	if testing.Short() {
-		rounds = 3
-	}
-	acked := make(map[string]bool)
-	for round := range rounds {
-		cmd := exec.Command(os.Args[0], "-test.run=^TestKill$")
-		cmd.Env = append(os.Environ(), "SEALTAP_SPOOL_VICTIM="+dir)
-		out, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		lines := bufio.NewScanner(out)
-		for n := 0; lines.Scan(); n++ {
-			acked[lines.Text()] = true
-			if n == 200+37*round {
-				cmd.Process.Kill()
-			}
-		}
-		cmd.Wait()
-	}
-	seen := make(map[string]int)
-	for _, l := range readBack(t, filepath.Join(dir, "spool"), key) {
-		for _, r := range l.records {
-			seen[fmt.Sprintf("%s/%d", l.stream.Incarnation, r.GetSequence())]++
-		}
-	}
-	for k := range acked {
-		if seen[k] != 1 {
-			t.Errorf("record %s was acknowledged and is there %d times", k, seen[k])
-		}
-	}
-	if len(acked) < 200*rounds {
-		t.Errorf("only %d records were acknowledged", len(acked))
-	}
-}
-
-func victim(dir string) {
-	key, err := keys.Load(filepath.Join(dir, "key"))
-	var s *Spool
-	if err == nil {
-		s, err = Open(Config{Dir: filepath.Join(dir, "spool"), Key: key, SegmentSize: 256 << 10})
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	go s.Run(context.Background())
-	var mu sync.Mutex
-	for w := range 8 {
-		go func() {
-			for {
-				r := request(byte(w))
-				if err := s.Record(context.Background(), r, nil); err != nil {
-					os.Exit(1)
-				}
-				mu.Lock()
-				fmt.Printf("%x/%d\n", r.GetIncarnation(), r.GetSequence())
-				mu.Unlock()
-			}
-		}()
-	}
-	time.Sleep(time.Minute)
-	os.Exit(0)
 }
 
 func FuzzReadFrame(f *testing.F) {

@@ -231,7 +231,7 @@ func (s *Spool) confirms(ctx context.Context) {
 			ask = min(2*ask, askLast)
 		}
 		wait := ask
-		if !waiting {
+		if !waiting && err == nil {
 			wait = max(s.cfg.Heartbeat/2, ask)
 		}
 		select {
