@@ -221,10 +221,12 @@ func (d *demo) traffic(ctx context.Context, length time.Duration) (purchase, err
 	var it purchase
 	items := []string{"book", "lamp", "chair", "umbrella"}
 	who := []string{"alice", "bob", "carol"}
-	count, end := 0, time.Now().Add(length)
-	for ; time.Now().Before(end) && ctx.Err() == nil; count++ {
+	const bad = 42 // which of the customers is mallory
+	count, start := 0, time.Now()
+	end := start.Add(length)
+	for ; (time.Now().Before(end) || count <= bad) && ctx.Err() == nil; count++ {
 		customer := who[count%len(who)]
-		if count == 42 {
+		if count == bad {
 			customer = "mallory"
 		}
 		trace := fmt.Sprintf("%032x", 0x5ea17a9000+count)
@@ -237,10 +239,7 @@ func (d *demo) traffic(ctx context.Context, length time.Duration) (purchase, err
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	if it.exchange == "" {
-		return it, errors.New("too few customers came: give --traffic more time")
-	}
-	d.say("\n%d purchases in %s: %d exchanges, two records each, all durable before\nthey happened. One of the customers is mallory.", count, length, 3*count)
+	d.say("\n%d purchases in %s: %d exchanges, two records each, all durable before\nthey happened. One of the customers is mallory.", count, time.Since(start).Round(time.Second), 3*count)
 	return it, ctx.Err()
 }
 

@@ -3,6 +3,7 @@ package spool
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 
@@ -24,6 +25,7 @@ type reader struct {
 	pos  position
 	file *os.File // segment pos.segment; nil before it is opened
 	size int64
+	near window
 	keys map[record.KeyID]*sealtapv1.WrappedKey // that were read so far: one a life
 }
 
@@ -38,6 +40,35 @@ type outgoing struct {
 func (o *outgoing) isSeal(i uint64) bool {
 	entry := o.req.GetItems()[i].GetEntry()
 	return len(entry) > 1 && record.Kind(entry[1]) == record.KindSeal
+}
+
+// window reads a file in large pieces. What lies before limit never changes; what
+// lies behind it may, and is not kept.
+type window struct {
+	file  io.ReaderAt
+	limit int64
+	off   int64
+	buf   []byte
+}
+
+const windowBytes = 256 << 10
+
+// ReadAt implements [io.ReaderAt].
+func (w *window) ReadAt(p []byte, off int64) (int, error) {
+	if off < w.off || off+int64(len(p)) > w.off+int64(len(w.buf)) {
+		room := min(w.limit-off, windowBytes)
+		if int64(len(p)) > room {
+			return w.file.ReadAt(p, off)
+		}
+		if w.buf == nil {
+			w.buf = make([]byte, 0, windowBytes)
+		}
+		n, err := w.file.ReadAt(w.buf[:room], off)
+		if w.off, w.buf = off, w.buf[:n]; n < len(p) {
+			return copy(p, w.buf), err
+		}
+	}
+	return copy(p, w.buf[off-w.off:]), nil
 }
 
 func (r *reader) seek(p position) {
@@ -71,12 +102,14 @@ func (r *reader) next(end position) (frame, error) {
 				return frame{}, err
 			}
 			r.file, r.size = f, st.Size()
+			r.near = window{file: f, buf: r.near.buf[:0]}
 		}
 		limit := r.size
 		if r.pos.segment == end.segment {
 			limit = end.offset
 		}
-		fr, err := readFrame(r.file, r.pos.segment, r.pos.offset, limit)
+		r.near.limit = limit
+		fr, err := readFrame(&r.near, r.pos.segment, r.pos.offset, limit)
 		if err == nil {
 			r.pos.offset = fr.next
 			return fr, nil
