@@ -6,9 +6,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 
 	"github.com/sealtap/sealtap/checkpoint"
+	"github.com/sealtap/sealtap/durable"
 	"github.com/sealtap/sealtap/witness/policy"
 )
 
@@ -36,31 +36,10 @@ func loadState(path string, p *policy.Policy) (*policy.Checkpoint, error) {
 // saveState writes the checkpoint durably: the file is the old one or the new
 // one, whatever happens.
 func saveState(path string, signed []byte) error {
-	if err := writeAtomic(path, signed); err != nil {
+	if err := durable.Replace(path, signed, 0o600); err != nil {
 		return fmt.Errorf("writing audit state: %w", err)
 	}
 	return nil
-}
-
-func writeAtomic(path string, data []byte) error {
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, ".audit-state-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(data)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // signatures counts the signature lines of a signed note.

@@ -5,7 +5,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
+
+	"github.com/sealtap/sealtap/durable"
 )
 
 // Load reads the signing key in the file at path.
@@ -24,10 +25,10 @@ func Load(path string) (*Private, error) {
 // Save writes the key to a new file at path, readable by its owner only, and
 // its vkey to path with ".pub" appended. It never overwrites a key.
 func (p *Private) Save(path string) error {
-	if err := WriteSecret(path, []byte(p.Encode()+"\n")); err != nil {
+	if err := durable.Create(path, []byte(p.Encode()+"\n"), 0o600); err != nil {
 		return fmt.Errorf("saving signing key: %w", err)
 	}
-	if err := os.WriteFile(path+".pub", []byte(p.Public.String()+"\n"), 0o644); err != nil {
+	if err := durable.Replace(path+".pub", []byte(p.Public.String()+"\n"), 0o644); err != nil {
 		return fmt.Errorf("saving verifier key: %w", err)
 	}
 	return nil
@@ -46,32 +47,4 @@ func LoadOrGenerate(path, name string, t Type) (*Private, error) {
 		return nil, err
 	}
 	return k, k.Save(path)
-}
-
-// WriteSecret writes data durably to a new file that only its owner can read:
-// either the whole file comes to be, or none. It fails with [fs.ErrExist]
-// where there is a file already.
-func WriteSecret(path string, data []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(data)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	// A link fails where a rename would overwrite.
-	if err := os.Link(f.Name(), path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

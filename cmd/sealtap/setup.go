@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sealtap/sealtap/config"
+	"github.com/sealtap/sealtap/durable"
 	"github.com/sealtap/sealtap/keys"
 	"github.com/sealtap/sealtap/witness/policy"
 )
@@ -32,7 +33,7 @@ type dataDir struct {
 
 // ownFiles are the names that a first run makes before config.yaml, which comes
 // last: a directory with these alone was left by a first run that was cut short.
-var ownFiles = []string{"LOCK", "keys", "policy.txt", "config.yaml.new"}
+var ownFiles = []string{"LOCK", "keys", "policy.txt"}
 
 // openDataDir takes the directory for this process. It refuses one with other
 // people's files before it touches anything.
@@ -44,7 +45,7 @@ func openDataDir(path string) (*dataDir, error) {
 	_, err = os.Stat(filepath.Join(path, "config.yaml"))
 	if errors.Is(err, fs.ErrNotExist) {
 		for _, n := range names {
-			if !slices.Contains(ownFiles, n.Name()) {
+			if !slices.Contains(ownFiles, n.Name()) && !strings.HasPrefix(n.Name(), ".new-") {
 				return nil, usagef("%s is not a data directory of sealtap: it has no config.yaml, but %s; say --dir with a new or empty directory", path, n.Name())
 			}
 		}
@@ -169,7 +170,7 @@ func (d *dataDir) key(file, name string, t keys.Type) (*keys.Private, error) {
 func (d *dataDir) secrets() (recipient string, err error) {
 	digest := make([]byte, 32)
 	_, _ = rand.Read(digest)
-	err = keys.WriteSecret(d.file("keys", "digest.key"), []byte(hex.EncodeToString(digest)+"\n"))
+	err = durable.Create(d.file("keys", "digest.key"), []byte(hex.EncodeToString(digest)+"\n"), 0o600)
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return "", err
 	}
@@ -178,7 +179,7 @@ func (d *dataDir) secrets() (recipient string, err error) {
 		return "", fmt.Errorf("making age identity: %w", err)
 	}
 	path := d.file("keys", "openings.key")
-	err = keys.WriteSecret(path, []byte(id.String()+"\n"))
+	err = durable.Create(path, []byte(id.String()+"\n"), 0o600)
 	if err == nil {
 		return id.Recipient().String(), nil
 	} else if !errors.Is(err, fs.ErrExist) {
@@ -218,16 +219,7 @@ func (d *dataDir) writePolicy(s setup, operator keys.Public) error {
 
 // replace writes a file whole or not at all.
 func (d *dataDir) replace(name string, data []byte) error {
-	tmp := d.file(name + ".new")
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
-	if err != nil {
-		return fmt.Errorf("writing %s: %w", name, err)
-	}
-	_, err = f.Write(data)
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Rename(tmp, d.file(name))
-	}
-	if err != nil {
+	if err := durable.Replace(d.file(name), data, 0o644); err != nil {
 		return fmt.Errorf("writing %s: %w", name, err)
 	}
 	return nil

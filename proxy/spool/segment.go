@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sealtap/sealtap/durable"
 	"github.com/sealtap/sealtap/record"
 )
 
@@ -173,7 +174,7 @@ func createSegment(dir string, number uint64, size int64) (*os.File, error) {
 		err = os.Rename(path+".new", path)
 	}
 	if err == nil {
-		err = syncDir(dir)
+		err = durable.SyncDir(dir)
 	}
 	if err != nil {
 		f.Close()
@@ -204,14 +205,6 @@ func listSegments(dir string) ([]uint64, error) {
 	}
 	slices.Sort(list)
 	return list, nil
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // checkPresent returns an error if the file was deleted or truncated under us:

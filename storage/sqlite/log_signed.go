@@ -7,9 +7,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 
 	"github.com/sealtap/sealtap/checkpoint"
+	"github.com/sealtap/sealtap/durable"
 	"github.com/sealtap/sealtap/record"
 	"github.com/sealtap/sealtap/storage"
 )
@@ -23,28 +23,7 @@ var ErrNoSigned = errors.New("the last signed checkpoint is missing")
 type signedFile string
 
 // write replaces the checkpoint, durably and at once.
-func (f signedFile) write(note []byte) (err error) {
-	dir, err := os.Open(filepath.Dir(string(f)))
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	next, err := os.OpenFile(string(f)+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = next.Write(note)
-	if err == nil {
-		err = next.Sync()
-	}
-	if err = errors.Join(err, next.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(next.Name(), string(f)); err != nil {
-		return err
-	}
-	return dir.Sync()
-}
+func (f signedFile) write(note []byte) error { return durable.Replace(string(f), note, 0o600) }
 
 // read returns the checkpoint, nil if there is no file. Its signature is for
 // the log to check.

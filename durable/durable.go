@@ -1,0 +1,50 @@
+// Package durable writes small files so that a crash leaves the old one, the new
+// one, or none, and never half of one.
+//
+// Call [Replace] for a file that changes, [Create] for one that must not.
+package durable
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// Replace writes data to the file at path, whether there is one or not. On return
+// it is durable.
+func Replace(path string, data []byte, mode fs.FileMode) error {
+	return put(path, data, mode, os.Rename)
+}
+
+// Create writes data to a new file at path. It fails with [fs.ErrExist] where
+// there is a file already. On return it is durable.
+func Create(path string, data []byte, mode fs.FileMode) error {
+	return put(path, data, mode, os.Link) // which fails where a rename would overwrite
+}
+
+func put(path string, data []byte, mode fs.FileMode, move func(from, to string) error) error {
+	dir := filepath.Dir(path)
+	f, err := os.CreateTemp(dir, ".new-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := move(f.Name(), path); err != nil {
+		return err
+	}
+	return SyncDir(dir)
+}
+
+// SyncDir makes the names in a directory durable.
+func SyncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
