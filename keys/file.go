@@ -1,9 +1,7 @@
 package keys
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 
 	"github.com/sealtap/sealtap/durable"
@@ -32,19 +30,4 @@ func (p *Private) Save(path string) error {
 		return fmt.Errorf("saving verifier key: %w", err)
 	}
 	return nil
-}
-
-// LoadOrGenerate reads the key at path, or makes one where there is none.
-func LoadOrGenerate(path, name string, t Type) (*Private, error) {
-	k, err := Load(path)
-	if !errors.Is(err, fs.ErrNotExist) {
-		if err == nil && (k.Name != name || k.Type != t) {
-			return nil, fmt.Errorf("%s holds %s, but %q of type 0x%02x is wanted", path, k, name, byte(t))
-		}
-		return k, err
-	}
-	if k, err = Generate(name, t); err != nil {
-		return nil, err
-	}
-	return k, k.Save(path)
 }

@@ -17,7 +17,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"time"
 
@@ -52,7 +51,6 @@ type settings struct {
 	attempts int
 	backoff  time.Duration
 	timeout  time.Duration
-	log      *slog.Logger
 }
 
 // Option changes how a log is read.
@@ -75,12 +73,6 @@ func WithOrigin(origin string) Option { return func(s *settings) { s.origin = or
 func WithRetries(attempts int, backoff time.Duration) Option {
 	return func(s *settings) { s.attempts, s.backoff = attempts, backoff }
 }
-
-// WithTimeout bounds each attempt; the default is 30 s.
-func WithTimeout(d time.Duration) Option { return func(s *settings) { s.timeout = d } }
-
-// WithLogger sets where retries are reported; the default is nowhere.
-func WithLogger(l *slog.Logger) Option { return func(s *settings) { s.log = l } }
 
 // New returns a client of the log at location, which is a URL or a directory.
 // It does not contact the log.

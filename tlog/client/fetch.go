@@ -97,7 +97,6 @@ func (w *web) do(ctx context.Context, r request) ([]byte, error) {
 			return b, err
 		}
 		pause := w.pause(i, err)
-		w.set.log.DebugContext(ctx, "retrying", "path", r.path, "attempt", i+1, "pause", pause, "err", err)
 		select {
 		case <-ctx.Done():
 			return nil, err

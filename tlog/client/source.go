@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"net/url"
 	"os"
@@ -53,9 +52,6 @@ func Open(location string, opts ...Option) (*Source, error) {
 	s := &Source{location: location, set: settings{attempts: defaultAttempts, backoff: defaultBackoff, timeout: defaultTimeout}}
 	for _, o := range opts {
 		o(&s.set)
-	}
-	if s.set.log == nil {
-		s.set.log = slog.New(slog.DiscardHandler)
 	}
 	if !strings.Contains(location, "://") {
 		if info, err := os.Stat(location); err != nil || !info.IsDir() {
