@@ -87,32 +87,37 @@ type discloser struct {
 	identities []age.Identity
 
 	mu   sync.Mutex
-	keys map[record.KeyID][]byte // nil for one that somebody else can unwrap
+	keys map[record.KeyID][]byte // nil for one that only somebody else can unwrap
 }
 
 // openings returns the openings of a record, unless they were erased or are for
 // somebody else.
 func (d *discloser) openings(ctx context.Context, index uint64, leaf record.Hash) ([]*sealtapv1.Opening, error) {
-	box, wrapped, err := d.file.Opening(ctx, index)
+	box, err := d.file.Opening(ctx, index)
 	if err != nil || box == nil {
 		return nil, err
 	}
 	id, err := record.BoxKey(box)
-	if err != nil || wrapped == nil {
+	if err != nil {
 		return nil, err
 	}
-	key, err := d.key(id, wrapped)
+	key, err := d.key(ctx, id)
 	if err != nil || key == nil {
 		return nil, err
 	}
 	return record.OpenBox(box, leaf, key)
 }
 
-func (d *discloser) key(id record.KeyID, wrapped []byte) ([]byte, error) {
+// key returns a data key; nil if it is not at hand.
+func (d *discloser) key(ctx context.Context, id record.KeyID) ([]byte, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if key, ok := d.keys[id]; ok {
 		return key, nil
+	}
+	wrapped, err := d.file.WrappedKey(ctx, id)
+	if err != nil || wrapped == nil {
+		return nil, err
 	}
 	key, err := record.UnwrapKey(&sealtapv1.WrappedKey{Id: id[:], Wrapped: wrapped}, d.identities...)
 	if errors.As(err, new(*age.NoIdentityMatchError)) {

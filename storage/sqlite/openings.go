@@ -32,6 +32,11 @@ CREATE TABLE wrapped_key (
 	}
 }
 
+const (
+	selectBox = `SELECT box FROM opening WHERE entry = ? AND box IS NOT NULL`
+	selectKey = `SELECT wrapped FROM wrapped_key WHERE id = ? AND wrapped IS NOT NULL`
+)
+
 // Openings keeps encrypted openings. It implements [storage.Openings].
 type Openings struct {
 	db                   *DB
@@ -54,8 +59,8 @@ func OpenOpenings(ctx context.Context, path string) (*Openings, error) {
 		{&o.addBox, db.Writer, `INSERT INTO opening (entry, leaf, box) VALUES (?, ?, ?)
 			ON CONFLICT (entry) DO UPDATE SET leaf = excluded.leaf, box = excluded.box WHERE leaf <> excluded.leaf`},
 		{&o.addKey, db.Writer, `INSERT OR IGNORE INTO wrapped_key (id, wrapped) VALUES (?, ?)`},
-		{&o.selectBox, db.Reader, `SELECT box FROM opening WHERE entry = ? AND box IS NOT NULL`},
-		{&o.selectKey, db.Reader, `SELECT wrapped FROM wrapped_key WHERE id = ? AND wrapped IS NOT NULL`},
+		{&o.selectBox, db.Reader, selectBox},
+		{&o.selectKey, db.Reader, selectKey},
 	} {
 		if *s.stmt, err = s.pool.PrepareContext(ctx, s.text); err != nil {
 			return nil, fmt.Errorf("opening openings storage %s: %w", path, errors.Join(err, db.Close()))

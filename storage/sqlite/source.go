@@ -108,7 +108,10 @@ func (f *LogFile) Tile(ctx context.Context, level uint, n uint64, width int) ([]
 }
 
 // OpeningsFile reads the storage of openings without the log.
-type OpeningsFile struct{ pool *sql.DB }
+type OpeningsFile struct {
+	pool                 *sql.DB
+	selectBox, selectKey *sql.Stmt
+}
 
 // OpenOpeningsFile opens the storage at path for reading.
 func OpenOpeningsFile(ctx context.Context, path string) (*OpeningsFile, error) {
@@ -116,37 +119,37 @@ func OpenOpeningsFile(ctx context.Context, path string) (*OpeningsFile, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening openings storage: %w", err)
 	}
-	pool, err := openPool(path, 4, "mode=ro&_query_only=1")
-	if err != nil {
+	f := new(OpeningsFile)
+	if f.pool, err = openPool(path, 4, "mode=ro&_query_only=1"); err != nil {
 		return nil, fmt.Errorf("opening openings storage %s: %w", path, err)
 	}
-	if _, err := identify(ctx, pool, openingsSchema()); err != nil {
-		return nil, fmt.Errorf("opening openings storage %s: %w", path, errors.Join(damage(err), pool.Close()))
+	_, err = identify(ctx, f.pool, openingsSchema())
+	if err == nil {
+		f.selectBox, err = f.pool.PrepareContext(ctx, selectBox)
 	}
-	return &OpeningsFile{pool}, nil
+	if err == nil {
+		f.selectKey, err = f.pool.PrepareContext(ctx, selectKey)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("opening openings storage %s: %w", path, errors.Join(damage(err), f.pool.Close()))
+	}
+	return f, nil
 }
 
 // Close closes the storage.
 func (f *OpeningsFile) Close() error { return f.pool.Close() }
 
-// Opening returns the encrypted openings of the entry at the index, and the
-// wrapped data key that they need. Either is nil if it is not there, or erased.
-func (f *OpeningsFile) Opening(ctx context.Context, index uint64) (box, wrapped []byte, err error) {
-	err = f.pool.QueryRowContext(ctx, `SELECT box FROM opening WHERE entry = ? AND box IS NOT NULL`, int64(index)).Scan(&box)
-	if errors.Is(err, sql.ErrNoRows) {
-		return nil, nil, nil
-	}
-	if err == nil && len(box) > 0 {
-		id, _ := record.BoxKey(box)
-		err = f.pool.QueryRowContext(ctx, `SELECT wrapped FROM wrapped_key WHERE id = ? AND wrapped IS NOT NULL`, id[:]).Scan(&wrapped)
-		if errors.Is(err, sql.ErrNoRows) {
-			err = nil
-		}
-	}
-	if err != nil {
-		return nil, nil, fmt.Errorf("reading openings of entry %d: %w", index, damage(err))
-	}
-	return box, wrapped, nil
+// Opening returns the encrypted openings of the entry at the index; nil if there
+// are none, or they were erased.
+func (f *OpeningsFile) Opening(ctx context.Context, index uint64) ([]byte, error) {
+	box, _, err := one(ctx, f.selectBox, int64(index))
+	return box, damage(err)
+}
+
+// WrappedKey returns a wrapped data key; nil if it is not there, or was erased.
+func (f *OpeningsFile) WrappedKey(ctx context.Context, id record.KeyID) ([]byte, error) {
+	wrapped, _, err := one(ctx, f.selectKey, id[:])
+	return wrapped, damage(err)
 }
 
 // damage tells a file that is not what it was from one that cannot be read now.
