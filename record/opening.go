@@ -115,6 +115,9 @@ func OpenBox(box []byte, leaf Hash, key []byte) ([]*sealtapv1.Opening, error) {
 // UnwrapKey decrypts a data key.
 func UnwrapKey(w *sealtapv1.WrappedKey, identities ...age.Identity) ([]byte, error) {
 	r, err := age.Decrypt(bytes.NewReader(w.GetWrapped()), identities...)
+	if errors.As(err, new(*age.NoIdentityMatchError)) {
+		return nil, fmt.Errorf("%w: it is wrapped for somebody else", ErrNoDataKey)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("unwrapping data key: %w", err)
 	}

@@ -33,7 +33,7 @@ func newDemo() *cobra.Command {
 		Long: `Runs three small services on this machine, each behind a proxy of its own, with a log and two
 witnesses; sends them customers; finds, proves and audits what they did; then changes
 copies of the log's data as somebody with root could, and audits those. Everything is
-real. It takes half a minute and leaves nothing behind.`,
+real. It takes some seconds and leaves nothing behind.`,
 		Args: exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if length < time.Second || length > time.Hour {

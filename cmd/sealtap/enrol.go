@@ -47,10 +47,11 @@ func (rd *reader) state(ctx context.Context, operator *keys.Private, c record.Ke
 			return index, err
 		}
 	}
-	if got, err := rd.tree.Entry(ctx, index); err != nil || !bytes.Equal(got, entry) {
-		return index, failure{errors.Join(err, fmt.Errorf("the log holds something else as entry %d than the statement it took", index))}
+	got, err := rd.tree.Entry(ctx, index)
+	if err == nil && !bytes.Equal(got, entry) {
+		err = failure{fmt.Errorf("the log holds something else as entry %d than the statement it took", index)}
 	}
-	return index, nil
+	return index, err
 }
 
 // publication is how long a statement may take into a published head.

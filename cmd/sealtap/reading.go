@@ -17,6 +17,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/sealtap/sealtap/checkpoint"
 	"github.com/sealtap/sealtap/keys"
 	sealtapv1 "github.com/sealtap/sealtap/proto/sealtap/v1"
 	"github.com/sealtap/sealtap/record"
@@ -134,7 +135,14 @@ func (rd *reader) refresh(ctx context.Context) error {
 	if rd.head != nil && (head.Size < rd.head.Size || head.Size == rd.head.Size && head.Root != rd.head.Root) {
 		return failure{fmt.Errorf("the log went from %d entries to %d under another root while it was read", rd.head.Size, head.Size)}
 	}
-	rd.head, rd.tree = head, rd.Tree(head)
+	tree := rd.Tree(head)
+	if rd.head != nil {
+		// What was proven under the former head is proven under this one too.
+		if err := tree.Consistent(ctx, checkpoint.Body{Origin: rd.head.Origin, Size: rd.head.Size, Root: rd.head.Root}); err != nil {
+			return err
+		}
+	}
+	rd.head, rd.tree = head, tree
 	return rd.loadKeys(ctx)
 }
 

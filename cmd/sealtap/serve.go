@@ -192,6 +192,10 @@ func startProxy(c *config.Proxy, digest [32]byte, logger *slog.Logger) (_ *servi
 	if err != nil {
 		return nil, err
 	}
+	// What can be wrong is found before the spool begins an incarnation.
+	if _, err := proxy.New(proxyConfig(c, f, recordsNothing{}, nil)); err != nil {
+		return nil, err
+	}
 	ln, err := listen("proxy", c.Listen)
 	if err != nil {
 		return nil, err
@@ -208,8 +212,13 @@ func startProxy(c *config.Proxy, digest [32]byte, logger *slog.Logger) (_ *servi
 	if err != nil {
 		return nil, errors.Join(err, ln.Close())
 	}
+	closeSpool := func(reason string) error {
+		ctx, cancel := context.WithTimeout(context.Background(), flushTime)
+		defer cancel()
+		return sp.Close(ctx, reason)
+	}
 	abort := func(err error) (*service, error) {
-		return nil, errors.Join(err, ln.Close(), sp.Close(context.Background(), "did not start"))
+		return nil, errors.Join(err, ln.Close(), closeSpool("did not start"))
 	}
 	p, err := proxy.New(proxyConfig(c, f, sp, logger))
 	if err != nil {
@@ -220,13 +229,9 @@ func startProxy(c *config.Proxy, digest [32]byte, logger *slog.Logger) (_ *servi
 		return abort(err)
 	}
 	return &service{
-		addr: ln.Addr().String(),
-		run:  func(ctx context.Context) error { return runProxy(ctx, p, sp, ln) },
-		close: func() error {
-			ctx, cancel := context.WithTimeout(context.Background(), flushTime)
-			defer cancel()
-			return sp.Close(ctx, "stopped")
-		},
+		addr:  ln.Addr().String(),
+		run:   func(ctx context.Context) error { return runProxy(ctx, p, sp, ln) },
+		close: func() error { return closeSpool("stopped") },
 	}, nil
 }
 

@@ -42,7 +42,7 @@ func openDataDir(path string) (*dataDir, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, usagef("--dir: %w", err)
 	}
-	_, err = os.Stat(filepath.Join(path, "config.yaml"))
+	_, err = config.Load(filepath.Join(path, "config.yaml"))
 	if errors.Is(err, fs.ErrNotExist) {
 		for _, n := range names {
 			if !slices.Contains(ownFiles, n.Name()) && !strings.HasPrefix(n.Name(), ".new-") {
@@ -50,7 +50,7 @@ func openDataDir(path string) (*dataDir, error) {
 			}
 		}
 	} else if err != nil {
-		return nil, usagef("--dir: %w", err)
+		return nil, usagef("--dir %s: %w", path, err)
 	}
 	if err := os.MkdirAll(filepath.Join(path, "keys"), 0o700); err != nil {
 		return nil, usagef("--dir: %w", err)
@@ -402,7 +402,7 @@ log:
   policy: policy.txt
   openings_identity: keys/openings.key
   readers:
-    loopback: true   # whoever is on this machine sees sealed fields
+    loopback: true   # whoever is on this machine sees sealed fields: set it to false before you put a proxy in front
 
 witnesses:
 {{- range .Witnesses}}

@@ -120,7 +120,7 @@ func (d *discloser) key(ctx context.Context, id record.KeyID) ([]byte, error) {
 		return nil, err
 	}
 	key, err := record.UnwrapKey(&sealtapv1.WrappedKey{Id: id[:], Wrapped: wrapped}, d.identities...)
-	if errors.As(err, new(*age.NoIdentityMatchError)) {
+	if errors.Is(err, record.ErrNoDataKey) {
 		key, err = nil, nil
 	}
 	if err == nil {

@@ -94,14 +94,26 @@ func crash(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(up.Start())
 		await(ts, false, []string{ts.Getenv("PROXY")})
 		load := command(ts, "load", "http://"+ts.Getenv("PROXY"), "100000", args[1])
+		before := size(ts.MkAbs(args[1]))
 		ts.Check(load.Start())
-		// From right at the beginning to well under way.
-		time.Sleep(time.Duration(20+rand.IntN(60*(round+1))) * time.Millisecond)
+		// Not before a first answer, and then from at once to well under way.
+		for end := time.Now().Add(20 * time.Second); size(ts.MkAbs(args[1])) == before && time.Now().Before(end); {
+			time.Sleep(time.Millisecond)
+		}
+		time.Sleep(time.Duration(rand.IntN(60*(round+1))) * time.Millisecond)
 		ts.Check(up.Process.Signal(syscall.SIGKILL))
 		_ = up.Wait()
 		ts.Check(load.Process.Kill())
 		_ = load.Wait()
 	}
+}
+
+func size(path string) int64 {
+	st, err := os.Stat(path)
+	if err != nil {
+		return 0
+	}
+	return st.Size()
 }
 
 func command(ts *testscript.TestScript, args ...string) *exec.Cmd {

@@ -92,7 +92,8 @@ func (s *stack) push(ctx context.Context, sv *service) {
 	go func() {
 		err := sv.serve(ctx)
 		if ctx.Err() == nil {
-			s.failed <- errors.Join(errors.New("a part stopped by itself"), err)
+			s.failed <- fmt.Errorf("the part on %s stopped by itself: %w", sv.addr, err)
+			err = nil // said once
 		}
 		l.done <- err
 	}()

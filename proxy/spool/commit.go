@@ -35,8 +35,10 @@ type noted struct {
 	closes   bool // it is the response record of the exchange
 }
 
-// What a batch takes, and how much may be unsealed before it: the records between
-// two seals go to the log in one request, which has a limit.
+// What a batch takes before it is full, and how much is unsealed before a batch
+// that is sealed first. The records between two seals go to the log in one request:
+// up to 2047 of them, behind up to 1023 from seals before. The log takes 4096 items
+// and 8 MiB.
 const (
 	batchRecords    = 1024
 	batchBytes      = 1 << 20
@@ -236,7 +238,7 @@ func (s *Spool) enter(seg *segment) error {
 	s.mu.Lock()
 	h := header{
 		Version: 1, Producer: s.stream.Producer.String(), Incarnation: s.stream.Incarnation,
-		Sequence: s.tree.Size(), Edge: s.tree.Edge(), Sealed: s.sealed, SealedRoot: s.root,
+		Sequence: s.tree.Size(), Edge: s.tree.Edge(), Sealed: s.sealed, SealedRoot: s.root, Stopped: s.stopped,
 	}
 	for id := range s.open {
 		h.Open = append(h.Open, id[:])

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	sealtapv1 "github.com/sealtap/sealtap/proto/sealtap/v1"
 )
 
 // within fails the test if f does not return soon.
@@ -303,5 +305,32 @@ func TestNothingLeaks(t *testing.T) {
 		if time.Now().After(end) {
 			t.Fatalf("%d goroutines, were %d", runtime.NumGoroutine(), before)
 		}
+	}
+}
+
+// TestStopRotates stops a spool whose last seal goes into a new segment, which
+// then holds no record: the next start finds the stop all the same.
+func TestStopRotates(t *testing.T) {
+	cfg := testConfig(t, t.TempDir(), testKey(t))
+	s := openSpool(t, cfg)
+	if err := s.record(&sealtapv1.Record{About: &sealtapv1.Record_Stop{Stop: &sealtapv1.Stop{Reason: "test"}}}, nil, always); err != nil {
+		t.Fatal(err)
+	}
+	s.mu.Lock()
+	s.stopped = true
+	s.seg.end = s.cfg.SegmentSize // there is no room for the seal
+	s.mu.Unlock()
+	if err := s.seal(); err != nil {
+		t.Fatal(err)
+	}
+	s.fail(ErrClosed)
+	s.settled()
+	if err := s.releaseFiles(); err != nil {
+		t.Fatal(err)
+	}
+	closeSpool(t, openSpool(t, cfg))
+	lives := readBack(t, cfg.Dir, cfg.Key)
+	if r := lives[len(lives)-1].records[0].GetStart().GetReason(); r != sealtapv1.StartReason_START_REASON_CLEAN {
+		t.Errorf("the next start says %v", r)
 	}
 }

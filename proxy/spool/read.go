@@ -13,7 +13,8 @@ import (
 	"github.com/sealtap/sealtap/record"
 )
 
-// How much goes to the log in one request, seals allowing.
+// How much is in a request to the log before no more is added; its last run of
+// records may bring in more: see batchRecords.
 const (
 	requestItems = 1024
 	requestBytes = 1 << 20

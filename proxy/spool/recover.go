@@ -232,7 +232,7 @@ func rewrite(f *os.File, end int64) error {
 }
 
 func (l *found) enter(h header, producer [32]byte) error {
-	l.any, l.sealed, l.root = true, h.Sealed, h.SealedRoot
+	l.any, l.sealed, l.root, l.stopped = true, h.Sealed, h.SealedRoot, h.Stopped
 	l.stream = record.Stream{Producer: producer, Incarnation: h.Incarnation}
 	l.open = make(map[[16]byte]struct{})
 	for _, id := range h.Open {

@@ -105,6 +105,9 @@ func (s *Spool) Run(ctx context.Context) error {
 func (s *Spool) Close(ctx context.Context, reason string) error {
 	err := s.record(&sealtapv1.Record{About: &sealtapv1.Record_Stop{Stop: &sealtapv1.Stop{Reason: reason}}}, nil, always)
 	if err == nil {
+		s.mu.Lock()
+		s.stopped = true
+		s.mu.Unlock()
 		err = s.seal()
 	}
 	if err == nil {

@@ -55,7 +55,8 @@ type header struct {
 	Edge        []record.Hash      `json:"edge"`     // of the producer's tree at that sequence
 	Sealed      uint64             `json:"sealed"`   // size of the newest seal before the segment
 	SealedRoot  record.Hash        `json:"sealed_root"`
-	Open        [][]byte           `json:"open"` // exchanges with a request record and no response record
+	Open        [][]byte           `json:"open"`    // exchanges with a request record and no response record
+	Stopped     bool               `json:"stopped"` // the newest record before the segment is a stop
 }
 
 func frameSum(segment uint64, offset int64, body []byte) uint32 {

@@ -98,6 +98,7 @@ type Spool struct {
 	clock   int64    // time of the newest record
 	batch   *batch   // what waits for the next commit
 	leading bool     // somebody commits
+	stopped bool     // the stop record is durable
 	failed  error    // set once: nothing is taken any more
 	noSpare error    // why there is no next segment: no exchange begins
 	bytes   int64    // of all segments

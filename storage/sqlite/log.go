@@ -127,6 +127,8 @@ func OpenLog(ctx context.Context, path string) (_ *Log, err error) {
 	return l, nil
 }
 
+const selectBundle = `SELECT data FROM bundle WHERE n = ?`
+
 // maxBundle is the size of a bundle of the largest entries.
 const maxBundle = storage.BundleWidth * (2 + record.MaxEntry)
 
@@ -136,7 +138,7 @@ func (l *Log) prepare(ctx context.Context) error {
 		pool *sql.DB
 		text string
 	}{
-		{&l.selects.bundle, l.db.Reader, `SELECT data FROM bundle WHERE n = ?`},
+		{&l.selects.bundle, l.db.Reader, selectBundle},
 		{&l.selects.tile, l.db.Reader, `SELECT hashes FROM tile WHERE id = ?`},
 		{&l.selects.run, l.db.Reader, `SELECT run.sequence, run.first, run.count FROM run JOIN stream ON stream.id = run.stream
 			WHERE producer = ? AND incarnation = ? AND run.sequence <= ? ORDER BY run.sequence DESC LIMIT 1`},

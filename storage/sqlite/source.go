@@ -41,6 +41,9 @@ func OpenLogFile(ctx context.Context, path string) (*LogFile, error) {
 	if _, err = identify(ctx, f.log.db.Reader, logSchema()); err != nil {
 		return fail(err)
 	}
+	if f.log.selects.bundle, err = f.log.db.Reader.PrepareContext(ctx, selectBundle); err != nil {
+		return fail(err)
+	}
 	if f.log.decoder, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(maxBundle)); err != nil {
 		return fail(err)
 	}
@@ -65,33 +68,14 @@ func (f *LogFile) Checkpoint(ctx context.Context) ([]byte, error) {
 
 // Bundle returns the first width entries of bundle n.
 func (f *LogFile) Bundle(ctx context.Context, n uint64, width int) ([]byte, error) {
-	var packed []byte
-	err := f.log.db.Reader.QueryRowContext(ctx, `SELECT data FROM bundle WHERE n = ?`, int64(n)).Scan(&packed)
-	if errors.Is(err, sql.ErrNoRows) {
-		return f.head(ctx, width)
+	bundle, err := f.log.Bundle(ctx, n)
+	if errors.Is(err, storage.ErrNotFound) {
+		err = fmt.Errorf("%w: %w", storage.ErrCorrupt, err) // the checkpoint says that it is there
 	}
 	if err != nil {
-		return nil, fmt.Errorf("reading bundle %d: %w", n, damage(err))
-	}
-	bundle, err := f.log.decoder.DecodeAll(packed, nil)
-	if err != nil {
-		return nil, fmt.Errorf("reading bundle %d: %w: %w", n, storage.ErrCorrupt, err)
+		return nil, damage(err)
 	}
 	return storage.Truncate(bundle, width)
-}
-
-// head returns the first entries behind the last complete bundle.
-func (f *LogFile) head(ctx context.Context, width int) ([]byte, error) {
-	tx, err := f.log.db.Reader.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
-	if err != nil {
-		return nil, fmt.Errorf("reading entries: %w", damage(err))
-	}
-	defer tx.Rollback()
-	head, err := readHead(ctx, tx)
-	if err != nil {
-		return nil, fmt.Errorf("reading entries: %w", damage(err))
-	}
-	return storage.Truncate(head, width)
 }
 
 // Tile returns the first width hashes of a tile.

@@ -114,7 +114,7 @@ function described(r) {
   const p = r.response || {};
   const pairs = [["index", r.index], ["producer", `${r.producer} #${r.sequence}`], ["time", when(r.time)]];
   if (r.who) pairs.push(["who", `${plain(r.who.id)}, by ${r.who.how}, ${r.who.verified ? "verified" : "not verified"}`]);
-  if (r.method) pairs.push(["asked", `${r.method} ${r.scheme}://${r.authority}${plain(r.path)}`]);
+  if (r.method) pairs.push(["asked", `${r.method} ${r.scheme ? r.scheme + "://" : ""}${r.authority}${plain(r.path)}`]);
   pairs.push(["query", plain(r.query)], ["source", plain(r.source)], ["trace", r.trace], ["body", body(r.request)]);
   if (r.response) {
     const [text, cls] = answer(r);
