@@ -51,7 +51,9 @@ func newQuery() *cobra.Command {
 decoded from an entry whose inclusion under a cosigned checkpoint was proven just
 before, and is checked against the filters again. What must be complete has to be audited.
 
-A person gets a row for each exchange; --stage and --json show single records.`,
+A person gets a row for each exchange; --stage and --json show single records. A question
+mark behind WHO says that nobody verified that identity. A search that finds nothing looks
+again for a second: records take some tenths of a second into a published head.`,
 		Args: exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return s.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())
@@ -110,7 +112,7 @@ func (s *search) run(ctx context.Context, stdout, stderr io.Writer) error {
 		// People look for exchanges; a quiet proxy's heartbeats would bury them.
 		values.Set("stage", "response")
 	}
-	list, next, err := s.fetch(ctx, rd, values)
+	list, next, err := s.await(ctx, rd, values)
 	if err != nil {
 		return err
 	}
@@ -140,6 +142,24 @@ func (s *search) run(ctx context.Context, stdout, stderr io.Writer) error {
 		fmt.Fprintf(stderr, "there may be more: --cursor %s\n", printable(next))
 	}
 	return err
+}
+
+// settling is how long a search that finds nothing looks again: a record takes
+// some tenths of a second from the proxy into a published head.
+const settling = time.Second
+
+// await fetches a page, and again for a moment while it is empty.
+func (s *search) await(ctx context.Context, rd *reader, values url.Values) ([]row, string, error) {
+	for end := time.Now().Add(settling); ; {
+		list, next, err := s.fetch(ctx, rd, values)
+		if err != nil || len(list) > 0 || values.Has("cursor") || time.Now().After(end) {
+			return list, next, err
+		}
+		time.Sleep(50 * time.Millisecond)
+		if err := rd.refresh(ctx); err != nil {
+			return nil, "", err
+		}
+	}
 }
 
 func cosigners(rd *reader) []string {
