@@ -85,7 +85,7 @@ func (d decoder) section(n *yaml.Node, v reflect.Value) error {
 
 func fieldOf(v reflect.Value, key string) (reflect.Value, bool) {
 	for i := range v.NumField() {
-		if tag := v.Type().Field(i).Tag.Get("yaml"); tag == key && tag != "-" {
+		if tag := v.Type().Field(i).Tag.Get("yaml"); key != "" && tag == key && tag != "-" {
 			return v.Field(i), true
 		}
 	}
