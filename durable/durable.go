@@ -1,7 +1,8 @@
 // Package durable writes small files so that a crash leaves the old one, the new
 // one, or none, and never half of one.
 //
-// Call [Replace] for a file that changes, [Create] for one that must not.
+// It also keeps two processes from one set of files. Call [Replace] for a file that
+// changes, [Create] for one that must not, [Lock] for what one process owns.
 package durable
 
 import (

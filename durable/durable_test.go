@@ -8,6 +8,27 @@ import (
 	"testing"
 )
 
+func TestLock(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "LOCK")
+	f, err := Lock(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Lock(path); !errors.Is(err, ErrLocked) {
+		t.Errorf("a second lock: %v", err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if f, err = Lock(path); err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	if _, err := Lock(filepath.Join(path, "none")); err == nil || errors.Is(err, ErrLocked) {
+		t.Errorf("a lock that cannot be made: %v", err)
+	}
+}
+
 func TestFiles(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "file")

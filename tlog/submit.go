@@ -200,7 +200,7 @@ func (l *Log) parseItem(s *submission, open *run, i int, pb *sealtapv1.Item, use
 	case e.Record != nil:
 		if open == nil {
 			open = &run{first: i, stream: e.Record.Stream}
-			open.seal.Size = e.Record.GetSequence() // for now: the seal says it again
+			open.seal.Size = e.Record.GetSequence() // counts up to what the seal must say
 		}
 		if e.Record.Stream != open.stream {
 			return nil, fmt.Errorf("%w: a record of another stream than the one before, which lacks its seal", ErrRefused)

@@ -17,7 +17,6 @@ import (
 	"text/template"
 
 	"filippo.io/age"
-	"golang.org/x/sys/unix"
 
 	"github.com/sealtap/sealtap/config"
 	"github.com/sealtap/sealtap/durable"
@@ -55,13 +54,11 @@ func openDataDir(path string) (*dataDir, error) {
 	if err := os.MkdirAll(filepath.Join(path, "keys"), 0o700); err != nil {
 		return nil, usagef("--dir: %w", err)
 	}
-	lock, err := os.OpenFile(filepath.Join(path, "LOCK"), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, usagef("--dir: %w", err)
-	}
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		lock.Close()
+	lock, err := durable.Lock(filepath.Join(path, "LOCK"))
+	if errors.Is(err, durable.ErrLocked) {
 		return nil, usagef("%s is in use by another sealtap; stop it, or say --dir with another directory", path)
+	} else if err != nil {
+		return nil, usagef("--dir: %w", err)
 	}
 	return &dataDir{path, lock}, nil
 }

@@ -15,9 +15,10 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"syscall"
 
 	"github.com/mattn/go-sqlite3" // registers the driver "sqlite3"
+
+	"github.com/sealtap/sealtap/durable"
 )
 
 var (
@@ -126,18 +127,11 @@ func openPool(path string, n int, option string) (*sql.DB, error) {
 // lockFile takes the lock that keeps other processes out. SQLite's own locks
 // cannot do it: they let two processes write in turns.
 func lockFile(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, err
+	f, err := durable.Lock(path)
+	if errors.Is(err, durable.ErrLocked) {
+		return nil, fmt.Errorf("%w: stop the one that holds %s", ErrLocked, path)
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		f.Close()
-		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, fmt.Errorf("%w: stop the one that holds %s", ErrLocked, path)
-		}
-		return nil, fmt.Errorf("locking %s: %w", path, err)
-	}
-	return f, nil
+	return f, err
 }
 
 // prepare checks that the database is ours before anything is written to it,
