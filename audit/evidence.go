@@ -159,10 +159,15 @@ func (v *verifier) checkProducer() error {
 	case v.entry.Genesis != nil && e.Log.Index != 0:
 		return refuse(GenesisInvalid, "the entry is a second genesis, at index %d", e.Log.Index)
 	case v.entry.KeyChange != nil:
-		if err := v.signedByOperator(v.entry.KeyChange); err != nil {
+		if err := v.signedByOperator("key change", v.entry.KeyChange.Origin, v.entry.KeyChange.Verify); err != nil {
 			return err
 		}
 		return v.noneOf("a key change", e.KeyChange != nil, e.Producer != nil, e.Beacon != nil, len(e.Openings) > 0)
+	case v.entry.Statement != nil:
+		if err := v.signedByOperator("statement", v.entry.Statement.Origin, v.entry.Statement.Verify); err != nil {
+			return err
+		}
+		return v.noneOf("a statement", e.KeyChange != nil, e.Producer != nil, e.Beacon != nil, len(e.Openings) > 0)
 	case v.entry.Record == nil && v.entry.Seal == nil:
 		return v.noneOf("an entry without producer", e.KeyChange != nil, e.Producer != nil, e.Beacon != nil, len(e.Openings) > 0)
 	}
@@ -234,7 +239,7 @@ func (v *verifier) checkEnrolment() error {
 	case k.Proof.Index >= v.evidence.Log.Index:
 		return refuse(UnknownProducer, "the producer was enrolled at index %d, after the entry at index %d", k.Proof.Index, v.evidence.Log.Index)
 	}
-	if err := v.signedByOperator(e.KeyChange); err != nil {
+	if err := v.signedByOperator("key change", e.KeyChange.Origin, e.KeyChange.Verify); err != nil {
 		return err
 	}
 	for _, key := range e.KeyChange.Enrol {
@@ -246,12 +251,13 @@ func (v *verifier) checkEnrolment() error {
 	return refuse(UnknownProducer, "the statement does not enrol producer %s", stream.Producer)
 }
 
-func (v *verifier) signedByOperator(c *record.KeyChange) error {
-	if c.Origin != v.head.Origin {
-		return refuse(KeyChangeInvalid, "the key change is meant for log %q, this is %q", c.Origin, v.head.Origin)
+// signedByOperator checks a statement of the operator about this log.
+func (v *verifier) signedByOperator(what, origin string, verify func(keys.Public) error) error {
+	if origin != v.head.Origin {
+		return refuse(KeyChangeInvalid, "the %s is meant for log %q, this is %q", what, origin, v.head.Origin)
 	}
-	if err := c.Verify(v.genesis.Operator); err != nil {
-		return refuse(KeyChangeInvalid, "the key change is not signed by the operator alone: %v", err)
+	if err := verify(v.genesis.Operator); err != nil {
+		return refuse(KeyChangeInvalid, "the %s is not signed by the operator alone: %v", what, err)
 	}
 	return nil
 }

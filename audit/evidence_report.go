@@ -73,7 +73,7 @@ func (v *verifier) proven(e EvidenceEntry) (list []string) {
 		say("%s wrote it as number %d of its own tree, and sealed that tree with its key.", v.key.Name, v.entry.Record.GetSequence())
 	case v.entry.Seal != nil:
 		say("%s signed it with its key.", v.key.Name)
-	case v.entry.KeyChange != nil:
+	case v.entry.KeyChange != nil, v.entry.Statement != nil:
 		say("The operator signed it.")
 	}
 	switch {

@@ -26,6 +26,7 @@ const (
 	KindKeyChange Kind = 0x01 // the operator enrols or revokes a producer
 	KindRecord    Kind = 0x02 // a producer's record
 	KindSeal      Kind = 0x03 // a producer's checkpoint over its records
+	KindStatement Kind = 0x05 // the operator says something about the log: how long entries stay
 )
 
 // String returns the name of the kind as it stands in output for programs.
@@ -39,6 +40,8 @@ func (k Kind) String() string {
 		return "record"
 	case KindSeal:
 		return "seal"
+	case KindStatement:
+		return "statement"
 	}
 	return fmt.Sprintf("kind-%d", byte(k))
 }

@@ -97,6 +97,8 @@ func NewView(e Entry, index uint64, name func(keys.ID) string, openings []*sealt
 		v.Detail = map[string]any{"log": e.Genesis.Log.String(), "operator": e.Genesis.Operator.String()}
 	case e.KeyChange != nil:
 		v.Detail = keyChangeDetail(e.KeyChange)
+	case e.Statement != nil:
+		v.Detail = e.Statement.detail()
 	}
 	return v
 }

@@ -21,8 +21,9 @@ var (
 // safe for concurrent use.
 type Keyring struct {
 	Genesis   *Genesis
-	Number    uint64 // of the last key change applied
+	Number    uint64 // of the last statement applied, a key change or another
 	producers map[keys.ID]*enrolment
+	retained  []Retained // oldest first
 }
 
 type enrolment struct {

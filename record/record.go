@@ -81,6 +81,7 @@ type Entry struct {
 	Seal      *Seal
 	Genesis   *Genesis
 	KeyChange *KeyChange
+	Statement *Statement
 }
 
 // Parse parses an entry of any kind. It verifies no signature.
@@ -107,6 +108,10 @@ func Parse(entry []byte) (Entry, error) {
 		var c KeyChange
 		c, err = ParseKeyChange(body)
 		e.KeyChange = &c
+	case KindStatement:
+		var s Statement
+		s, err = ParseStatement(body)
+		e.Statement = &s
 	}
 	if err != nil {
 		return Entry{}, err

@@ -402,7 +402,9 @@ func FuzzParse(f *testing.F) {
 	genesis, _ := NewGenesis(key.Public, newKey(f, "o"), time.Unix(1, 0))
 	change, _ := NewKeyChange(KeyChange{Origin: "o", Number: 1, Enrol: []keys.Public{key.Public}, Revoke: []Revocation{{key.Public, []LastSequence{{s.Incarnation, 4}}}}}, key)
 	rec, _ := Encode(sample(s))
-	for _, e := range [][]byte{seal, genesis, change, rec} {
+	keep, _ := NewRetention("o", 2, Retention{Keep: time.Hour, Entries: 5}, key)
+	forever, _ := NewRetention("o", 3, Retention{Forever: true}, key)
+	for _, e := range [][]byte{seal, genesis, change, rec, keep, forever} {
 		f.Add(e)
 	}
 	f.Fuzz(func(t *testing.T, entry []byte) {

@@ -66,7 +66,7 @@ func ParseGenesis(body []byte) (Genesis, error) {
 // KeyChange is a statement by the operator about producers' keys.
 type KeyChange struct {
 	Origin string // of the log that it is meant for
-	Number uint64 // 1 for the first statement of a log, then one more each
+	Number uint64 // 1 for the operator's first statement in a log, then one more each
 	Enrol  []keys.Public
 	Revoke []Revocation
 	Note   []byte // the signed note, verbatim
@@ -115,13 +115,8 @@ func ParseKeyChange(body []byte) (KeyChange, error) {
 		return KeyChange{}, fmt.Errorf("%w: a key change has lines for log, number and at least one key", ErrMalformed)
 	}
 	c := KeyChange{Note: body}
-	var ok bool
-	if c.Origin, ok = strings.CutPrefix(lines[0], "log "); !ok || c.Origin == "" {
-		return KeyChange{}, fmt.Errorf("%w: %q does not name a log", ErrMalformed, lines[0])
-	}
-	number, _ := strings.CutPrefix(lines[1], "number ")
-	if c.Number, err = strconv.ParseUint(number, 10, 64); err != nil || lines[1] != fmt.Sprintf("number %d", c.Number) || c.Number == 0 {
-		return KeyChange{}, fmt.Errorf("%w: %q is not the number of a statement", ErrMalformed, lines[1])
+	if c.Origin, c.Number, err = numbered(lines); err != nil {
+		return KeyChange{}, err
 	}
 	for _, line := range lines[2:] {
 		if err := c.parseLine(line); err != nil {

@@ -302,6 +302,10 @@ def verify(sections, openings, policy):
     need(kind == 2 or not openings and "beacon" not in sections, "sections")
     if kind == 1:
         need(statement(entry, 1, "sealtap/key-change/v1", operator)[0] == "log " + log[1], "another log's keys")
+    if kind == 5:
+        about = entry[2:].decode().split("\n")[0]
+        need(about == "sealtap/retention/v1", "statement of another kind")
+        need(statement(entry, 5, about, operator)[0] == "log " + log[1], "statement about another log")
     if not producers:
         return f"an entry of kind {kind} at {index}"
     change, at = in_log("key-change")
