@@ -81,7 +81,7 @@ type State struct {
 	Root       record.Hash // as the last Commit gave it; meaningless if Size is 0
 	Head       []byte      // the last Size%256 entries in the form of a bundle
 	Streams    []Stream
-	KeyChanges []uint64 // indices of the genesis and of the key changes, in order
+	KeyChanges []uint64 // indices of the genesis and of the operator's statements, in order
 	Signed     *Head    // nil if none
 	Published  *Head    // nil if none
 }

@@ -44,6 +44,7 @@ func (l *Log) Handler() http.Handler {
 	read("/v1/proof/consistency", l.serveConsistency)
 	read("/v1/records/{index}/proof", l.serveProof)
 	read("/v1/witnesses", l.serveWitnesses)
+	l.readRetention(read)
 	read("/healthz", serveHealth)
 	read("/readyz", l.serveReady)
 	mux.Handle("/v1/entries", l.only(l.serveSubmit, http.MethodPost))

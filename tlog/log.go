@@ -82,6 +82,12 @@ type Config struct {
 	// LeafIndex finds the index of an entry by its leaf hash. Nil: proofs are
 	// served by index only.
 	LeafIndex func(ctx context.Context, leaf record.Hash) (uint64, bool, error)
+	// PruneInterval is the time between two looks at what the retention policy
+	// allows to let go of, and how closely the log knows the age of its entries.
+	// 0: 1 hour.
+	PruneInterval time.Duration
+	// OnPrune is told of every new minimum index, once it is durable. Nil: nobody is.
+	OnPrune func(minimum uint64)
 	// Metrics is where the log's metrics are registered and what /metrics serves.
 	// Nil: a registry of its own.
 	Metrics *prometheus.Registry
@@ -92,6 +98,9 @@ type Config struct {
 func (c *Config) setDefaults() {
 	if c.CheckpointInterval == 0 {
 		c.CheckpointInterval = 100 * time.Millisecond
+	}
+	if c.PruneInterval == 0 {
+		c.PruneInterval = time.Hour
 	}
 	for _, d := range []struct {
 		value *int
@@ -148,6 +157,11 @@ type Log struct {
 
 	ringMu sync.RWMutex
 	ring   *record.Keyring // the writer changes it
+	// statements are the indices of the operator's; the writer appends to them.
+	statements []uint64
+
+	pruner storage.Pruner         // nil if the storage cannot
+	pruned atomic.Pointer[pruned] // the pruner's, once the log is open
 
 	seq    *sequencer    // the writer's
 	signed *storage.Head // the publisher's: the last one signed, nil if none
@@ -184,9 +198,14 @@ func Open(ctx context.Context, c Config) (*Log, error) {
 	if l.verifier, err = c.Key.Verifier(); err != nil {
 		return nil, err
 	}
+	l.pruner, _ = c.Storage.(storage.Pruner)
+	l.pruned.Store(new(pruned))
 	l.cache = tiles.NewCache(treeReader{l}, max(16, c.CacheBytes/tiles.CachedBytes))
 	state, err := l.restore(ctx)
 	if err != nil {
+		return nil, fmt.Errorf("opening log %q: %w", l.origin, err)
+	}
+	if err := l.restorePruned(ctx); err != nil {
 		return nil, fmt.Errorf("opening log %q: %w", l.origin, err)
 	}
 	if err := l.restoreHeads(ctx, state); err != nil {
@@ -244,6 +263,7 @@ func (l *Log) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { l.write(ctx) })
 	wg.Go(func() { l.publishLoop(ctx) })
+	wg.Go(func() { l.pruneLoop(ctx) })
 	wg.Wait()
 	close(l.stopped)
 	l.refuseQueued()

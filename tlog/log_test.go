@@ -386,7 +386,7 @@ func TestDamage(t *testing.T) {
 	f.mustSubmit(p.batch(600)...)
 	f.published(603)
 	f.stop()
-	db, err := sqlite.Open(context.Background(), filepath.Join(f.dir, "log.db"), sqlite.Schema{Kind: "log", ApplicationID: 0x53544c01, Migrations: make([]string, 1)})
+	db, err := sqlite.Open(context.Background(), filepath.Join(f.dir, "log.db"), sqlite.Schema{Kind: "log", ApplicationID: 0x53544c01, Migrations: make([]string, 2)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -409,7 +409,7 @@ func TestAlteredEntry(t *testing.T) {
 	f.mustSubmit(p.batch(20)...)
 	f.published(23)
 	f.stop()
-	db, err := sqlite.Open(context.Background(), filepath.Join(f.dir, "log.db"), sqlite.Schema{Kind: "log", ApplicationID: 0x53544c01, Migrations: make([]string, 1)})
+	db, err := sqlite.Open(context.Background(), filepath.Join(f.dir, "log.db"), sqlite.Schema{Kind: "log", ApplicationID: 0x53544c01, Migrations: make([]string, 2)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,6 +19,7 @@ type metrics struct {
 	publishTime     prometheus.Histogram
 	publishFailures prometheus.Counter
 	forks           prometheus.Counter
+	pruneFailures   prometheus.Counter
 }
 
 func newMetrics(l *Log) (*metrics, error) {
@@ -41,9 +42,11 @@ func newMetrics(l *Log) (*metrics, error) {
 		publishTime:     histogram("sealtap_log_publish_seconds", "Time from signing a checkpoint to publishing it.", seconds),
 		publishFailures: counter("sealtap_log_publish_failures_total", "Checkpoints that could not be published at once."),
 		forks:           counter("sealtap_log_forks_total", "Forks of producers of which evidence was kept since the start."),
+		pruneFailures:   counter("sealtap_log_prune_failures_total", "Attempts to prune that failed."),
 	}
 	for _, c := range []prometheus.Collector{
-		m.submissions, m.entries, m.groups, m.commitTime, m.publishTime, m.publishFailures, m.forks,
+		m.submissions, m.entries, m.groups, m.commitTime, m.publishTime, m.publishFailures, m.forks, m.pruneFailures,
+		gauge("sealtap_log_minimum_index", "Index from which on all entries are kept.", func() float64 { return float64(l.Minimum()) }),
 		gauge("sealtap_log_size", "Entries stored.", func() float64 { return float64(l.Size()) }),
 		gauge("sealtap_log_published_size", "Entries under the published checkpoint.", func() float64 { return float64(l.Published()) }),
 		gauge("sealtap_log_queue", "Submissions that wait.", func() float64 { return float64(len(l.queue)) }),

@@ -23,6 +23,8 @@ type problem struct {
 	Fork     bool    `json:"fork,omitempty"`
 	// Index is where the entry stands that a fork contradicts.
 	Index *uint64 `json:"index,omitempty"`
+	// MinimumIndex is where the entries of a pruned log begin.
+	MinimumIndex *uint64 `json:"minimum_index,omitempty"`
 }
 
 // retryAfter is what those are told who come when the log is busy, in seconds.
@@ -38,7 +40,12 @@ func describe(err error) problem {
 	var sequence *SequenceError
 	var fork *ForkError
 	var tooLong *http.MaxBytesError
+	var pruned *PrunedError
 	switch {
+	case errors.As(err, &pruned):
+		p.Status, p.Detail, p.MinimumIndex = http.StatusGone, pruned.Error(), &pruned.Minimum
+	case errors.Is(err, storage.ErrPruned):
+		p.Status = http.StatusGone
 	case errors.As(err, &sequence):
 		p.Status, p.Expected = http.StatusConflict, &sequence.Expected
 	case errors.As(err, &fork):

@@ -20,12 +20,19 @@ func (r treeReader) Tile(ctx context.Context, level uint, n uint64) ([]byte, err
 			return t.Hashes, nil
 		}
 	}
-	return r.log.config.Storage.Tile(ctx, level, n)
+	hashes, err := r.log.config.Storage.Tile(ctx, level, n)
+	if level == 0 && errors.Is(err, storage.ErrNotFound) {
+		err = errors.Join(r.log.checkKept(n), err)
+	}
+	return hashes, err
 }
 
 // Bundle returns entry bundle n in the form of C2SP tlog-tiles, complete or as
 // far as the durable entries go. The caller does not change it.
 func (l *Log) Bundle(ctx context.Context, n uint64) ([]byte, error) {
+	if err := l.checkKept(n); err != nil {
+		return nil, err
+	}
 	s := l.durable.Load()
 	if n == s.size/tiles.Width && len(s.head) > 0 {
 		return s.head, nil
@@ -51,6 +58,9 @@ func (b bundles) Bundle(ctx context.Context, n uint64) ([]byte, error) { return 
 
 // LeafHash returns the leaf hash of a durable entry.
 func (l *Log) LeafHash(ctx context.Context, index uint64) (record.Hash, error) {
+	if err := l.checkKept(index / tiles.Width); err != nil {
+		return record.Hash{}, err
+	}
 	return l.cache.Node(ctx, 0, index)
 }
 
@@ -58,6 +68,9 @@ func (l *Log) LeafHash(ctx context.Context, index uint64) (record.Hash, error) {
 // the given size, which is at most that of the published checkpoint.
 func (l *Log) InclusionProof(ctx context.Context, index, size uint64) ([]record.Hash, error) {
 	if err := l.checkPublished(size); err != nil {
+		return nil, err
+	}
+	if err := l.checkKept(index / tiles.Width); err != nil {
 		return nil, err
 	}
 	return tiles.InclusionProof(ctx, l.cache, index, size)
@@ -106,7 +119,7 @@ func (l *Log) bundleBytes(ctx context.Context, p tiles.Path) ([]byte, error) {
 	return storage.Truncate(bundle, p.Width)
 }
 
-// checkPath reports whether the published tree has the tile.
+// checkPath reports whether the published tree has the tile, and it is kept.
 func (l *Log) checkPath(p tiles.Path) error {
 	if p.Level*tiles.Height > 63 {
 		return fmt.Errorf("%w: %s", ErrNotPublished, p)
@@ -114,6 +127,9 @@ func (l *Log) checkPath(p tiles.Path) error {
 	have := l.Published() >> (p.Level * tiles.Height)
 	if p.N >= 1<<56 || p.N*tiles.Width+uint64(p.Width) > have {
 		return fmt.Errorf("%w: %s", ErrNotPublished, p)
+	}
+	if p.Level == 0 {
+		return l.checkKept(p.N)
 	}
 	return nil
 }

@@ -48,7 +48,7 @@ func (l *Log) restore(ctx context.Context) (*storage.State, error) {
 		}
 	}
 	l.ringMu.Lock()
-	l.ring = ring
+	l.ring, l.statements = ring, state.KeyChanges
 	l.ringMu.Unlock()
 	l.seq = s
 	l.show(s.snapshot())
@@ -134,8 +134,8 @@ func (l *Log) restoreRing(ctx context.Context, state *storage.State) (*record.Ke
 		case err != nil:
 		case i == 0 && e.Genesis != nil && index == 0:
 			ring, err = l.checkGenesis(e.Genesis)
-		case i > 0 && e.KeyChange != nil:
-			err = ring.Apply(e.KeyChange, index)
+		case i > 0 && newChange(e) != nil:
+			err = newChange(e).apply(ring, index)
 		default:
 			err = fmt.Errorf("%w: a %s entry", storage.ErrCorrupt, e.Kind)
 		}

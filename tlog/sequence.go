@@ -2,6 +2,7 @@ package tlog
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -19,7 +20,7 @@ type group struct {
 	leaves   []record.Hash
 	runs     []storage.Run
 	streams  map[record.Stream]*record.Tree // that changed
-	change   *record.KeyChange              // the one new entry, if it is a key change
+	change   *change                        // the one new entry, if it is a statement of the operator
 	openings []storage.Opening
 	keys     []storage.WrappedKey
 	accepted []accepted
@@ -94,7 +95,8 @@ func (d *draft) append(n int, it item) {
 
 // place tells the caller that item n stands at the index.
 func (d *draft) place(n int, index uint64, it item) {
-	if len(it.box) > 0 {
+	// What was pruned does not come back.
+	if len(it.box) > 0 && index >= d.seq.log.Minimum() {
 		d.openings = append(d.openings, storage.Opening{Index: index, Leaf: it.leaf, Box: it.box})
 	}
 	if runs := d.response.Runs; len(runs) > 0 {
@@ -218,6 +220,9 @@ func (d *draft) find(ctx context.Context, s record.Stream, sequence uint64) (sto
 		return at, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	if !ok {
+		if err := d.seq.log.checkRecordKept(ctx, s, sequence); err != nil {
+			return at, err
+		}
 		return at, fmt.Errorf("%w: %w: no run has record %d of %s", ErrUnavailable, storage.ErrCorrupt, sequence, s.Origin())
 	}
 	return at, nil
@@ -229,6 +234,9 @@ func (d *draft) leaf(ctx context.Context, index uint64) (record.Hash, error) {
 		return d.leaves[index-d.first], nil
 	}
 	h, err := d.seq.log.LeafHash(ctx, index)
+	if errors.Is(err, storage.ErrPruned) {
+		return h, err // to wait does not help
+	}
 	if err != nil {
 		return h, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
@@ -260,10 +268,10 @@ func (d *draft) fork(ctx context.Context, r *run, sequence uint64, fork *ForkErr
 	return fork
 }
 
-// addChange adds a key change, or answers for one that is stored.
+// addChange adds a statement of the operator, or answers for one that is stored.
 func (d *draft) addChange(ctx context.Context, it *item) error {
 	ring := d.seq.log.ring // the writer alone changes it
-	if n := it.change.Number; n <= ring.Number {
+	if n := it.change.number(); n <= ring.Number {
 		index := d.seq.keyChanges[n]
 		stored, err := d.leaf(ctx, index)
 		if err != nil {
@@ -274,10 +282,10 @@ func (d *draft) addChange(ctx context.Context, it *item) error {
 			return nil
 		}
 	}
-	if it.change.Number != ring.Number+1 {
-		return &SequenceError{What: "number of the key change", Got: it.change.Number, Expected: ring.Number + 1}
+	if it.change.number() != ring.Number+1 {
+		return &SequenceError{What: "number of the operator's statement", Got: it.change.number(), Expected: ring.Number + 1}
 	}
-	if err := ring.Check(it.change); err != nil {
+	if err := it.change.check(ring); err != nil {
 		return err
 	}
 	d.change = it.change

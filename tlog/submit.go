@@ -62,7 +62,7 @@ func (e *ForkError) Error() string {
 // submission is a parsed request on its way through the queue.
 type submission struct {
 	runs   []run
-	change *item // a key change, then there are no runs
+	change *item // a statement of the operator, then there are no runs
 	items  int
 	bytes  int
 	keys   []storage.WrappedKey
@@ -89,7 +89,7 @@ type item struct {
 	entry  []byte
 	leaf   record.Hash
 	box    []byte
-	change *record.KeyChange
+	change *change
 }
 
 // sequence is that of the first record.
@@ -190,7 +190,7 @@ func (l *Log) parseItem(s *submission, open *run, i int, pb *sealtapv1.Item, use
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrRefused, err)
 	}
-	it := item{entry: pb.GetEntry(), leaf: e.Leaf, box: pb.GetOpenings(), change: e.KeyChange}
+	it := item{entry: pb.GetEntry(), leaf: e.Leaf, box: pb.GetOpenings(), change: newChange(e)}
 	if len(it.box) > 0 {
 		if err := l.checkBox(e, it.box, used); err != nil {
 			return nil, err
@@ -222,9 +222,9 @@ func (l *Log) parseItem(s *submission, open *run, i int, pb *sealtapv1.Item, use
 		open.seal, open.sealed = *e.Seal, it
 		s.runs = append(s.runs, *open)
 		return nil, nil
-	case e.KeyChange != nil:
+	case it.change != nil:
 		if s.items != 1 {
-			return nil, fmt.Errorf("%w: a key change is submitted on its own", ErrRefused)
+			return nil, fmt.Errorf("%w: a statement of the operator is submitted on its own", ErrRefused)
 		}
 		s.change = &it
 		return nil, nil

@@ -30,7 +30,7 @@ type sequencer struct {
 	tree       *tiles.Writer
 	head       []byte // the last size%256 entries; grows in place
 	streams    map[record.Stream]*record.Tree
-	keyChanges []uint64 // index by number; 0 is the genesis
+	keyChanges []uint64 // index by number of the operator's statements; 0 is the genesis
 }
 
 // write stores submissions until the context ends.
@@ -156,11 +156,12 @@ func (l *Log) commit(ctx context.Context, g *group) error {
 	return nil
 }
 
-func (l *Log) applyChange(c *record.KeyChange, index uint64) error {
+func (l *Log) applyChange(c *change, index uint64) error {
 	l.ringMu.Lock()
 	defer l.ringMu.Unlock()
 	l.seq.keyChanges = append(l.seq.keyChanges, index)
-	return l.ring.Apply(c, index)
+	l.statements = l.seq.keyChanges
+	return c.apply(l.ring, index)
 }
 
 // advance follows what was stored.

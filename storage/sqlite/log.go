@@ -75,7 +75,7 @@ CREATE TABLE fork (
 	seen        INTEGER NOT NULL, -- nanoseconds since 1970
 	UNIQUE (producer, incarnation, sequence, entry)
 ) STRICT;
-`},
+`, pruneSchema},
 	}
 }
 

@@ -56,6 +56,8 @@ func (l *Log) partialBundle(ctx context.Context, n uint64) ([]byte, error) {
 	case errors.Is(err, sql.ErrNoRows) || err == nil && n > (size-1)/storage.BundleWidth:
 		return nil, fmt.Errorf("reading bundle %d: %w", n, storage.ErrNotFound)
 	case err != nil:
+	case n < size/storage.BundleWidth && l.isPruned(ctx, tx, n):
+		return nil, fmt.Errorf("reading bundle %d: %w", n, storage.ErrPruned)
 	case n < size/storage.BundleWidth:
 		if err = tx.StmtContext(ctx, l.selects.bundle).QueryRowContext(ctx, int64(n)).Scan(&packed); err == nil {
 			head, err = l.decoder.DecodeAll(packed, nil)

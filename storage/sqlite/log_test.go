@@ -36,24 +36,29 @@ func closing(t *testing.T, close func() error) func() {
 
 func TestLogContract(t *testing.T) {
 	dirs := make(map[*testing.T]string)
-	storagetest.Log(t, func(t *testing.T) (storage.Log, func()) {
+	open := func(t *testing.T) (storage.Log, func()) {
 		if dirs[t] == "" {
 			dirs[t] = t.TempDir()
 		}
 		l := openLog(t, filepath.Join(dirs[t], "log.db"))
 		return l, closing(t, l.Close)
-	})
+	}
+	storagetest.Log(t, open)
+	storagetest.Pruner(t, open)
 }
 
 func TestOpeningsContract(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "openings.db")
-	storagetest.Openings(t, func(t *testing.T) (storage.Openings, func()) {
-		o, err := sqlite.OpenOpenings(context.Background(), path)
-		if err != nil {
-			t.Fatal(err)
+	open := func(path string) func(t *testing.T) (storage.Openings, func()) {
+		return func(t *testing.T) (storage.Openings, func()) {
+			o, err := sqlite.OpenOpenings(context.Background(), path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return o, closing(t, o.Close)
 		}
-		return o, closing(t, o.Close)
-	})
+	}
+	storagetest.Openings(t, open(filepath.Join(t.TempDir(), "openings.db")))
+	storagetest.Trimmer(t, open(filepath.Join(t.TempDir(), "trimmed.db")))
 }
 
 func TestLogIsNotAnotherDatabase(t *testing.T) {
@@ -162,7 +167,7 @@ func TestDamagedBundle(t *testing.T) {
 	l := openLog(t, path)
 	grow(t, l, 0, 256)
 	closing(t, l.Close)()
-	db, err := sqlite.Open(ctx, path, sqlite.Schema{Kind: "log", ApplicationID: 0x53544c01, Migrations: make([]string, 1)})
+	db, err := sqlite.Open(ctx, path, sqlite.Schema{Kind: "log", ApplicationID: 0x53544c01, Migrations: make([]string, 2)})
 	if err != nil {
 		t.Fatal(err)
 	}

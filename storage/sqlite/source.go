@@ -18,8 +18,9 @@ import (
 // LogFile reads the storage of a log without the log, for an audit of the files
 // themselves. It takes no lock and changes nothing, so the log may be running.
 type LogFile struct {
-	path string
-	log  Log
+	path    string
+	log     Log
+	version int // of the schema
 }
 
 // OpenLogFile opens the storage at path for reading.
@@ -38,7 +39,7 @@ func OpenLogFile(ctx context.Context, path string) (*LogFile, error) {
 	if f.log.db.Reader, err = openPool(path, 4, "mode=ro&_query_only=1"); err != nil {
 		return fail(err)
 	}
-	if _, err = identify(ctx, f.log.db.Reader, logSchema()); err != nil {
+	if f.version, err = identify(ctx, f.log.db.Reader, logSchema()); err != nil {
 		return fail(err)
 	}
 	if f.log.selects.bundle, err = f.log.db.Reader.PrepareContext(ctx, selectBundle); err != nil {

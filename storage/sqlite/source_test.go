@@ -88,7 +88,7 @@ func TestLogFile(t *testing.T) {
 	if err := log.Close(); err != nil {
 		t.Fatal(err)
 	}
-	db, err := sqlite.Open(ctx, path, sqlite.Schema{Kind: "log", ApplicationID: 0x53544c01, Migrations: make([]string, 1)})
+	db, err := sqlite.Open(ctx, path, sqlite.Schema{Kind: "log", ApplicationID: 0x53544c01, Migrations: make([]string, 2)})
 	if err != nil {
 		t.Fatal(err)
 	}
