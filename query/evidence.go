@@ -163,6 +163,9 @@ func (h *handler) proven(ctx context.Context, index uint64, at head) (*record.Pr
 // proveProducer proves a record, and the newest beacon before it, in the
 // producer's tree.
 func (h *handler) proveProducer(ctx context.Context, ev *record.Evidence, index uint64, r *record.Record, leaf record.Hash, at head) error {
+	if floor := h.ix.floor(); index < floor {
+		return prunedError(index, floor) // the entry stands beside a statement, but the tree begins later
+	}
 	st := h.ix.store()
 	seal, id, err := h.ix.sealOver(ctx, st, r.Stream, r.GetSequence(), at.body.Size)
 	if err != nil {
@@ -179,14 +182,17 @@ func (h *handler) proveProducer(ctx context.Context, ev *record.Evidence, index 
 		}
 		return fmt.Errorf("%w: the log lacks records that the seal over record %d of its producer covers; audit it", errNotFound, r.GetSequence())
 	}
-	tree := streamTiles{h.ix, st, id}
+	tree, err := h.ix.streamTree(ctx, st, r.Stream, id)
+	if err != nil {
+		return h.ix.report(st, err)
+	}
 	p, err := proveRecord(ctx, tree, seal, r.GetSequence(), leaf)
 	if err != nil {
 		return h.ix.report(st, err)
 	}
 	ev.Producer = p
 	before, ok, err := st.beaconBefore(id, r.GetSequence())
-	if err != nil || !ok {
+	if err != nil || !ok || before < h.ix.floor() {
 		return h.ix.report(st, err)
 	}
 	entry, err := h.ix.bundles.entry(ctx, before)

@@ -14,6 +14,7 @@ import (
 	"github.com/sealtap/sealtap/checkpoint"
 	"github.com/sealtap/sealtap/keys"
 	"github.com/sealtap/sealtap/record"
+	"github.com/sealtap/sealtap/storage"
 )
 
 // searchTimeout bounds one call: a search that finds little can have to look
@@ -95,6 +96,8 @@ func (h *handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 		writeProblem(w, http.StatusNotFound, err.Error())
 	case errors.Is(err, errForbidden):
 		writeProblem(w, http.StatusForbidden, err.Error())
+	case errors.Is(err, storage.ErrPruned):
+		h.gone(w, err)
 	case errors.Is(err, ErrUnavailable):
 		h.ix.log.Warn("call cannot be answered for now", "path", r.URL.Path, "error", err)
 		w.Header().Set("Retry-After", "1")
@@ -111,6 +114,15 @@ func writeProblem(w http.ResponseWriter, status int, detail string) {
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(map[string]any{
 		"type": "about:blank", "title": http.StatusText(status), "status": status, "detail": detail,
+	})
+}
+
+// gone answers for what the log no longer keeps.
+func (h *handler) gone(w http.ResponseWriter, err error) {
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(http.StatusGone)
+	_ = json.NewEncoder(w).Encode(map[string]any{
+		"type": "about:blank", "title": http.StatusText(http.StatusGone), "status": http.StatusGone, "detail": err.Error(), "minimum_index": h.ix.floor(),
 	})
 }
 
@@ -184,6 +196,9 @@ func (h *handler) entry(r *http.Request, size uint64) (index uint64, entry []byt
 	}
 	if index >= size {
 		return 0, nil, e, fmt.Errorf("%w: the published log has %d entries, there is no index %d yet", errNotFound, size, index)
+	}
+	if err := h.ix.checkKept(index); err != nil {
+		return 0, nil, e, err
 	}
 	if entry, err = h.ix.bundles.entry(r.Context(), index); err != nil {
 		return 0, nil, e, err

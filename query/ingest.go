@@ -101,7 +101,7 @@ func (ix *Index) take(ctx context.Context, b *batch, index uint64, entry []byte)
 		if e.Seal.Size <= math.MaxInt64 {
 			b.add("INSERT OR IGNORE INTO seal VALUES (?, ?, ?)", ix.stream(b, e.Seal.Stream).id, e.Seal.Size, index)
 		}
-	case e.Genesis != nil, e.KeyChange != nil:
+	case e.Genesis != nil, e.KeyChange != nil, e.Statement != nil:
 		b.changes = append(b.changes, keyChange{index, e})
 		b.add("INSERT INTO statement VALUES (?, ?)", index, entry)
 	default:
@@ -160,6 +160,8 @@ func (ix *Index) applyStatement(c keyChange) {
 		if err = ix.ring.Apply(c.entry.KeyChange, c.index); err == nil {
 			ix.enrol(c.entry.KeyChange, c.index)
 		}
+	case c.entry.Statement != nil && ix.ring != nil:
+		err = ix.ring.ApplyStatement(c.entry.Statement, c.index)
 	default:
 		err = errors.New("a second genesis, or a key change without one")
 	}

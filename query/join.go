@@ -105,6 +105,9 @@ func (ix *Index) give(b *batch, index uint64, terms []term) {
 		b.post(uint16(index-ix.tail.first), terms)
 		return
 	}
+	if index < ix.floor() {
+		return
+	}
 	seg, lo := index/ix.segment, uint16(index%ix.segment)
 	if b.patches[seg] == nil {
 		b.patches[seg] = make(map[term][]uint16)
@@ -128,6 +131,9 @@ func (ix *Index) findRequests(ctx context.Context, key exchangeKey, x *exchange)
 		}
 		for _, lo := range s.last(int(ix.segment)) {
 			index := uint64(i)*ix.segment + uint64(lo)
+			if index < ix.floor() {
+				continue
+			}
 			r, err := ix.record(ctx, index)
 			if err != nil {
 				return err
@@ -155,6 +161,9 @@ func (ix *Index) findOrphans(ctx context.Context, key exchangeKey, x *exchange) 
 		return fmt.Errorf("searching for responses: %w", err)
 	}
 	for _, index := range list {
+		if index < ix.floor() {
+			continue
+		}
 		r, err := ix.record(ctx, index)
 		if err != nil {
 			return err

@@ -35,14 +35,18 @@ func (ix *Index) load(ctx context.Context) error {
 	if err := st.db.Reader.QueryRowContext(ctx, "SELECT EXISTS (SELECT 1 FROM orphan)").Scan(&in.orphans); err != nil {
 		return err
 	}
+	zones, tail, err := ix.skipPruned(ctx, st, zones, in.streams)
+	if err != nil {
+		return err
+	}
 	statements, err := st.loadStatements(ctx)
 	if err != nil {
 		return err
 	}
-	ix.in = in
+	ix.in, ix.trimmed = in, 0
 	ix.mu.Lock()
 	defer ix.mu.Unlock()
-	ix.zones, ix.indexed, ix.tail = zones, durable, newTail(durable, ix.segment)
+	ix.zones, ix.indexed, ix.tail = zones, tail.first+uint64(len(tail.leaves)), tail
 	ix.ring, ix.names, ix.enrolments = nil, make(map[keys.ID]string), nil
 	for _, c := range statements {
 		ix.applyStatement(c)
@@ -67,7 +71,7 @@ func (ix *Index) checkLog(ctx context.Context, st *store, durable uint64, last r
 	if string(first[:]) != string(genesis) {
 		return fmt.Errorf("%w: the genesis is another", errOtherLog)
 	}
-	if durable == 0 {
+	if durable == 0 || ix.checkKept(durable-1) != nil {
 		return nil
 	}
 	got, err := ix.bundles.leaf(ctx, durable-1)

@@ -176,7 +176,11 @@ func (ix *Index) incarnationView(ctx context.Context, st *store, s incarnation, 
 		return v, false, err
 	}
 	last.n = min(last.n, size-last.index)
-	first, _, err := st.runAt(s.id, 0)
+	floor := ix.floor()
+	if last.index+last.n <= floor {
+		return v, false, nil // nothing is left of it
+	}
+	first, err := st.firstRun(s.id, floor)
 	if err != nil {
 		return v, false, err
 	}

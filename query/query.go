@@ -81,7 +81,8 @@ type Index struct {
 	// enrolments are the producers' keys, oldest first.
 	enrolments []enrolment
 
-	in ingest // owned by Open, then by Run
+	in      ingest // owned by Open, then by Run
+	trimmed uint64 // the floor up to which the file is trimmed; owned like in
 }
 
 // Open opens the index file at path, or makes it. A file that is damaged, from
@@ -245,6 +246,11 @@ func (ix *Index) follow(ctx context.Context) error {
 			return err
 		default:
 		}
+		if floor := ix.floor(); floor > ix.trimmed {
+			if err := ix.trim(ctx, floor); err != nil {
+				return fmt.Errorf("trimming search index: %w", err)
+			}
+		}
 		if n := ix.Indexed(); ix.src.Size() <= n {
 			if err := ix.await(ctx, n); err != nil {
 				return err
@@ -263,7 +269,7 @@ func (ix *Index) await(ctx context.Context, n uint64) error {
 	waiting, cancel := context.WithCancel(ctx)
 	defer cancel()
 	ix.wake.Store(&cancel)
-	if len(ix.damaged) > 0 {
+	if len(ix.damaged) > 0 || ix.floor() > ix.trimmed {
 		return nil
 	}
 	err := ix.src.Wait(waiting, n)

@@ -125,6 +125,7 @@ func (ix *Index) searchView(q *search, v view, first, top uint64, want int) ([]u
 		if all == nil {
 			all = s
 			all.cut(min(top-first, ix.segment))
+			all.cutBelow(max(ix.floor(), first) - first)
 		} else {
 			all.and(s)
 		}
@@ -191,7 +192,7 @@ func (ix *Index) LeafIndex(ctx context.Context, leaf record.Hash) (index uint64,
 	st := ix.st
 	index, ok = ix.tail.find(leaf)
 	ix.mu.RUnlock()
-	if ok {
+	if ok && ix.checkKept(index) == nil {
 		return index, true, nil
 	}
 	list, err := st.findLeaf(leaf)
@@ -199,6 +200,9 @@ func (ix *Index) LeafIndex(ctx context.Context, leaf record.Hash) (index uint64,
 		return 0, false, ix.report(st, fmt.Errorf("searching for a leaf: %w", err))
 	}
 	for _, index := range list {
+		if ix.checkKept(index) != nil {
+			continue
+		}
 		// The index keeps a part of the hash only: the log decides.
 		h, err := ix.bundles.leaf(ctx, index)
 		if err != nil {

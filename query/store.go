@@ -52,7 +52,7 @@ type store struct {
 	segment uint64
 	once    sync.Once
 
-	post, posts, postRange, leaves, times, run, runs, runLast, sealCovering, sealLast, beacon, tile, orphans *sql.Stmt
+	post, posts, postRange, leaves, times, run, runs, runFirst, runLast, trimmable, sealCovering, sealLast, beacon, tile, orphans *sql.Stmt
 }
 
 // openStore opens the file at path. What is damaged or not of this version is
@@ -115,6 +115,8 @@ func (st *store) prepare(ctx context.Context) error {
 		{&st.times, "SELECT times FROM clock WHERE seg = ?"},
 		{&st.run, "SELECT seq, idx, n FROM run WHERE stream = ? AND seq <= ? ORDER BY seq DESC LIMIT 1"},
 		{&st.runs, "SELECT seq, idx, n FROM run WHERE stream = ? AND seq >= ? AND seq < ? ORDER BY seq"},
+		{&st.runFirst, "SELECT seq, idx, n FROM run WHERE stream = ? AND idx + n > ? ORDER BY seq LIMIT 1"},
+		{&st.trimmable, "SELECT seg FROM clock WHERE seg < ? ORDER BY seg LIMIT ?"},
 		{&st.runLast, "SELECT seq, idx, n FROM run WHERE stream = ? AND idx < ? ORDER BY seq DESC LIMIT 1"},
 		{&st.sealCovering, "SELECT idx FROM seal WHERE stream = ? AND size > ? AND idx < ? ORDER BY size LIMIT 1"},
 		{&st.sealLast, "SELECT size, idx FROM seal WHERE stream = ? AND idx < ? ORDER BY size DESC LIMIT 1"},

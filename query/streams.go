@@ -48,7 +48,7 @@ func (ix *Index) grow(ctx context.Context, b *batch, index uint64, r *record.Rec
 	}
 	if s.tree == nil {
 		var err error
-		if s.tree, err = ix.restore(ctx, s); err != nil {
+		if s.tree, err = ix.restore(ctx, r.Stream, s); err != nil {
 			return err
 		}
 	}
@@ -65,11 +65,15 @@ func (ix *Index) grow(ctx context.Context, b *batch, index uint64, r *record.Rec
 }
 
 // restore continues a tree from its tiles.
-func (ix *Index) restore(ctx context.Context, s *stream) (*tiles.Writer, error) {
+func (ix *Index) restore(ctx context.Context, key record.Stream, s *stream) (*tiles.Writer, error) {
 	if s.size == 0 {
 		return tiles.NewWriter(), nil
 	}
-	w, err := tiles.RestoreWriter(ctx, streamTiles{ix, ix.store(), s.id}, s.size)
+	tree, err := ix.streamTree(ctx, ix.store(), key, s.id)
+	if err != nil {
+		return nil, err
+	}
+	w, err := tiles.RestoreWriter(ctx, tree, s.size)
 	if errors.Is(err, tiles.ErrIncomplete) {
 		err = fmt.Errorf("%w: %w", errDamaged, err)
 	}
@@ -109,6 +113,9 @@ type streamTiles struct {
 	ix *Index
 	st *store
 	id int64
+	// base is the number of records below the log's minimum index, in the place of
+	// whose hashes are zeroes.
+	base uint64
 }
 
 // Tile implements [tiles.Reader].
@@ -121,12 +128,15 @@ func (t streamTiles) Tile(ctx context.Context, level uint, n uint64) ([]byte, er
 		return hashes, nil
 	}
 	begin, end := n*tiles.Width, (n+1)*tiles.Width
-	runs, err := t.st.runsBetween(t.id, begin, end)
+	next := min(max(begin, t.base), end)
+	hashes := make([]byte, int(next-begin)*len(record.Hash{}), tiles.Size)
+	if next == end {
+		return hashes, nil
+	}
+	runs, err := t.st.runsBetween(t.id, next, end)
 	if err != nil {
 		return nil, fmt.Errorf("reading producer tile 0/%d: %w", n, err)
 	}
-	hashes := make([]byte, 0, tiles.Size)
-	next := begin
 	for _, r := range runs {
 		for ; next < end && r.seq <= next && next < r.seq+r.n; next++ {
 			leaf, err := t.ix.bundles.leaf(ctx, r.index+next-r.seq)
