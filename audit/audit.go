@@ -80,18 +80,22 @@ type auditor struct {
 	src  Source
 	tree *client.Tree // proven reads under the checkpoint; for any goroutine
 	findings
-	report    *Report
-	head      *policy.Checkpoint
-	before    *policy.Checkpoint // of the state file; nil if there is none
-	quorum    bool               // head satisfies the policy, so its time counts
-	upper     int64              // when the quorum had cosigned head, in Unix seconds
-	known     sync.Map           // keys.ID -> keys.Public, of enrolled producers; for any goroutine
-	beacons   beaconCache        // for any goroutine
-	opened    atomic.Uint64      // openings checked
-	log       *logTree
-	brackets  brackets
-	doubts    []doubt // not more than limit
-	producers *producers
+	report *Report
+	head   *policy.Checkpoint
+	before *policy.Checkpoint // of the state file; nil if there is none
+	// beforeEdge is of the tree of its whole bundles; nil if it is not known.
+	beforeEdge []record.Hash
+	kept       *client.Retention // what the log says that it keeps
+	keptErr    error             // why it could not say
+	quorum     bool              // head satisfies the policy, so its time counts
+	upper      int64             // when the quorum had cosigned head, in Unix seconds
+	known      sync.Map          // keys.ID -> keys.Public, of enrolled producers; for any goroutine
+	beacons    beaconCache       // for any goroutine
+	opened     atomic.Uint64     // openings checked
+	log        *logTree
+	brackets   brackets
+	doubts     []doubt // not more than limit
+	producers  *producers
 }
 
 // Run audits the log behind src. It returns an error only where it cannot start,
@@ -118,7 +122,7 @@ func Run(ctx context.Context, src Source, o Options) (*Report, error) {
 	}
 	a := &auditor{Options: o, src: src, report: &Report{Source: src.String(), CosignedBy: []string{}, Producers: []Producer{}}}
 	var err error
-	if a.before, err = loadState(o.State, o.Policy); err != nil {
+	if a.before, a.beforeEdge, err = loadState(o.State, o.Policy); err != nil {
 		return nil, err
 	}
 	start := time.Now()
@@ -128,7 +132,7 @@ func Run(ctx context.Context, src Source, o Options) (*Report, error) {
 	a.conclude(a.report)
 	a.report.Duration = time.Since(start)
 	if a.report.Verdict == Pass && o.State != "" {
-		if err := saveState(o.State, a.head.Note); err != nil {
+		if err := saveState(o.State, a.head.Note, a.log.edge()); err != nil {
 			return a.report, err
 		}
 	}
@@ -136,6 +140,7 @@ func Run(ctx context.Context, src Source, o Options) (*Report, error) {
 }
 
 func (a *auditor) run(ctx context.Context) error {
+	a.askRetention(ctx)
 	if !a.openHead(ctx) {
 		return nil
 	}
@@ -146,10 +151,14 @@ func (a *auditor) run(ctx context.Context) error {
 	a.producers = newProducers(a)
 	a.brackets.a = a
 	a.log = newLogTree(a)
+	if !a.startPruned(ctx) {
+		return nil
+	}
 	if !a.scan(ctx) {
 		return nil // what the end of the log would show is not known
 	}
 	a.finishTree(ctx)
+	a.finishPruned(ctx)
 	a.producers.finishStreams()
 	return nil
 }

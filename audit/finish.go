@@ -14,7 +14,7 @@ import (
 
 // finishStreams checks what only the end of the log can show.
 func (p *producers) finishStreams() {
-	list := slices.SortedFunc(maps.Values(p.streams), func(a, b *stream) int { return cmp.Compare(a.firstIndex, b.firstIndex) })
+	list := slices.SortedFunc(maps.Values(p.streams), older)
 	for _, s := range list {
 		for len(s.pending) > 0 || len(s.seals) > 0 {
 			s.skip()
@@ -46,6 +46,20 @@ func (p *producers) finishStreams() {
 	if p.ring == nil && p.a.head.Size == 0 {
 		p.a.add(finding(GenesisInvalid, "the log is empty; every log has a genesis at index 0"))
 	}
+}
+
+// older orders streams by when they began: those with records below the minimum
+// index first, as the log names them.
+func older(a, b *stream) int {
+	switch {
+	case a.base > 0 && b.base > 0:
+		return cmp.Compare(a.order, b.order)
+	case a.base > 0:
+		return -1
+	case b.base > 0:
+		return 1
+	}
+	return cmp.Compare(a.firstIndex, b.firstIndex)
 }
 
 // now is the time of the head in Unix nanoseconds: when the quorum had cosigned
@@ -88,7 +102,7 @@ func (s *stream) finishSilence(now int64) {
 
 // finishRevoked tells of records that were taken before the operator revoked them.
 func (p *producers) finishRevoked(s *stream) {
-	if p.ring == nil || p.refused[s.id] || s.next == 0 {
+	if p.ring == nil || p.refused[s.id] || s.records == 0 {
 		return
 	}
 	if _, ok := p.ring.Key(s.id.Producer); !ok {
@@ -157,6 +171,9 @@ func (p *producers) rows(list []*stream) {
 	first, last := make(map[keys.ID]int64), make(map[keys.ID]int64)
 	var order []keys.ID
 	for _, s := range list {
+		if s.records == 0 {
+			continue // it lies below the minimum index
+		}
 		id := s.id.Producer
 		r := rows[id]
 		if r == nil {
@@ -166,7 +183,7 @@ func (p *producers) rows(list []*stream) {
 		}
 		r.Incarnations++
 		r.Records += s.records
-		r.Sealed += s.sealed
+		r.Sealed += max(s.sealed, s.base) - s.base
 		r.LastIndex = max(r.LastIndex, s.lastIndex)
 		first[id], last[id] = min(first[id], s.firstTime), max(last[id], s.latest)
 		r.First, r.Last = clock(first[id]), clock(last[id])

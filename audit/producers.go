@@ -65,6 +65,9 @@ func (p *producers) entry(ctx context.Context, it *item) {
 	case record.KindKeyChange:
 		checked.KeyChanges++
 		p.keyChange(it)
+	case record.KindStatement:
+		checked.Statements++
+		p.statement(it)
 	case record.KindRecord:
 		checked.Records++
 		p.record(ctx, it)
@@ -115,6 +118,19 @@ func (p *producers) keyChange(it *item) {
 	}
 	for _, k := range it.change.Enrol {
 		p.a.known.Store(k.ID(), k)
+	}
+}
+
+// statement takes what the operator says about the log.
+func (p *producers) statement(it *item) {
+	if p.ring == nil {
+		return
+	}
+	if p.uncertain && it.statement.Number > p.ring.Number+1 {
+		p.ring.Number = it.statement.Number - 1
+	}
+	if err := p.ring.ApplyStatement(it.statement, it.index); err != nil {
+		p.a.add(finding(KeyChangeInvalid, "the statement about the log at index %d is not the operator's next one: %v", it.index, err).at(it.index))
 	}
 }
 
@@ -246,6 +262,9 @@ func (p *producers) isPrefix(ctx context.Context, head checkpoint.Body, index ui
 	}
 	if head.Size > index {
 		return false, nil
+	}
+	if !p.a.comparable(head.Size) {
+		return true, nil // nobody can tell any more; that it was cosigned bounds the time
 	}
 	root, ok := p.a.log.rootAt(head.Size)
 	if !ok {

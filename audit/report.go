@@ -59,6 +59,7 @@ const (
 	ProducerSilent      Code = "producer-silent"
 	IncarnationUnlinked Code = "incarnation-unlinked"
 	IncarnationBranched Code = "incarnation-branched"
+	Pruned              Code = "pruned"
 	OperatorNotPinned   Code = "operator-not-pinned"
 )
 
@@ -67,7 +68,7 @@ func (c Code) rank() int {
 	return slices.Index([]Code{
 		Rollback, Fork, CheckpointSignature, QuorumNotMet, GenesisInvalid, KeyChangeInvalid, RootMismatch, EntryAltered,
 		RecordMissing, SealMismatch, SealSignature, UnknownProducer, RecordDuplicated, TimeOrder, OpeningMismatch, TileAltered,
-		EntryMalformed, StartMissing, UnsealedTail, BracketWide, GapDeclared, ProducerSilent, IncarnationUnlinked, IncarnationBranched, OperatorNotPinned,
+		EntryMalformed, StartMissing, UnsealedTail, BracketWide, GapDeclared, ProducerSilent, IncarnationUnlinked, IncarnationBranched, Pruned, OperatorNotPinned,
 	}, c)
 }
 
@@ -120,8 +121,10 @@ type Checked struct {
 	Records    uint64 `json:"records"`
 	Seals      uint64 `json:"seals"`
 	KeyChanges uint64 `json:"key_changes"`
-	Beacons    uint64 `json:"beacons"`   // with a checkpoint that verifies and is consistent with the log
-	Bracketed  uint64 `json:"bracketed"` // records whose time is bounded on both sides
+	Statements uint64 `json:"statements"` // of the operator about the log
+	Pruned     uint64 `json:"pruned"`     // entries that the log no longer keeps: those below this index
+	Beacons    uint64 `json:"beacons"`    // with a checkpoint that verifies and is consistent with the log
+	Bracketed  uint64 `json:"bracketed"`  // records whose time is bounded on both sides
 	// WidestBracket is the longest time between two bounds of a record.
 	WidestBracket time.Duration `json:"widest_bracket_ns"`
 

@@ -56,6 +56,7 @@ type item struct {
 	sealKnown bool  // sealErr says something: the key was known already
 	genesis   *record.Genesis
 	change    *record.KeyChange
+	statement *record.Statement
 }
 
 // farAway bounds times, in Unix nanoseconds (the year 2116), so that arithmetic on
@@ -92,7 +93,7 @@ func (a *auditor) scan(ctx context.Context) bool {
 	wg.Go(func() {
 		defer close(order)
 		defer close(jobs)
-		for n := range (a.head.Size + tileWidth - 1) / tileWidth {
+		for n := a.kept.Minimum / tileWidth; n < (a.head.Size+tileWidth-1)/tileWidth; n++ {
 			j := job{n, make(chan *bundle, 1)}
 			select {
 			case order <- j:
@@ -110,7 +111,7 @@ func (a *auditor) scan(ctx context.Context) bool {
 	for j := range order {
 		b := <-j.done
 		if b.err != nil {
-			a.unavailable(b.err)
+			a.gone(ctx, b)
 			return false
 		}
 		a.consume(ctx, b)
@@ -257,6 +258,7 @@ func (a *auditor) parse(it *item, entry []byte) {
 		it.err = err
 		return
 	}
+	it.statement = e.Statement
 	if it.genesis, it.change, it.seal = e.Genesis, e.KeyChange, e.Seal; it.seal != nil {
 		it.stream = it.seal.Stream
 		if key, ok := a.known.Load(it.stream.Producer); ok {

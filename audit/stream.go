@@ -20,6 +20,8 @@ type stream struct {
 	id   record.Stream
 	name string
 
+	base    uint64 // records below the log's minimum index
+	order   int    // among the streams that have such records
 	past    history
 	broken  bool              // a record is missing or wrong: roots cannot be compared any more
 	next    uint64            // sequence of the next record to place
@@ -148,7 +150,7 @@ func (s *stream) takeSeal(seal sealed) {
 
 // compare compares a seal with the tree rebuilt from the records.
 func (s *stream) compare(seal sealed) {
-	if s.broken {
+	if s.broken || seal.size < s.base {
 		return // what broke the tree has been reported
 	}
 	last := seal.size

@@ -75,6 +75,9 @@ func (r *Report) Text() string {
 func (r *Report) conclusion() string {
 	switch r.Verdict {
 	case Pass:
+		if n := r.Checked.Pruned; n > 0 {
+			return fmt.Sprintf("Every entry from index %d on stands as it was cosigned, and no sealed record is missing from there on. What stood before is not there any more.", n)
+		}
 		return "Every entry stands as it was cosigned, and no sealed record is missing."
 	case Fail:
 		return "The log is not what it should be: see above for the places."

@@ -87,6 +87,7 @@ type Log struct {
 	OperatorKey        Path    `yaml:"operator_key"`        // signs the genesis of an empty database; not needed later
 	Policy             Path    `yaml:"policy"`              // whose cosignatures a checkpoint needs; required
 	CheckpointInterval Period  `yaml:"checkpoint_interval"` // 0 means 100ms
+	PruneInterval      Period  `yaml:"prune_interval"`      // between two looks at what the retention policy lets go; 0 means 1h
 	OpeningsIdentity   Path    `yaml:"openings_identity"`   // age identity that opens sealed fields for readers
 	Readers            Readers `yaml:"readers"`
 }

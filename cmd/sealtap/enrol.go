@@ -28,6 +28,11 @@ func (rd *reader) state(ctx context.Context, operator *keys.Private, c record.Ke
 	if err != nil {
 		return 0, err
 	}
+	return rd.stateEntry(ctx, entry)
+}
+
+// stateEntry does so with a statement that is made.
+func (rd *reader) stateEntry(ctx context.Context, entry []byte) (index uint64, err error) {
 	resp, err := rd.Submit(ctx, &sealtapv1.SubmitRequest{Items: []*sealtapv1.Item{{Entry: entry}}})
 	if p := (*client.Problem)(nil); errors.As(err, &p) && p.Status >= 400 && p.Status < 500 {
 		return 0, usagef("the log does not accept the statement: %s", p.Detail)
@@ -64,23 +69,13 @@ func statement(use, short, long string, change func(args []string) (record.KeyCh
 	cmd := &cobra.Command{
 		Use: use, Short: short, Long: long,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if operatorKey == "" {
-				return usagef("say --operator-key FILE: only the log's operator can %s", cmd.Name())
-			}
-			operator, err := loadKey("--operator-key", operatorKey, keys.Ed25519)
-			if err != nil {
-				return err
-			}
 			c, err := change(args)
 			if err != nil {
 				return err
 			}
-			rd, err := r.open(cmd.Context())
+			rd, operator, err := r.openAsOperator(cmd, operatorKey)
 			if err != nil {
 				return err
-			}
-			if rd.ring.Genesis.Operator.ID() != operator.ID() {
-				return usagef("%s holds the key of %s, but the operator of %s is %s", operatorKey, operator.Name, rd.head.Origin, rd.ring.Genesis.Operator.Name)
 			}
 			index, err := rd.state(cmd.Context(), operator, c)
 			if err != nil {

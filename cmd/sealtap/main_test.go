@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/sealtap/sealtap/tlog/client"
 )
 
 func TestMain(m *testing.M) {
@@ -56,6 +58,7 @@ func TestScript(t *testing.T) {
 			"newest":   newest,
 			"crash":    crash,
 			"recorded": recorded,
+			"pruned":   pruned,
 		},
 		Condition: func(cond string) (bool, error) {
 			if name, ok := strings.CutPrefix(cond, "has:"); ok {
@@ -236,6 +239,8 @@ func tamper() {
 		if db, err = sql.Open("sqlite3", os.Args[2]); err == nil {
 			_, err = db.Exec(`UPDATE tile SET hashes = zeroblob(length(hashes)) WHERE id > 1`)
 		}
+	case "prune":
+		err = pruneMore(os.Args[2], os.Args[3])
 	case "box":
 		err = flipBox(os.Args[2])
 	case "drop":
@@ -250,4 +255,40 @@ func tamper() {
 		os.Exit(1)
 	}
 	os.Exit(0)
+}
+
+// pruneMore moves the minimum index of a log by hand, and deletes what is below.
+func pruneMore(path, minimum string) error {
+	db, err := sql.Open("sqlite3", path)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	m, err := strconv.ParseUint(minimum, 10, 63)
+	if err != nil {
+		return err
+	}
+	for _, statement := range []string{`UPDATE pruned SET minimum = ?1`, `DELETE FROM bundle WHERE n > 0 AND n < ?1 / 256`, `DELETE FROM tile WHERE id > 0 AND id < ?1 / 256`} {
+		if _, err := db.Exec(statement, m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pruned URL MINIMUM waits until the log has let go of what is below an index.
+func pruned(ts *testscript.TestScript, neg bool, args []string) {
+	want, err := strconv.ParseUint(args[1], 10, 64)
+	ts.Check(err)
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		src, err := client.Open(args[0])
+		ts.Check(err)
+		r, err := src.Retention(context.Background())
+		if err == nil && r.Minimum >= want {
+			return
+		}
+		if time.Now().After(end) {
+			ts.Fatalf("the log begins at %+v: %v", r, err)
+		}
+	}
 }

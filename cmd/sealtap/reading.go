@@ -172,6 +172,12 @@ func (rd *reader) loadKeys(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		if e.Statement != nil {
+			if err := ring.ApplyStatement(e.Statement, index); err != nil {
+				return failure{fmt.Errorf("statement at %d: %w", index, err)}
+			}
+			continue
+		}
 		if e.KeyChange == nil {
 			return failure{fmt.Errorf("entry %d is a %s, and not the key change that the log says", index, e.Kind)}
 		}
@@ -183,7 +189,7 @@ func (rd *reader) loadKeys(ctx context.Context) error {
 	return nil
 }
 
-// statements returns the indices of the key changes, in order.
+// statements returns the indices of the operator's statements, in order.
 func (rd *reader) statements(ctx context.Context) ([]uint64, error) {
 	const maxProducers = 100_000 // more than that is a log that keeps its readers busy
 	places, producers := make(map[uint64]bool), make(map[string]bool)
@@ -209,7 +215,12 @@ func (rd *reader) statements(ctx context.Context) ([]uint64, error) {
 			}
 		}
 		if page.Next == "" {
-			return slices.Sorted(maps.Keys(places)), nil
+			listed, err := rd.statementsListed(ctx)
+			for _, index := range listed {
+				places[index] = true
+			}
+			delete(places, 0) // the genesis
+			return slices.Sorted(maps.Keys(places)), err
 		}
 		if len(producers) == before || len(producers) > maxProducers {
 			return nil, failure{errors.New("the log lists producers without an end")}

@@ -119,7 +119,8 @@ func startLog(ctx context.Context, c *config.Log, logger *slog.Logger) (_ *servi
 	var index *query.Index
 	l, err := tlog.Open(ctx, tlog.Config{
 		Key: f.key, Operator: f.operator, Storage: store, Openings: openings, Policy: f.policy, Cosigner: cosigner,
-		CheckpointInterval: time.Duration(c.CheckpointInterval), Logger: logger,
+		CheckpointInterval: time.Duration(c.CheckpointInterval), PruneInterval: time.Duration(c.PruneInterval), Logger: logger,
+		OnPrune:   func(uint64) { index.Trim() },
 		LeafIndex: func(ctx context.Context, leaf record.Hash) (uint64, bool, error) { return index.LeafIndex(ctx, leaf) },
 	})
 	if err != nil {
@@ -368,7 +369,7 @@ func collectLess() {
 }
 
 func newLog() *cobra.Command {
-	return daemon("log", "Run one log server", "Runs the log server of the configuration.",
+	cmd := daemon("log", "Run one log server", "Runs the log server of the configuration.",
 		func(ctx context.Context, f *config.File, logger *slog.Logger) (string, *service, error) {
 			if f.Log == nil {
 				return "", nil, usagef("%s has no log section", f.Path)
@@ -376,6 +377,8 @@ func newLog() *cobra.Command {
 			s, err := startLog(ctx, f.Log, logger)
 			return "log", s, err
 		})
+	cmd.AddCommand(newRetention())
+	return cmd
 }
 
 func newWitness() *cobra.Command {

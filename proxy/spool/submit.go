@@ -257,7 +257,14 @@ func (s *Spool) confirm(ctx context.Context) (progress bool, err error) {
 	// A head that was seen before can prove what was acknowledged since: what is
 	// sent again makes the log no larger.
 	if head != nil && (head.Size != cp.Size || head.Root != cp.Root) {
-		if err := tree.Consistent(ctx, checkpoint.Body{Origin: head.Origin, Size: head.Size, Root: head.Root}); err != nil {
+		err := tree.Consistent(ctx, checkpoint.Body{Origin: head.Origin, Size: head.Size, Root: head.Root})
+		if errors.Is(err, client.ErrPruned) {
+			// The log has let go of what would prove it. That the new head is of the same
+			// history the witnesses vouch for, as at every start.
+			s.cfg.Logger.Warn("the log was pruned beyond the last head that was seen", "seen", head.Size, "head", cp.Size)
+			err = nil
+		}
+		if err != nil {
 			return false, err
 		}
 	}

@@ -28,7 +28,7 @@ const (
 
 // Problem is an answer of the log other than success: RFC 9457 problem details
 // where the log gave them. It matches [ErrUnavailable] where another attempt may
-// help, and [ErrNotFound] with status 404.
+// help, [ErrNotFound] with status 404, and [ErrPruned] with status 410.
 type Problem struct {
 	Status     int
 	Type       string
@@ -36,6 +36,7 @@ type Problem struct {
 	Detail     string
 	Expected   uint64        // with status 409: the next sequence that the log takes
 	Fork       bool          // with status 409: the log has another record of that sequence
+	Minimum    uint64        // with status 410: where the log's entries begin
 	RetryAfter time.Duration // 0 if the log does not say
 }
 
@@ -55,15 +56,20 @@ func (p *Problem) Error() string {
 func (p *Problem) Is(target error) bool {
 	switch target {
 	case ErrUnavailable:
-		return p.Status >= 500 || p.Status == http.StatusTooManyRequests || p.Status == http.StatusRequestTimeout || p.Status == http.StatusNotFound
+		return p.Status >= 500 || p.Status == http.StatusTooManyRequests || p.Status == http.StatusRequestTimeout || p.Status == http.StatusNotFound ||
+			p.Status == http.StatusGone
 	case ErrNotFound:
 		return p.Status == http.StatusNotFound
+	case ErrPruned:
+		return p.Status == http.StatusGone
 	}
 	return false
 }
 
 // temporary reports whether another attempt may help.
-func (p *Problem) temporary() bool { return p.Is(ErrUnavailable) && p.Status != http.StatusNotFound }
+func (p *Problem) temporary() bool {
+	return p.Is(ErrUnavailable) && p.Status != http.StatusNotFound && p.Status != http.StatusGone
+}
 
 func readProblem(resp *http.Response) error {
 	p := &Problem{Status: resp.StatusCode, RetryAfter: retryAfter(resp.Header)}
@@ -75,9 +81,10 @@ func readProblem(resp *http.Response) error {
 		Type, Title, Detail string
 		Expected            uint64
 		Fork                bool
+		Minimum             uint64 `json:"minimum_index"`
 	}
 	if json.Unmarshal(b, &body) == nil {
-		p.Type, p.Title, p.Detail, p.Expected, p.Fork = body.Type, body.Title, body.Detail, body.Expected, body.Fork
+		p.Type, p.Title, p.Detail, p.Expected, p.Fork, p.Minimum = body.Type, body.Title, body.Detail, body.Expected, body.Fork, body.Minimum
 	}
 	return p
 }

@@ -1,0 +1,315 @@
+package audit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/transparency-dev/merkle/compact"
+
+	"github.com/sealtap/sealtap/checkpoint"
+	"github.com/sealtap/sealtap/record"
+	"github.com/sealtap/sealtap/tlog/client"
+	"github.com/sealtap/sealtap/witness/policy"
+)
+
+// PrunedSource is a [Source] of a log that may have let go of its oldest entries;
+// *[client.Source] is one. What it says is believed only as far as the checkpoint
+// and the operator's statements bear it out.
+type PrunedSource interface {
+	Source
+	Retention(ctx context.Context) (*client.Retention, error)
+}
+
+// askRetention asks where the log begins, before its head is fetched: a minimum
+// index of later lies under no earlier head.
+func (a *auditor) askRetention(ctx context.Context) {
+	a.kept = new(client.Retention)
+	src, ok := a.src.(PrunedSource)
+	if !ok {
+		return
+	}
+	r, err := src.Retention(ctx)
+	if err != nil {
+		a.keptErr = err // it matters only if something turns out to be missing
+		return
+	}
+	a.kept = r
+}
+
+// startPruned lets the audit begin at the minimum index: with the edge of the
+// tree from the tiles above level 0, which must stand under the checkpoint; with
+// the operator's statements from before, which are kept and proven; and with the
+// edges of the producers' trees, which their next seals prove or refute. It reports
+// whether there is anything to go on with.
+func (a *auditor) startPruned(ctx context.Context) bool {
+	m := a.kept.Minimum
+	if m == 0 {
+		return true
+	}
+	a.report.Checked.Pruned = m
+	if m%tileWidth != 0 || m > a.head.Size {
+		a.add(finding(RecordMissing, "the log says that its entries begin at index %d, which cannot be where a log of %d entries was pruned", m, a.head.Size))
+		return false
+	}
+	edge, err := a.tree.Edge(ctx, m)
+	if err != nil {
+		a.failedRead(err, TileAltered, fmt.Sprintf("the edge of the tree at the minimum index %d is not what stands under the checkpoint", m))
+		return false
+	}
+	if err := a.log.startAt(ctx, m, edge); err != nil {
+		a.failedRead(err, TileAltered, "a tile below the minimum index is not what stands under the checkpoint")
+		return false
+	}
+	return a.readStatements(ctx) && a.startStreams()
+}
+
+// readStatements takes the operator's statements from below the minimum index.
+func (a *auditor) readStatements(ctx context.Context) bool {
+	list := a.kept.Statements
+	if len(list) == 0 || list[0] != 0 {
+		a.add(finding(GenesisInvalid, "the log no longer shows its genesis, without which nothing says who may write to it").at(0))
+		return false
+	}
+	const atATime = 256
+	for len(list) > 0 {
+		n := min(atATime, len(list))
+		entries, err := a.tree.Entries(ctx, list[:n]...)
+		if err != nil {
+			a.failedRead(err, EntryAltered, "a statement of the operator from below the minimum index cannot be proven")
+			return false
+		}
+		for i, entry := range entries {
+			it := item{index: list[i], leaf: record.LeafHash(entry)}
+			if a.parse(&it, entry); it.err == nil && (it.kind == record.KindRecord || it.kind == record.KindSeal) {
+				continue // it may be named, but it says nothing without the others of its stream
+			}
+			a.producers.entry(ctx, &it)
+		}
+		list = list[n:]
+	}
+	return true
+}
+
+// startStreams takes the producers' trees as the log says they were.
+func (a *auditor) startStreams() bool {
+	for i, at := range a.kept.Streams {
+		tree, err := record.RestoreTree(at.Size, at.Edge)
+		if err != nil || at.Size == 0 || a.producers.streams[at.Stream] != nil {
+			a.add(finding(SealMismatch, "what the log says about the tree of producer %s at its minimum index, %d records with an edge of %d hashes, cannot be",
+				a.nameOf(at.Stream.Producer), at.Size, len(at.Edge)))
+			return false
+		}
+		s := a.producers.stream(at.Stream)
+		s.base, s.next, s.order = at.Size, at.Size, i
+		s.past = history{tree: tree, old: edge{at.Size, at.Edge}, mid: edge{at.Size, at.Edge}}
+	}
+	return true
+}
+
+// startAt begins the log's tree at a number of whole bundles, of which it is told
+// the edge. It compares the tiles from before: all of them must be there still.
+func (t *logTree) startAt(ctx context.Context, size uint64, edge []record.Hash) error {
+	n := size / tileWidth
+	raw := make([][]byte, len(edge))
+	for i := range edge {
+		raw[i] = edge[i][:]
+	}
+	f := &compact.RangeFactory{Hash: func(l, r []byte) []byte {
+		h := node((*record.Hash)(l), (*record.Hash)(r))
+		return h[:]
+	}}
+	full, err := f.NewRange(0, n, raw)
+	if err != nil {
+		return fmt.Errorf("%w: %w", client.ErrVerification, err)
+	}
+	t.full, t.next, t.bounded = full, n, n
+	for l := uint(1); size>>(8*l) > 0; l++ {
+		nodes := size >> (8 * l) // of this level of tiles
+		for first := uint64(0); first < nodes; first += tileWidth {
+			// Read through the tree, which proves every tile that it reads.
+			hashes, err := t.a.tree.Nodes(ctx, 8*l, first, min(first+tileWidth, nodes))
+			if err != nil {
+				return err
+			}
+			if len(hashes) == tileWidth {
+				t.a.report.Checked.Tiles++
+				continue
+			}
+			for len(t.levels) < int(l) {
+				t.levels = append(t.levels, level{n: size >> (8 * (uint(len(t.levels)) + 2))})
+			}
+			t.levels[l-1].hashes = hashes
+		}
+		for len(t.levels) < int(l) {
+			t.levels = append(t.levels, level{n: size >> (8 * (uint(len(t.levels)) + 2))})
+		}
+	}
+	return nil
+}
+
+// gone judges what could not be read: that the log no longer keeps it is for the
+// log to say of what is below its minimum index only.
+func (a *auditor) gone(ctx context.Context, b *bundle) {
+	first := b.n * tileWidth
+	if src, ok := a.src.(PrunedSource); ok && (errors.Is(b.err, client.ErrPruned) || errors.Is(b.err, client.ErrNotFound)) {
+		now, err := src.Retention(ctx)
+		switch {
+		case err != nil:
+			a.unavailable(errors.Join(b.err, err))
+		case now.Minimum > first:
+			a.unavailable(fmt.Errorf("the log was pruned to %d while it was audited: audit it again", now.Minimum))
+		case now.Minimum == 0:
+			a.unavailable(b.err) // a log that was never pruned has promised nothing in particular
+		default:
+			a.add(finding(RecordMissing, "the log says that it keeps all entries from index %d on, but not those from %d on: %v", now.Minimum, first, b.err).at(first))
+		}
+		return
+	}
+	a.unavailable(b.err)
+	if a.keptErr != nil {
+		a.unavailable(fmt.Errorf("asking where the log begins: %w", a.keptErr))
+	}
+}
+
+// finishPruned checks that the operator's policy allowed what was let go, and
+// compares an earlier audit's head that lies below.
+func (a *auditor) finishPruned(ctx context.Context) {
+	if a.kept.Minimum == 0 {
+		return
+	}
+	a.compareBelow(ctx)
+	if a.producers.ring == nil {
+		return // there is a finding already
+	}
+	why, err := a.permission(ctx)
+	switch {
+	case errors.Is(err, errNotAllowed):
+		a.add(finding(RecordMissing, "the first %d entries are not there any more, and %v", a.kept.Minimum, err).at(0))
+	case err != nil:
+		a.failedRead(err, RecordMissing, fmt.Sprintf("whether the first %d entries may be gone cannot be told", a.kept.Minimum))
+	default:
+		a.add(notice(Pruned, "the first %d entries are not there any more, as the operator allows: %s. They were not audited; evidence from before still proves what they said",
+			a.kept.Minimum, why).at(0))
+	}
+}
+
+// errNotAllowed says that nothing allows what was let go.
+var errNotAllowed = errors.New("nothing allows that")
+
+func notAllowed(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", errNotAllowed, fmt.Sprintf(format, args...))
+}
+
+// permission checks the decision that the log shows: at a checkpoint, the policy in
+// force, which the operator's statement says, let go of everything below the
+// minimum index. That a log could have let go of something at an earlier time it
+// may do later as well. It returns the policy in words.
+func (a *auditor) permission(ctx context.Context) (string, error) {
+	m := a.kept.Minimum
+	at, atErr, err := a.openDecision(ctx, a.kept.At)
+	if err != nil {
+		return "", err
+	}
+	r, ok := a.producers.ring.Retention(at.Size)
+	switch {
+	case !ok:
+		return "", notAllowed("the operator has stated no retention policy before entry %d", at.Size)
+	case r.Policy.Forever:
+		return "", notAllowed("the operator's statement at index %d keeps everything", r.Index)
+	case m > at.Size-min(at.Size, r.Policy.Entries):
+		return "", notAllowed("by the operator's statement at index %d the newest %d entries stay, and at %d entries, where the log says it was decided, that is from %d on",
+			r.Index, r.Policy.Entries, at.Size, at.Size-min(at.Size, r.Policy.Entries))
+	}
+	why := fmt.Sprintf("%s, says its statement at index %d", r.Policy, r.Index)
+	if r.Policy.Keep == 0 {
+		return why, nil
+	}
+	old, oldErr, err := a.openDecision(ctx, a.kept.Old)
+	if err != nil {
+		return "", err
+	}
+	if err := errors.Join(atErr, oldErr); err != nil {
+		return "", fmt.Errorf("%w: their age shows in checkpoints that do not satisfy this policy, which may have been another one then; add the witnesses of that time to it: %w", client.ErrUnavailable, err)
+	}
+	then, vouched1 := a.Policy.QuorumTime(old.Cosignatures)
+	now, vouched2 := a.Policy.QuorumTime(at.Cosignatures)
+	if !vouched1 || !vouched2 {
+		return why + " (nobody vouches for their age: the policy asks for no witness)", nil
+	}
+	if age := time.Duration(now-then) * time.Second; age < r.Policy.Keep {
+		return "", notAllowed("by the operator's statement at index %d they stay for %s; the witnesses saw the last of them %s before that was over", r.Index, r.Policy.Keep, r.Policy.Keep-age)
+	}
+	return why, nil
+}
+
+// openDecision verifies a checkpoint that the log shows for a decision: it must be
+// one of this log and of this history, with all that was let go under it. Whether
+// it satisfies the policy is said in the second result.
+func (a *auditor) openDecision(ctx context.Context, signed []byte) (cp *policy.Checkpoint, quorum, err error) {
+	if len(signed) == 0 {
+		return nil, nil, notAllowed("the log shows no checkpoint for it")
+	}
+	cp, err = a.Policy.Verify(signed)
+	if errors.Is(err, policy.ErrQuorum) {
+		quorum = err
+		cp, err = a.Policy.VerifyLogOnly(signed)
+	}
+	switch {
+	case err != nil:
+		return nil, nil, notAllowed("the checkpoint that the log shows for it is not to be trusted: %v", err)
+	case cp.Origin != a.head.Origin || cp.Size < a.kept.Minimum || cp.Size > a.head.Size:
+		return nil, nil, notAllowed("the checkpoint that the log shows for it, of %d entries of %q, does not bear on it", cp.Size, cp.Origin)
+	}
+	good, err := a.producers.isPrefix(ctx, checkpoint.Body{Origin: cp.Origin, Size: cp.Size, Root: cp.Root}, a.head.Size)
+	if err != nil {
+		return nil, nil, err
+	}
+	if !good {
+		a.add(Finding{Code: Fork, Severity: Finds, Heads: []string{string(cp.Note), string(a.head.Note)},
+			Detail: fmt.Sprintf("the checkpoint of %d entries that the log shows for what it let go is not one of this history", cp.Size)})
+		return nil, nil, notAllowed("the checkpoint that the log shows for it is of another history")
+	}
+	return cp, quorum, nil
+}
+
+// comparable reports whether the tiles that a pruned log keeps give the root at a
+// size: below the minimum index they do so for whole bundles only.
+func (a *auditor) comparable(size uint64) bool {
+	return size >= a.kept.Minimum || size%tileWidth == 0
+}
+
+// compareBelow compares an earlier audit's head that lies below the minimum index:
+// if the tiles that are left give no root at its size, then as far as its last
+// whole bundle, whose edge the state file holds.
+func (a *auditor) compareBelow(ctx context.Context) {
+	if a.before == nil || a.before.Size >= a.kept.Minimum {
+		return
+	}
+	if a.comparable(a.before.Size) {
+		root, err := a.tree.RootAt(ctx, a.before.Size)
+		if err != nil {
+			a.failedRead(err, TileAltered, "the head of an earlier audit cannot be compared")
+			return
+		}
+		a.compareRoot(root)
+		return
+	}
+	whole := a.before.Size - a.before.Size%tileWidth
+	if whole > 0 && a.beforeEdge == nil {
+		a.add(notice(Pruned, "the head of %d entries that an earlier audit verified lies below the minimum index, and its state file tells too little to compare it: only the witnesses vouch that the log has not forked since", a.before.Size))
+		return
+	}
+	edge, err := a.tree.Edge(ctx, whole)
+	switch {
+	case err != nil:
+		a.failedRead(err, TileAltered, "the head of an earlier audit cannot be compared")
+	case slices.Equal(edge, a.beforeEdge):
+		a.report.Checked.Consistent = true
+	default:
+		a.add(Finding{Code: Fork, Severity: Finds, Heads: []string{string(a.before.Note), string(a.head.Note)}, Detail: fmt.Sprintf(
+			"the log has another history than an earlier audit verified: its first %d entries are others", whole)})
+	}
+}
