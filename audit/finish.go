@@ -43,6 +43,7 @@ func (p *producers) finishStreams() {
 		p.a.add(p.firstWeak)
 	}
 	p.rows(list)
+	p.finishClosed()
 	if p.ring == nil && p.a.head.Size == 0 {
 		p.a.add(finding(GenesisInvalid, "the log is empty; every log has a genesis at index 0"))
 	}
@@ -138,6 +139,9 @@ func (p *producers) link(s *stream, linked map[record.Stream]*stream, list []*st
 	}
 	linked[id] = s
 	switch {
+	case old == nil && size > 0 && p.a.report.Predecessor != nil:
+		s.add(notice(Continues, "incarnation %s of producer %s goes on from incarnation %s, of which nothing stands in this log: an audit of %q has to show its %d records",
+			s.id.Incarnation, s.name, id.Incarnation, p.a.report.Predecessor.Origin, size), s.firstIndex, 0)
 	case old == nil && size > 0:
 		s.add(finding(RecordMissing, "all %d records of incarnation %s of producer %s are missing from the log, although its next incarnation names its seal%s",
 			size, id.Incarnation, s.name, p.unreadable()), s.firstIndex, 0)

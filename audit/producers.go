@@ -100,6 +100,7 @@ func (p *producers) openGenesis(it *item) {
 	if !a.trustedLogKey(it.genesis.Log) {
 		bad("the genesis is that of another log: it names the key %s, which is not a key of the policy for %q", it.genesis.Log, a.head.Origin)
 	}
+	a.openPredecessor(it.genesis)
 	if a.Operator == nil {
 		a.add(notice(OperatorNotPinned, "no operator's key is pinned, so the one in the genesis was believed: %s", it.genesis.Operator).at(0))
 	}
@@ -149,6 +150,9 @@ func (p *producers) stray(it *item) {
 func (p *producers) admitted(it *item, sequence uint64) bool {
 	if p.ring == nil {
 		return true
+	}
+	if p.beyondEnd(it) {
+		return false
 	}
 	_, err := p.ring.Admit(it.stream, sequence)
 	if err == nil {
@@ -220,6 +224,9 @@ func (p *producers) sight(ctx context.Context, it *item, seen *sighting) {
 		f := finding(c, format, args...).at(it.index).of(a.nameOf(it.stream.Producer), it.stream, it.seq)
 		f.Heads = heads
 		a.add(f)
+	}
+	if p.former(it, seen) {
+		return
 	}
 	if seen.err != nil {
 		bad(checkpointCode(seen.err), nil, "the checkpoint in the beacon is not to be trusted, so it bounds no time: %v", seen.err)

@@ -60,6 +60,8 @@ const (
 	IncarnationUnlinked Code = "incarnation-unlinked"
 	IncarnationBranched Code = "incarnation-branched"
 	Pruned              Code = "pruned"
+	Continues           Code = "continues"
+	Closed              Code = "closed"
 	OperatorNotPinned   Code = "operator-not-pinned"
 )
 
@@ -68,26 +70,28 @@ func (c Code) rank() int {
 	return slices.Index([]Code{
 		Rollback, Fork, CheckpointSignature, QuorumNotMet, GenesisInvalid, KeyChangeInvalid, RootMismatch, EntryAltered,
 		RecordMissing, SealMismatch, SealSignature, UnknownProducer, RecordDuplicated, TimeOrder, OpeningMismatch, TileAltered,
-		EntryMalformed, StartMissing, UnsealedTail, BracketWide, GapDeclared, ProducerSilent, IncarnationUnlinked, IncarnationBranched, Pruned, OperatorNotPinned,
+		EntryMalformed, StartMissing, UnsealedTail, BracketWide, GapDeclared, ProducerSilent, IncarnationUnlinked, IncarnationBranched, Pruned, Continues, Closed, OperatorNotPinned,
 	}, c)
 }
 
 // Report is the outcome of an audit.
 type Report struct {
-	Verdict    Verdict       `json:"verdict"`
-	Source     string        `json:"source"`
-	Origin     string        `json:"origin"`
-	Size       uint64        `json:"size"`
-	Root       string        `json:"root"` // standard base64
-	CosignedBy []string      `json:"cosigned_by"`
-	CosignedAt string        `json:"cosigned_at,omitempty"` // when the quorum was met (RFC 3339)
-	Operator   string        `json:"operator,omitempty"`    // vkey that the producers' keys rest on
-	Producers  []Producer    `json:"producers"`
-	Findings   []Finding     `json:"findings"`
-	Omitted    map[Code]int  `json:"omitted,omitempty"`    // further findings of a code, above the limit
-	Unfinished []string      `json:"unfinished,omitempty"` // what could not be fetched
-	Checked    Checked       `json:"checked"`
-	Duration   time.Duration `json:"duration_ns"`
+	Verdict    Verdict  `json:"verdict"`
+	Source     string   `json:"source"`
+	Origin     string   `json:"origin"`
+	Size       uint64   `json:"size"`
+	Root       string   `json:"root"` // standard base64
+	CosignedBy []string `json:"cosigned_by"`
+	CosignedAt string   `json:"cosigned_at,omitempty"` // when the quorum was met (RFC 3339)
+	Operator   string   `json:"operator,omitempty"`    // vkey that the producers' keys rest on
+	// Predecessor is absent where the log begins by itself.
+	Predecessor *Predecessor  `json:"predecessor,omitempty"`
+	Producers   []Producer    `json:"producers"`
+	Findings    []Finding     `json:"findings"`
+	Omitted     map[Code]int  `json:"omitted,omitempty"`    // further findings of a code, above the limit
+	Unfinished  []string      `json:"unfinished,omitempty"` // what could not be fetched
+	Checked     Checked       `json:"checked"`
+	Duration    time.Duration `json:"duration_ns"`
 }
 
 // Producer is one key that writes to the log.

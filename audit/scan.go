@@ -67,7 +67,8 @@ const farAway = 1 << 62
 type sighting struct {
 	cp     *policy.Checkpoint // nil if there is an err
 	err    error
-	quorum error // why the checkpoint does not satisfy the policy, so that it bounds no time; nil if it does
+	origin string // of the log that it is about, whatever else is wrong with it
+	quorum error  // why the checkpoint does not satisfy the policy, so that it bounds no time; nil if it does
 }
 
 // scan reads all entries, each bundle on a worker of its own, and consumes the
@@ -315,7 +316,7 @@ func (c *beaconCache) verify(p *policy.Policy, signed []byte) *sighting {
 	if s != nil {
 		return s
 	}
-	s = new(sighting)
+	s = &sighting{origin: originOf(signed)}
 	// A policy may have become stricter since: then the producer was content with
 	// fewer witnesses, and nobody has done anything wrong.
 	if s.cp, s.err = p.Verify(signed); errors.Is(s.err, policy.ErrQuorum) {

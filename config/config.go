@@ -85,6 +85,7 @@ type Log struct {
 	Database           Path    `yaml:"database"`            // SQLite file; required
 	Key                Path    `yaml:"key"`                 // signs checkpoints; its name is the log's origin; required
 	OperatorKey        Path    `yaml:"operator_key"`        // signs the genesis of an empty database; not needed later
+	Genesis            Path    `yaml:"genesis"`             // what an empty database begins with, in the place of operator_key: of a successor
 	Policy             Path    `yaml:"policy"`              // whose cosignatures a checkpoint needs; required
 	CheckpointInterval Period  `yaml:"checkpoint_interval"` // 0 means 100ms
 	PruneInterval      Period  `yaml:"prune_interval"`      // between two looks at what the retention policy lets go; 0 means 1h
@@ -172,7 +173,7 @@ func (f *File) resolve(dir string) {
 		}
 	}
 	if l := f.Log; l != nil {
-		at(&l.Database, &l.Key, &l.OperatorKey, &l.Policy, &l.OpeningsIdentity, &l.Readers.Tokens)
+		at(&l.Database, &l.Key, &l.OperatorKey, &l.Genesis, &l.Policy, &l.OpeningsIdentity, &l.Readers.Tokens)
 	}
 	for i := range f.Witnesses {
 		at(&f.Witnesses[i].Database, &f.Witnesses[i].Key)

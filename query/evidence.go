@@ -203,6 +203,11 @@ func (h *handler) proveProducer(ctx context.Context, ev *record.Evidence, index 
 	if err != nil || b.Record == nil || b.Record.Stream != r.Stream {
 		return h.ix.report(st, fmt.Errorf("%w: entry %d is not the beacon it should be", errDamaged, before))
 	}
+	if text, err := checkpoint.Text(b.Record.GetBeacon().GetCheckpoint()); err == nil {
+		if body, _, err := checkpoint.Parse(text); err == nil && body.Origin != at.body.Origin {
+			return nil // it holds a head of the log before this one, which bounds nothing here
+		}
+	}
 	if p, err = proveRecord(ctx, tree, seal, b.Record.GetSequence(), b.Leaf); err != nil {
 		return h.ix.report(st, err)
 	}

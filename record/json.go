@@ -95,6 +95,9 @@ func NewView(e Entry, index uint64, name func(keys.ID) string, openings []*sealt
 	case e.Genesis != nil:
 		v.Time = e.Genesis.Created.Format(time.RFC3339)
 		v.Detail = map[string]any{"log": e.Genesis.Log.String(), "operator": e.Genesis.Operator.String()}
+		if p, ok := e.Genesis.PredecessorHead(); ok {
+			v.Detail.(map[string]any)["predecessor"] = map[string]any{"origin": p.Origin, "size": p.Size, "root": b64(p.Root[:])}
+		}
 	case e.KeyChange != nil:
 		v.Detail = keyChangeDetail(e.KeyChange)
 	case e.Statement != nil:

@@ -24,6 +24,7 @@ type Keyring struct {
 	Number    uint64 // of the last statement applied, a key change or another
 	producers map[keys.ID]*enrolment
 	retained  []Retained // oldest first
+	closed    *Closed    // nil while the log goes on
 }
 
 type enrolment struct {
@@ -51,6 +52,9 @@ func (k *Keyring) Check(c *KeyChange) error {
 	}
 	if c.Number != k.Number+1 {
 		return fmt.Errorf("%w: its number is %d, the next one is %d", ErrStatement, c.Number, k.Number+1)
+	}
+	if err := k.checkOpen(); err != nil {
+		return err
 	}
 	names := make(map[string]bool)
 	for _, e := range k.producers {

@@ -21,7 +21,9 @@ type Statement struct {
 	Number uint64 // one more than that of the operator's statement before
 	Note   []byte // the signed note, verbatim
 
-	Retention *Retention // what the statement is about
+	// One of these is set.
+	Retention *Retention
+	Close     *Close
 }
 
 // Retention says how long a log keeps its entries at least. What it keeps beyond
@@ -72,6 +74,9 @@ func (s *Statement) detail() any {
 	d := map[string]any{"number": s.Number}
 	if r := s.Retention; r != nil {
 		d["retention"] = r.JSON()
+	}
+	if c := s.Close; c != nil {
+		d["successor"] = c.Successor.String()
 	}
 	return d
 }
@@ -144,6 +149,8 @@ func ParseStatement(body []byte) (Statement, error) {
 	switch header {
 	case retentionHeader:
 		s.Retention, err = parseRetention(lines[2:])
+	case closeHeader:
+		s.Close, err = parseClose(s.Origin, lines[2:])
 	default:
 		err = fmt.Errorf("%w: %q is no statement that this program knows", ErrMalformed, header)
 	}
@@ -214,7 +221,7 @@ func (k *Keyring) CheckStatement(s *Statement) error {
 	if s.Number != k.Number+1 {
 		return fmt.Errorf("%w: its number is %d, the next one is %d", ErrStatement, s.Number, k.Number+1)
 	}
-	return nil
+	return k.checkOpen()
 }
 
 // ApplyStatement adds the statement at the given index of the log.
@@ -225,6 +232,9 @@ func (k *Keyring) ApplyStatement(s *Statement, index uint64) error {
 	k.Number = s.Number
 	if s.Retention != nil {
 		k.retained = append(k.retained, Retained{index, *s.Retention})
+	}
+	if s.Close != nil {
+		k.closed = &Closed{index, s.Close.Successor}
 	}
 	return nil
 }

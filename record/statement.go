@@ -27,7 +27,10 @@ type Genesis struct {
 	Log      keys.Public
 	Operator keys.Public
 	Created  time.Time // whole seconds, the operator's claim
-	Note     []byte    // the signed note, verbatim
+	// Predecessor is the last cosigned checkpoint of the log that this one goes on
+	// from, verbatim; nil if it begins by itself.
+	Predecessor []byte
+	Note        []byte // the signed note, verbatim
 }
 
 // NewGenesis returns the genesis entry of a log.
@@ -46,8 +49,8 @@ func ParseGenesis(body []byte) (Genesis, error) {
 	if err != nil {
 		return Genesis{}, err
 	}
-	if len(lines) != 3 {
-		return Genesis{}, fmt.Errorf("%w: a genesis has lines for log, operator and created", ErrMalformed)
+	if len(lines) != 3 && len(lines) != 4 {
+		return Genesis{}, fmt.Errorf("%w: a genesis has lines for log, operator and created, and perhaps predecessor", ErrMalformed)
 	}
 	g := Genesis{Note: body}
 	if g.Log, err = keyLine(lines[0], "log "); err != nil {
@@ -59,6 +62,11 @@ func ParseGenesis(body []byte) (Genesis, error) {
 	created, ok := strings.CutPrefix(lines[2], "created ")
 	if g.Created, err = time.Parse(time.RFC3339, created); err != nil || !ok || g.Created.UTC().Format(time.RFC3339) != created {
 		return Genesis{}, fmt.Errorf("%w: %q is not a time of creation", ErrMalformed, lines[2])
+	}
+	if len(lines) == 4 {
+		if g.Predecessor, err = parsePredecessor(g.Log, lines[3]); err != nil {
+			return Genesis{}, err
+		}
 	}
 	return g, verifyNote(body, g.Operator)
 }

@@ -59,6 +59,9 @@ type Config struct {
 	Key *keys.Private
 	// Operator signs the genesis of a new log. Nil: the log must exist.
 	Operator *keys.Private
+	// Begin are the entries with which a new log begins: a genesis, and the
+	// statements behind it, made elsewhere. Nil: Operator signs a genesis.
+	Begin [][]byte
 	// Storage keeps the log. The caller closes it, after Run has returned. Required.
 	Storage storage.Log
 	// Openings keeps encrypted openings. Nil: submissions with openings are refused.

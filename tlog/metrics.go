@@ -83,6 +83,8 @@ func (m *metrics) submitted(err error) {
 		result = "busy"
 	case errors.Is(err, ErrUnavailable), errors.Is(err, ErrStopped):
 		result = "unavailable"
+	case errors.As(err, new(*ClosedError)):
+		result = "closed"
 	case errors.Is(err, record.ErrUnknownProducer), errors.Is(err, record.ErrRevoked), errors.Is(err, ErrSignature):
 		result = "forbidden"
 	default:

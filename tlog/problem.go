@@ -25,6 +25,8 @@ type problem struct {
 	Index *uint64 `json:"index,omitempty"`
 	// MinimumIndex is where the entries of a pruned log begin.
 	MinimumIndex *uint64 `json:"minimum_index,omitempty"`
+	// Successor is the key of the log that goes on from a closed one.
+	Successor string `json:"successor,omitempty"`
 }
 
 // retryAfter is what those are told who come when the log is busy, in seconds.
@@ -41,7 +43,10 @@ func describe(err error) problem {
 	var fork *ForkError
 	var tooLong *http.MaxBytesError
 	var pruned *PrunedError
+	var closed *ClosedError
 	switch {
+	case errors.As(err, &closed):
+		p.Status, p.Successor = http.StatusGone, closed.Successor.String()
 	case errors.As(err, &pruned):
 		p.Status, p.Detail, p.MinimumIndex = http.StatusGone, pruned.Error(), &pruned.Minimum
 	case errors.Is(err, storage.ErrPruned):

@@ -67,6 +67,9 @@ func checkBehind(state *storage.State) error {
 
 // begin stores the genesis of a new log.
 func (l *Log) begin(ctx context.Context) error {
+	if l.config.Begin != nil {
+		return l.beginWith(ctx, l.config.Begin)
+	}
 	if l.config.Operator == nil {
 		return fmt.Errorf("%w: the storage is empty, and there is no operator key to start a log with", ErrConfig)
 	}

@@ -116,6 +116,9 @@ func (d *draft) addRun(ctx context.Context, r *run) error {
 	}
 	tree := d.tree(r.stream)
 	if r.sequence() > tree.Size() {
+		if err := d.seq.checkOpen(); err != nil {
+			return err
+		}
 		return &SequenceError{What: "sequence of " + r.stream.Origin(), Got: r.sequence(), Expected: tree.Size()}
 	}
 	known, err := d.addKnown(ctx, r, tree.Size())
@@ -124,6 +127,9 @@ func (d *draft) addRun(ctx context.Context, r *run) error {
 	}
 	if known == len(r.records) {
 		return d.repeatSeal(ctx, r)
+	}
+	if err := d.seq.checkOpen(); err != nil {
+		return err
 	}
 	for _, it := range r.records[known:] {
 		tree.Append(it.leaf, nil)
@@ -281,6 +287,9 @@ func (d *draft) addChange(ctx context.Context, it *item) error {
 			d.place(0, index, *it)
 			return nil
 		}
+	}
+	if err := d.seq.checkOpen(); err != nil {
+		return err
 	}
 	if it.change.number() != ring.Number+1 {
 		return &SequenceError{What: "number of the operator's statement", Got: it.change.number(), Expected: ring.Number + 1}

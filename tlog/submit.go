@@ -28,6 +28,16 @@ var (
 	ErrStopped = errors.New("log has stopped")
 )
 
+// ClosedError says that the log takes no more entries.
+type ClosedError struct {
+	Successor keys.Public // the log that does
+}
+
+// Error implements error.
+func (e *ClosedError) Error() string {
+	return fmt.Sprintf("the operator has closed this log; %s goes on from it: submit there", e.Successor.Name)
+}
+
 // maxWrappedKey bounds a wrapped data key: one for some dozens of recipients.
 const maxWrappedKey = 16 << 10
 

@@ -69,11 +69,15 @@ func statement(use, short, long string, change func(args []string) (record.KeyCh
 	cmd := &cobra.Command{
 		Use: use, Short: short, Long: long,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			operator, err := loadOperator(cmd, operatorKey)
+			if err != nil {
+				return err
+			}
 			c, err := change(args)
 			if err != nil {
 				return err
 			}
-			rd, operator, err := r.openAsOperator(cmd, operatorKey)
+			rd, err := r.openAsOperator(cmd.Context(), operator)
 			if err != nil {
 				return err
 			}

@@ -114,6 +114,7 @@ func loadTLS(c *config.TLS) (*tls.Config, error) {
 
 // logFiles is what the log section of a configuration names.
 type logFiles struct {
+	begin      [][]byte // the first entries of a successor
 	key        *keys.Private
 	operator   *keys.Private // nil if none is named
 	policy     *policy.Policy
@@ -129,6 +130,11 @@ func readLogFiles(c *config.Log) (*logFiles, error) {
 	}
 	if c.OperatorKey != "" {
 		if f.operator, err = loadKey("log.operator_key", string(c.OperatorKey), keys.Ed25519); err != nil {
+			return nil, err
+		}
+	}
+	if c.Genesis != "" {
+		if f.begin, err = loadBeginning(string(c.Genesis)); err != nil {
 			return nil, err
 		}
 	}

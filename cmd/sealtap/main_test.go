@@ -32,12 +32,12 @@ func TestMain(m *testing.M) {
 }
 
 // TestScript runs the stories in testdata/script. Each has the names of free
-// addresses in its environment: PROXY, LOG, UPSTREAM.
+// addresses in its environment: PROXY, LOG, LOG2, UPSTREAM.
 func TestScript(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Setup: func(e *testscript.Env) error {
-			for _, name := range []string{"PROXY", "LOG", "UPSTREAM"} {
+			for _, name := range []string{"PROXY", "LOG", "LOG2", "UPSTREAM"} {
 				l, err := net.Listen("tcp", "127.0.0.1:0")
 				if err != nil {
 					return err
@@ -59,6 +59,7 @@ func TestScript(t *testing.T) {
 			"crash":    crash,
 			"recorded": recorded,
 			"pruned":   pruned,
+			"headed":   headed,
 		},
 		Condition: func(cond string) (bool, error) {
 			if name, ok := strings.CutPrefix(cond, "has:"); ok {
@@ -289,6 +290,20 @@ func pruned(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		if time.Now().After(end) {
 			ts.Fatalf("the log begins at %+v: %v", r, err)
+		}
+	}
+}
+
+// headed URL waits until the log there shows a head.
+func headed(ts *testscript.TestScript, neg bool, args []string) {
+	for end := time.Now().Add(60 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		src, err := client.Open(args[0], client.WithRetries(1, 0))
+		ts.Check(err)
+		if _, err = src.Checkpoint(context.Background()); err == nil {
+			return
+		}
+		if time.Now().After(end) {
+			ts.Fatalf("there is no head: %v", err)
 		}
 	}
 }

@@ -44,7 +44,11 @@ Without a flag it shows what the operator has said.`,
 			if p == (record.Retention{}) {
 				return r.showRetention(cmd)
 			}
-			rd, operator, err := r.openAsOperator(cmd, operatorKey)
+			operator, err := loadOperator(cmd, operatorKey)
+			if err != nil {
+				return err
+			}
+			rd, err := r.openAsOperator(cmd.Context(), operator)
 			if err != nil {
 				return err
 			}
@@ -121,23 +125,24 @@ func (r *reading) showRetention(cmd *cobra.Command) error {
 	return nil
 }
 
+// loadOperator reads the key that a command needs.
+func loadOperator(cmd *cobra.Command, file string) (*keys.Private, error) {
+	if file == "" {
+		return nil, usagef("say --operator-key FILE: only the log's operator can say %s", cmd.Name())
+	}
+	return loadKey("--operator-key", file, keys.Ed25519)
+}
+
 // openAsOperator opens the log for a statement of its operator.
-func (r *reading) openAsOperator(cmd *cobra.Command, operatorKey string) (*reader, *keys.Private, error) {
-	if operatorKey == "" {
-		return nil, nil, usagef("say --operator-key FILE: only the log's operator can %s", cmd.Name())
-	}
-	operator, err := loadKey("--operator-key", operatorKey, keys.Ed25519)
+func (r *reading) openAsOperator(ctx context.Context, operator *keys.Private) (*reader, error) {
+	rd, err := r.open(ctx)
 	if err != nil {
-		return nil, nil, err
-	}
-	rd, err := r.open(cmd.Context())
-	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if rd.ring.Genesis.Operator.ID() != operator.ID() {
-		return nil, nil, usagef("%s holds the key of %s, but the operator of %s is %s", operatorKey, operator.Name, rd.head.Origin, rd.ring.Genesis.Operator.Name)
+		return nil, usagef("the key given is that of %s, but the operator of %s is %s", operator.Name, rd.head.Origin, rd.ring.Genesis.Operator.Name)
 	}
-	return rd, operator, nil
+	return rd, nil
 }
 
 // statementsListed returns the indices of all statements that the log names; none

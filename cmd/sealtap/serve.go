@@ -118,7 +118,7 @@ func startLog(ctx context.Context, c *config.Log, logger *slog.Logger) (_ *servi
 	closers = append(closers, cosigner.Close)
 	var index *query.Index
 	l, err := tlog.Open(ctx, tlog.Config{
-		Key: f.key, Operator: f.operator, Storage: store, Openings: openings, Policy: f.policy, Cosigner: cosigner,
+		Key: f.key, Operator: f.operator, Begin: f.begin, Storage: store, Openings: openings, Policy: f.policy, Cosigner: cosigner,
 		CheckpointInterval: time.Duration(c.CheckpointInterval), PruneInterval: time.Duration(c.PruneInterval), Logger: logger,
 		OnPrune:   func(uint64) { index.Trim() },
 		LeafIndex: func(ctx context.Context, leaf record.Hash) (uint64, bool, error) { return index.LeafIndex(ctx, leaf) },
@@ -377,7 +377,7 @@ func newLog() *cobra.Command {
 			s, err := startLog(ctx, f.Log, logger)
 			return "log", s, err
 		})
-	cmd.AddCommand(newRetention())
+	cmd.AddCommand(newRetention(), newSuccessor())
 	return cmd
 }
 

@@ -37,6 +37,7 @@ type Problem struct {
 	Expected   uint64        // with status 409: the next sequence that the log takes
 	Fork       bool          // with status 409: the log has another record of that sequence
 	Minimum    uint64        // with status 410: where the log's entries begin
+	Successor  string        // with status 410: the key of the log that takes what this one does not
 	RetryAfter time.Duration // 0 if the log does not say
 }
 
@@ -61,7 +62,7 @@ func (p *Problem) Is(target error) bool {
 	case ErrNotFound:
 		return p.Status == http.StatusNotFound
 	case ErrPruned:
-		return p.Status == http.StatusGone
+		return p.Status == http.StatusGone && p.Successor == ""
 	}
 	return false
 }
@@ -82,9 +83,10 @@ func readProblem(resp *http.Response) error {
 		Expected            uint64
 		Fork                bool
 		Minimum             uint64 `json:"minimum_index"`
+		Successor           string
 	}
 	if json.Unmarshal(b, &body) == nil {
-		p.Type, p.Title, p.Detail, p.Expected, p.Fork, p.Minimum = body.Type, body.Title, body.Detail, body.Expected, body.Fork, body.Minimum
+		p.Type, p.Title, p.Detail, p.Expected, p.Fork, p.Minimum, p.Successor = body.Type, body.Title, body.Detail, body.Expected, body.Fork, body.Minimum, body.Successor
 	}
 	return p
 }
