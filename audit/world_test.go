@@ -92,6 +92,13 @@ func (w *world) checkpoint(size int, witnesses ...*keys.Private) []byte {
 	return w.sign(checkpoint.Body{Origin: origin, Size: uint64(size), Root: root}, witnesses...)
 }
 
+// headAs signs all entries as the head of a log with this origin.
+func (w *world) headAs(origin string, witnesses ...*keys.Private) []byte {
+	w.t.Helper()
+	_, root := clienttest.Tiles(w.entries)
+	return w.sign(checkpoint.Body{Origin: origin, Size: uint64(len(w.entries)), Root: root}, witnesses...)
+}
+
 func (w *world) sign(body checkpoint.Body, witnesses ...*keys.Private) []byte {
 	w.t.Helper()
 	signer, err := w.log.Signer()

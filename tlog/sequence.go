@@ -119,7 +119,7 @@ func (d *draft) addRun(ctx context.Context, r *run) error {
 		if err := d.seq.checkOpen(); err != nil {
 			return err
 		}
-		return &SequenceError{What: "sequence of " + r.stream.Origin(), Got: r.sequence(), Expected: tree.Size()}
+		return &SequenceError{What: "sequence of " + r.stream.Origin() + d.seq.former(tree.Size()), Got: r.sequence(), Expected: tree.Size()}
 	}
 	known, err := d.addKnown(ctx, r, tree.Size())
 	if err != nil {

@@ -50,3 +50,11 @@ func (s *sequencer) checkOpen() error {
 	}
 	return nil
 }
+
+// former says where the records before those of a stream that is not known may be.
+func (s *sequencer) former(size uint64) string {
+	if p, ok := s.log.ring.Genesis.PredecessorHead(); ok && size == 0 {
+		return fmt.Sprintf(" (those before may be in %s, from which this log goes on: give the proxy a spool directory of its own)", p.Origin)
+	}
+	return ""
+}
