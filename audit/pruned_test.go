@@ -111,6 +111,8 @@ type old struct {
 	*world
 	shop, pay *producer
 	young     []byte // checkpoint of 900 entries, three hours before the end
+	forged    []byte // of a history that never was
+	small     []byte // of 700 entries
 	aged      []byte // of 800 entries, five hours before the end
 	revoked   int    // index of a key change in the middle
 	policy2   int    // index of the statement about retention
@@ -143,6 +145,9 @@ func newOld(t *testing.T) *old {
 			o.change(record.KeyChange{Enrol: []keys.Public{k.Public}})
 			o.revoked = o.change(record.KeyChange{Revoke: []record.Revocation{{Key: k.Public}}})
 			o.policy2 = o.retain(record.Retention{Keep: 4 * time.Hour, Entries: 300})
+		case n >= 700 && o.small == nil:
+			o.small = o.checkpoint(n, o.witnesses...)
+			o.forged = o.sign(checkpoint.Body{Origin: origin, Size: 800, Root: record.Hash{1}}, o.witnesses...)
 		case n >= 800 && o.aged == nil:
 			o.aged = o.checkpoint(n, o.witnesses...)
 		case n >= 1100 && o.young == nil:
@@ -157,7 +162,7 @@ func newOld(t *testing.T) *old {
 }
 
 // head is the checkpoint over everything.
-func (o *old) head() []byte { return o.checkpoint(len(o.entries), o.witnesses...) }
+func (w *world) head() []byte { return w.checkpoint(len(w.entries), w.witnesses...) }
 
 func TestPrunedLog(t *testing.T) {
 	o := newOld(t)
@@ -198,13 +203,14 @@ func TestPrunedTooMuch(t *testing.T) {
 		d    *decision
 		want audit.Code
 	}{
-		"younger than the policy says":    {o.decide(1024, o.head(), o.young), audit.RecordMissing},
+		"younger than the policy says":    {o.decide(768, o.head(), o.young), audit.RecordMissing},
 		"more than the count allows":      {o.decide(1024, o.checkpoint(1100, o.witnesses...), o.checkpoint(1100, o.witnesses...)), audit.RecordMissing},
 		"nothing shows the age":           {o.decide(768, o.head(), nil), audit.RecordMissing},
 		"nothing shows the decision":      {o.decide(768, nil, o.aged), audit.RecordMissing},
-		"the age of something else":       {o.decide(1024, o.head(), o.aged), audit.RecordMissing},
+		"the age of something else":       {o.decide(768, o.head(), o.small), audit.RecordMissing},
 		"decided before the policy":       {o.decide(256, o.checkpoint(500, o.witnesses...), o.checkpoint(500, o.witnesses...)), audit.RecordMissing},
 		"a checkpoint of another history": {o.decide(768, o.head(), other.aged), audit.RecordMissing},
+		"one of a fork of this history":   {o.decide(768, o.head(), o.forged), audit.Fork},
 		"not a multiple of a bundle":      {o.decide(700, o.head(), o.aged), audit.RecordMissing},
 		"more than there is":              {&decision{minimum: 1 << 20, at: o.head(), old: o.aged, statements: []int{0}}, audit.RecordMissing},
 	} {
@@ -414,6 +420,32 @@ func TestPrunedWitnessless(t *testing.T) {
 	}
 	r := o.audit(o.decide(768, o.head(), o.aged).prune(t, o.publish()), audit.Options{Policy: p})
 	if r.Verdict != audit.Pass || !strings.Contains(r.Text(), "nobody vouches") {
+		t.Error(r.Text())
+	}
+}
+
+// TestPrunedOrder: which life of a producer is its newest is told by what was below
+// the minimum index too; and a seal over records from there says nothing any more.
+func TestPrunedOrder(t *testing.T) {
+	w := newWorld(t)
+	a := w.producer("shop")
+	early := a.sealWith(a.key, a.tree.Size(), a.tree.Root())
+	for len(w.entries) < 255 {
+		a.request("/a")
+	}
+	a.seal() // 255
+	b := *a  // the same key on another machine, which came later
+	b.restart(nil)
+	b.request("/b")
+	b.stop()
+	b.seal()
+	a.request("/last")
+	a.seal()
+	w.put(early, nil)
+	w.retain(record.Retention{Entries: 1})
+	w.now += int64(time.Hour)
+	r := w.audit(w.decide(256, w.head(), nil).prune(t, w.publish()), audit.Options{})
+	if r.Verdict != audit.Pass || found(r, audit.ProducerSilent, audit.Notes) {
 		t.Error(r.Text())
 	}
 }
