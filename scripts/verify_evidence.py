@@ -294,7 +294,11 @@ def verify(sections, openings, policy):
     need(operator[3:] == policy.operator[3:], "genesis of another operator")
     genesis = statement(first, 0, "sealtap/genesis/v1", operator)
     need(genesis[:2] == ["log " + log[0], "operator " + operator[0]], "genesis of another log")
-    need(len(genesis) == 3 and re.fullmatch(r"created \d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", genesis[2]), "genesis")
+    need(len(genesis) in (3, 4) and re.fullmatch(r"created \d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", genesis[2]), "genesis")
+    for line in genesis[3:]:  # the log before, which its own policy verifies
+        need(line.startswith("predecessor "), "predecessor")
+        body = note(unbase64(line[12:]).decode())[0].split("\n")
+        need(len(body) >= 3 and body[0] != log[0], "predecessor")
     kind, producers = entry[1], entry[1] in (2, 3)
     need(entry[0] == 1 and len(entry) < 65536, "entry of another version")
     need(producers == ("key-change" in sections) and (kind == 2) == ("producer.tlog-proof" in sections), "sections")
@@ -304,7 +308,7 @@ def verify(sections, openings, policy):
         need(statement(entry, 1, "sealtap/key-change/v1", operator)[0] == "log " + log[1], "another log's keys")
     if kind == 5:
         about = entry[2:].decode().split("\n")[0]
-        need(about == "sealtap/retention/v1", "statement of another kind")
+        need(about in ("sealtap/retention/v1", "sealtap/close/v1"), "statement of another kind")
         need(statement(entry, 5, about, operator)[0] == "log " + log[1], "statement about another log")
     if not producers:
         return f"an entry of kind {kind} at {index}"

@@ -318,3 +318,29 @@ func TestFirstBeaconOfAFullSpool(t *testing.T) {
 		t.Errorf("no beacon follows the start: %v", r.Record)
 	}
 }
+
+// TestPrunedBeyondTheHeadSeen: a log that has let go of what would prove that it
+// extends the last head that was seen does not stop the spool for ever.
+func TestPrunedBeyondTheHeadSeen(t *testing.T) {
+	key := testKey(t)
+	log := newLog(t, key.Public)
+	cfg := testConfig(t, t.TempDir(), key)
+	cfg.Log = log.client
+	s := openSpool(t, cfg)
+	defer closeSpool(t, s)
+	write(t, s, 140) // 280 records: the head seen ends within the second tile
+	confirmed(t, s)
+	var gone atomic.Bool
+	log.before.Store(func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.HasPrefix(r.URL.Path, "/tile/0/001") || gone.Swap(true) {
+			return false
+		}
+		w.WriteHeader(http.StatusGone)
+		return true
+	})
+	write(t, s, 10)
+	confirmed(t, s)
+	if !gone.Load() {
+		t.Error("nothing asked for the tile that is gone")
+	}
+}
