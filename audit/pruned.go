@@ -77,6 +77,10 @@ func (a *auditor) readStatements(ctx context.Context) bool {
 	for len(list) > 0 {
 		n := min(atATime, len(list))
 		entries, err := a.tree.Entries(ctx, list[:n]...)
+		if errors.Is(err, client.ErrPruned) || errors.Is(err, client.ErrNotFound) {
+			a.add(finding(RecordMissing, "the log names the places of its operator's statements, but does not show what stands there: %v", err).at(list[0]))
+			return false
+		}
 		if err != nil {
 			a.failedRead(err, EntryAltered, "a statement of the operator from below the minimum index cannot be proven")
 			return false

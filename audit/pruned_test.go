@@ -278,6 +278,7 @@ func TestPrunedTampered(t *testing.T) {
 	}{
 		"a remaining entry altered": {func(_ *decision, f clienttest.Files) { flipIn(f, "tile/entries/003", 5000) }, audit.EntryAltered},
 		"a kept statement altered":  {func(_ *decision, f clienttest.Files) { flipIn(f, "tile/entries/000", 60) }, audit.EntryAltered},
+		"a kept statement gone":     {func(_ *decision, f clienttest.Files) { delete(f, "tile/entries/000") }, audit.RecordMissing},
 		"a tile of level 1 altered": {func(_ *decision, f clienttest.Files) { flipIn(f, "tile/1/000.p/4", 40) }, audit.TileAltered},
 		"a bundle above is gone":    {func(_ *decision, f clienttest.Files) { delete(f, "tile/entries/003") }, audit.RecordMissing},
 		"a stream with less": {func(d *decision, _ clienttest.Files) {

@@ -9,6 +9,7 @@ import (
 const (
 	leastSpool     = 4 << 20 // four segments of 1 MiB
 	leastHeartbeat = 100_000_000
+	leastPrune     = 100_000_000
 	mostBuffer     = 64 << 20 // a body of that size is held for every exchange
 )
 
@@ -91,6 +92,9 @@ func (f *File) check() error {
 	if l := f.Log; l != nil {
 		c.needed("log", need{"listen", l.Listen != ""}, need{"database", l.Database != ""}, need{"key", l.Key != ""}, need{"policy", l.Policy != ""})
 		c.address("log.listen", l.Listen)
+		if l.PruneInterval != 0 && l.PruneInterval < leastPrune {
+			c.fail("log.prune_interval", ": it is at least 100ms")
+		}
 	}
 	names := make(map[string]bool)
 	for i, w := range f.Witnesses {

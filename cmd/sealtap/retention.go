@@ -13,6 +13,7 @@ import (
 
 	"github.com/sealtap/sealtap/keys"
 	"github.com/sealtap/sealtap/record"
+	"github.com/sealtap/sealtap/storage"
 	"github.com/sealtap/sealtap/tlog/client"
 )
 
@@ -173,11 +174,40 @@ func (rd *reader) statementsListed(ctx context.Context) ([]uint64, error) {
 	}
 }
 
-// Retention says where the log begins, for an audit of its files.
+// Retention says where the log begins, for an audit of its files. The log may be
+// running, and be pruned while it is asked.
 func (d dataSource) Retention(ctx context.Context) (*client.Retention, error) {
+	for {
+		r, err := d.retention(ctx)
+		if err != nil {
+			return nil, unfit(err)
+		}
+		now, _, err := d.Pruned(ctx)
+		if err != nil {
+			return nil, unfit(err)
+		}
+		if now.Minimum == r.Minimum {
+			return r, nil
+		}
+	}
+}
+
+// gone makes an error about an entry bundle, or its tile of level 0, what it is
+// where the log has let go of it.
+func (d dataSource) gone(ctx context.Context, n uint64, err error) error {
+	if err == nil {
+		return nil
+	}
+	if p, _, perr := d.Pruned(ctx); perr == nil && n < p.Minimum/storage.BundleWidth {
+		return fmt.Errorf("%w: %w: %w", client.ErrUnavailable, client.ErrPruned, err)
+	}
+	return unfit(err)
+}
+
+func (d dataSource) retention(ctx context.Context) (*client.Retention, error) {
 	p, statements, err := d.Pruned(ctx)
 	if err != nil {
-		return nil, unfit(err)
+		return nil, err
 	}
 	r := &client.Retention{Minimum: p.Minimum, At: p.At, Old: p.Old, Statements: statements}
 	if p.Minimum == 0 {
@@ -187,7 +217,7 @@ func (d dataSource) Retention(ctx context.Context) (*client.Retention, error) {
 	for place := uint64(0); ; {
 		list, next, err := d.PrunedStreams(ctx, place, atATime)
 		if err != nil {
-			return nil, unfit(err)
+			return nil, err
 		}
 		for _, s := range list {
 			r.Streams = append(r.Streams, client.StreamAt{Stream: s.Stream, Size: s.Size, Edge: s.Edge})

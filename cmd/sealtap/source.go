@@ -147,12 +147,15 @@ func (d dataSource) Checkpoint(ctx context.Context) ([]byte, error) {
 
 func (d dataSource) Tile(ctx context.Context, level uint, n uint64, width int) ([]byte, error) {
 	b, err := d.LogFile.Tile(ctx, level, n, width)
+	if level == 0 {
+		return b, d.gone(ctx, n, err)
+	}
 	return b, unfit(err)
 }
 
 func (d dataSource) Bundle(ctx context.Context, n uint64, width int) ([]byte, error) {
 	b, err := d.LogFile.Bundle(ctx, n, width)
-	return b, unfit(err)
+	return b, d.gone(ctx, n, err)
 }
 
 func unfit(err error) error {

@@ -52,12 +52,12 @@ func TestPruned(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for index := base; index < most; index += 1 + (index-base)/40 {
-			for size := index + 1; size <= most; size += 1 + (size-index)/10 {
+		for index := base; index < most; index += 1 + (index-base)/8 {
+			for size := index + 1; size <= most; size += 1 + (size-index)/3 {
 				checkProofs(t, p, ls, roots, index, size)
 			}
 		}
-		for size := base; size <= most; size++ {
+		for size := base; size <= most; size += 1 + (size-base)/16 {
 			if root, err := tiles.Root(ctx, p, size); err != nil || root != roots[size] {
 				t.Fatalf("root at %d from the edge at %d: %s, %v", size, base, root, err)
 			}
