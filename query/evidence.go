@@ -244,6 +244,9 @@ func proveRecord(ctx context.Context, tree tiles.Reader, seal *record.Seal, sequ
 	if errors.Is(err, tiles.ErrIncomplete) {
 		err = fmt.Errorf("%w: %w", errDamaged, err)
 	}
+	if errors.Is(err, tiles.ErrRange) { // the minimum index moves beyond it
+		err = fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("proving record %d of a producer: %w", sequence, err)
 	}

@@ -206,8 +206,11 @@ func (ix *Index) streamTree(ctx context.Context, st *store, key record.Stream, i
 		return t, nil
 	}
 	size, edge, err := p.StreamAtMinimum(ctx, key)
-	if err != nil || size == 0 {
-		return t, err
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	if size == 0 {
+		return t, nil
 	}
 	t.base = size
 	return tiles.NewPruned(t, size, edge)

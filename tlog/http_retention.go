@@ -74,10 +74,10 @@ func (l *Log) serveStreams(w http.ResponseWriter, r *http.Request) error {
 		if next > 0 {
 			answer.Next = strconv.FormatUint(next, 10)
 		}
-	}
-	// The edges are of one minimum, or the caller begins again.
-	if l.Minimum() != answer.MinimumIndex {
-		return fmt.Errorf("%w: the minimum index moves on", ErrBusy)
+		// The edges are of one minimum, or the caller asks again.
+		if err := l.unmoved(r.Context(), answer.MinimumIndex); err != nil {
+			return err
+		}
 	}
 	return serveJSON(w, http.StatusOK, answer)
 }

@@ -2,6 +2,7 @@ package tlog
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -25,6 +26,8 @@ const (
 	sweepBundles  = 64
 	sweepOpenings = 4096
 	sweepPause    = 5 * time.Millisecond
+	// pruneRetry is the longest pause after a failure.
+	pruneRetry = time.Minute
 )
 
 // PrunedError says that something lies below the minimum index. It wraps
@@ -66,8 +69,22 @@ func (l *Log) StreamAtMinimum(ctx context.Context, s record.Stream) (size uint64
 	if l.pruner == nil {
 		return 0, nil, nil
 	}
+	m := l.Minimum()
 	p, _, err := l.pruner.PrunedStream(ctx, s)
-	return p.Size, p.Edge, err
+	if err != nil {
+		return 0, nil, err
+	}
+	return p.Size, p.Edge, l.unmoved(ctx, m)
+}
+
+// unmoved returns an error that wraps [ErrBusy] if the minimum index is another
+// one, or about to be, than when the edges of streams were read.
+func (l *Log) unmoved(ctx context.Context, minimum uint64) error {
+	p, err := l.pruner.Pruned(ctx)
+	if err == nil && p.Minimum != minimum {
+		err = fmt.Errorf("%w: the minimum index moves on from %d", ErrBusy, minimum)
+	}
+	return err
 }
 
 // StreamsAtMinimum calls a function for every stream that has records below the
@@ -76,6 +93,7 @@ func (l *Log) StreamsAtMinimum(ctx context.Context, visit func(s record.Stream, 
 	if l.pruner == nil {
 		return nil
 	}
+	m := l.Minimum()
 	for place := uint64(0); ; {
 		list, next, err := l.pruner.PrunedStreams(ctx, place, maxStreams)
 		if err != nil {
@@ -87,7 +105,7 @@ func (l *Log) StreamsAtMinimum(ctx context.Context, visit func(s record.Stream, 
 			}
 		}
 		if next == 0 {
-			return nil
+			return l.unmoved(ctx, m)
 		}
 		place = next
 	}
@@ -128,11 +146,13 @@ func (l *Log) pruneLoop(ctx context.Context) {
 		return
 	}
 	for {
+		pause := l.config.PruneInterval
 		if err := l.prune(ctx); err != nil && ctx.Err() == nil {
+			pause = min(pause, pruneRetry)
 			l.metrics.pruneFailures.Inc()
-			l.config.Logger.Error("pruning failed; it is tried again", "after", l.config.PruneInterval, "error", err)
+			l.config.Logger.Error("pruning failed; it is tried again", "after", pause, "error", err)
 		}
-		if !wait(ctx, nil, l.config.PruneInterval) {
+		if !wait(ctx, nil, pause) {
 			return
 		}
 	}
@@ -171,7 +191,7 @@ func (l *Log) prune(ctx context.Context) error {
 			return err
 		}
 		if err := l.pruner.SetPruned(ctx, storage.Pruned{Minimum: to, At: cp.Note, Old: old}, edges); err != nil {
-			return err
+			return errors.Join(err, l.restorePruned(ctx)) // it may have been kept
 		}
 		if err := l.restorePruned(ctx); err != nil {
 			return err

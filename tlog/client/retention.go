@@ -40,7 +40,17 @@ const maxListed = 1_000_000
 // Retention asks the log what it keeps. A log that does not know the question
 // keeps everything. In a directory the answers are its files v1/retention.json,
 // v1/retention/streams.json and v1/statements.json, each a single page.
-func (s *Source) Retention(ctx context.Context) (*Retention, error) {
+func (s *Source) Retention(ctx context.Context) (r *Retention, err error) {
+	// It can be pruned while it is asked.
+	for range 5 {
+		if r, err = s.retention(ctx); !errors.Is(err, ErrPruned) {
+			break
+		}
+	}
+	return r, err
+}
+
+func (s *Source) retention(ctx context.Context) (*Retention, error) {
 	var answer struct {
 		MinimumIndex uint64 `json:"minimum_index"`
 		At, Old      string
