@@ -10,6 +10,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/sealtap/sealtap/failpoint"
 )
 
 // Replace writes data to the file at path, whether there is one or not. On return
@@ -32,12 +34,15 @@ func put(path string, data []byte, mode fs.FileMode, move func(from, to string) 
 	}
 	defer os.Remove(f.Name())
 	_, err = f.Write(data)
+	failpoint.Here("file-written")
 	if err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()); err != nil {
 		return err
 	}
+	failpoint.Here("file-synced")
 	if err := move(f.Name(), path); err != nil {
 		return err
 	}
+	failpoint.Here("file-renamed")
 	return SyncDir(dir)
 }
 

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/mod/sumdb/note"
 
 	"github.com/sealtap/sealtap/checkpoint"
+	"github.com/sealtap/sealtap/failpoint"
 	"github.com/sealtap/sealtap/record"
 	"github.com/sealtap/sealtap/storage"
 	"github.com/sealtap/sealtap/tlog/tiles"
@@ -97,6 +98,7 @@ func (l *Log) publish(ctx context.Context, head storage.Head) error {
 	if err != nil {
 		return err
 	}
+	failpoint.Here("signed-kept")
 	cosigned := signed.Note
 	var cosignErr error
 	if l.config.Cosigner != nil {
@@ -104,6 +106,7 @@ func (l *Log) publish(ctx context.Context, head storage.Head) error {
 			cosigned = signed.Note
 		}
 	}
+	failpoint.Here("cosigned")
 	cp, err := l.config.Policy.Verify(cosigned)
 	if err != nil {
 		return errors.Join(cosignErr, err)
@@ -117,7 +120,9 @@ func (l *Log) publish(ctx context.Context, head storage.Head) error {
 	if err := l.config.Storage.SetPublished(ctx, storage.Head{Size: signed.Size, Root: signed.Root, Note: cosigned}); err != nil {
 		return err
 	}
+	failpoint.Here("published-kept")
 	l.published.Store(cp)
+	failpoint.Here("published-shown")
 	return nil
 }
 
@@ -133,6 +138,7 @@ func (l *Log) sign(ctx context.Context, head storage.Head) (storage.Head, error)
 			return head, fmt.Errorf("signing checkpoint: %w", err)
 		}
 	}
+	failpoint.Here("signed")
 	// Again for one that was signed before: it may have got half way.
 	if err := l.config.Storage.SetSigned(ctx, head); err != nil {
 		return head, err

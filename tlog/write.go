@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sealtap/sealtap/failpoint"
 	"github.com/sealtap/sealtap/record"
 	"github.com/sealtap/sealtap/storage"
 	"github.com/sealtap/sealtap/tlog/tiles"
@@ -91,7 +92,10 @@ func (l *Log) finish(ctx context.Context, g *group) {
 	var wg sync.WaitGroup
 	var openingsErr error
 	if len(g.openings) > 0 {
-		wg.Go(func() { openingsErr = l.config.Openings.Put(ctx, g.openings, g.keys) })
+		wg.Go(func() {
+			openingsErr = l.config.Openings.Put(ctx, g.openings, g.keys)
+			failpoint.Here("openings-stored")
+		})
 	}
 	err := l.commit(ctx, g)
 	wg.Wait()
@@ -108,6 +112,7 @@ func (l *Log) finish(ctx context.Context, g *group) {
 	} else {
 		l.metrics.committed(len(g.entries), time.Since(start))
 	}
+	failpoint.Here("group-stored")
 	for _, a := range g.accepted {
 		if err != nil {
 			a.submission.done <- outcome{err: err}
@@ -115,6 +120,7 @@ func (l *Log) finish(ctx context.Context, g *group) {
 			a.submission.done <- outcome{response: a.response}
 		}
 	}
+	failpoint.Here("answered")
 }
 
 // commit stores the new entries of a group and shows them.
@@ -146,6 +152,7 @@ func (l *Log) commit(ctx context.Context, g *group) error {
 	if err := l.config.Storage.Commit(ctx, b); err != nil {
 		return err
 	}
+	failpoint.Here("entries-committed")
 	if g.change != nil {
 		if err := l.applyChange(g.change, g.first); err != nil {
 			return err
@@ -153,6 +160,7 @@ func (l *Log) commit(ctx context.Context, g *group) error {
 	}
 	s.advance(g)
 	l.show(s.snapshot())
+	failpoint.Here("snapshot-shown")
 	return nil
 }
 

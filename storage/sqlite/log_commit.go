@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/sealtap/sealtap/failpoint"
 	"github.com/sealtap/sealtap/record"
 	"github.com/sealtap/sealtap/storage"
 )
@@ -30,6 +31,7 @@ func (l *Log) Commit(ctx context.Context, b *storage.Batch) error {
 	}
 	defer tx.Rollback()
 	added, err := l.commit(ctx, tx, b)
+	failpoint.Here("entries-written")
 	if err == nil {
 		err = tx.Commit()
 	}

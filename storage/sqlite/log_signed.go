@@ -10,6 +10,7 @@ import (
 
 	"github.com/sealtap/sealtap/checkpoint"
 	"github.com/sealtap/sealtap/durable"
+	"github.com/sealtap/sealtap/failpoint"
 	"github.com/sealtap/sealtap/record"
 	"github.com/sealtap/sealtap/storage"
 )
@@ -79,6 +80,7 @@ func (l *Log) SetSigned(ctx context.Context, h storage.Head) error {
 	if err == nil {
 		err = l.signed.write(h.Note)
 	}
+	failpoint.Here("signed-file")
 	if err == nil {
 		_, err = l.db.Writer.ExecContext(context.WithoutCancel(ctx), setCheckpoint, "signed", h.Size, h.Root[:], h.Note)
 	}
