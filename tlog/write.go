@@ -32,6 +32,7 @@ type sequencer struct {
 	head       []byte // the last size%256 entries; grows in place
 	streams    map[record.Stream]*record.Tree
 	keyChanges []uint64 // index by number; 0 is the genesis
+	discarded  bool     // whether openings beyond the stored entries are known to be gone
 }
 
 // write stores submissions until the context ends.
@@ -90,14 +91,16 @@ func (l *Log) finish(ctx context.Context, g *group) {
 	// Openings and entries are in databases of their own: the two wait for the
 	// disk at the same time.
 	var wg sync.WaitGroup
-	var openingsErr error
-	if len(g.openings) > 0 {
+	openingsErr, err := error(nil), l.discard(ctx, g)
+	if err == nil && len(g.openings) > 0 {
 		wg.Go(func() {
 			openingsErr = l.config.Openings.Put(ctx, g.openings, g.keys)
 			failpoint.Here("openings-stored")
 		})
 	}
-	err := l.commit(ctx, g)
+	if err == nil {
+		err = l.commit(ctx, g)
+	}
 	wg.Wait()
 	if err != nil {
 		l.seq = nil
@@ -121,6 +124,20 @@ func (l *Log) finish(ctx context.Context, g *group) {
 		}
 	}
 	failpoint.Here("answered")
+}
+
+// discard forgets openings that a crash or a failure left behind: they were put
+// while their entries were being stored, and the entries were not. The indices
+// become those of other entries now. It costs once after each load.
+func (l *Log) discard(ctx context.Context, g *group) error {
+	if g.seq.discarded || l.config.Openings == nil || len(g.entries) == 0 {
+		return nil
+	}
+	if err := l.config.Openings.Discard(ctx, g.first); err != nil {
+		return err
+	}
+	g.seq.discarded = true
+	return nil
 }
 
 // commit stores the new entries of a group and shows them.

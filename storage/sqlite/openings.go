@@ -96,6 +96,14 @@ func (o *Openings) Put(ctx context.Context, openings []storage.Opening, keys []s
 	return nil
 }
 
+// Discard implements [storage.Openings].
+func (o *Openings) Discard(ctx context.Context, from uint64) error {
+	if _, err := o.db.Writer.ExecContext(context.WithoutCancel(ctx), `DELETE FROM opening WHERE entry >= ?`, int64(from)); err != nil {
+		return fmt.Errorf("discarding openings from entry %d on: %w", from, err)
+	}
+	return nil
+}
+
 // Opening implements [storage.Openings].
 func (o *Openings) Opening(ctx context.Context, index uint64) ([]byte, bool, error) {
 	return one(ctx, o.selectBox, int64(index))
