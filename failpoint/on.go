@@ -3,6 +3,7 @@
 package failpoint
 
 import (
+	"fmt"
 	"os"
 	"strconv"
 	"strings"
@@ -45,6 +46,8 @@ func Here(name string) {
 		_ = syscall.Kill(0, syscall.SIGKILL)
 	case "":
 		_ = syscall.Kill(syscall.Getpid(), syscall.SIGKILL)
+	case "stall":
+		fmt.Fprintln(os.Stderr, "stalled at", name)
 	}
 	select {} // nothing more of this goroutine
 }

@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -46,6 +47,7 @@ var failpoints = []struct {
 	{"signed-file", 10},  // the file is durable, the database does not know
 	{"signed-kept", 10},  // both; the witnesses have not been asked
 	{"cosigned", 10},
+	{"published-written", 10}, // in the transaction
 	{"published-kept", 10},
 	{"published-shown", 10},
 }
@@ -82,17 +84,29 @@ type ending struct {
 	failpoint string // "": SIGKILL from outside
 	count     int
 	group     bool // the witnesses end as well
+	stall     bool // the step takes long before the end, and everybody looks on
 }
 
 func (e ending) String() string {
-	text := "random moment"
-	if e.failpoint != "" {
-		text = fmt.Sprintf("%s:%d", e.failpoint, e.count)
-		if e.group {
-			text += ":group"
-		}
-	} else if e.group {
-		text += ", group"
+	switch {
+	case e.failpoint != "":
+		return e.spec()
+	case e.group:
+		return "random moment, group"
+	}
+	return "random moment"
+}
+
+// spec is the specification of the failpoint.
+func (e ending) spec() string {
+	text := fmt.Sprintf("%s:%d", e.failpoint, e.count)
+	switch {
+	case e.failpoint == "":
+		return ""
+	case e.stall:
+		return text + ":stall"
+	case e.group:
+		return text + ":group"
 	}
 	return text
 }
@@ -106,7 +120,7 @@ func plan(n int) []ending {
 	var list []ending
 	for i := 0; len(list) < n; i++ {
 		f := failpoints[i%len(failpoints)]
-		list = append(list, ending{f.name, 1 + rand.IntN(f.most), rand.IntN(4) == 0})
+		list = append(list, ending{f.name, 1 + rand.IntN(f.most), rand.IntN(4) == 0, rand.IntN(3) == 0})
 		if i%2 == 1 {
 			list = append(list, ending{group: rand.IntN(2) == 0})
 		}
@@ -145,7 +159,7 @@ func (w *world) round(e ending) {
 	w.runTo(e, true)
 	if rand.IntN(3) == 0 {
 		f := failpoints[rand.IntN(len(failpoints))]
-		w.runTo(ending{f.name, 1 + rand.IntN(2), false}, false)
+		w.runTo(ending{failpoint: f.name, count: 1 + rand.IntN(2)}, false)
 	}
 	w.startWitnesses()
 	w.startLog("")
@@ -164,14 +178,7 @@ func (w *world) round(e ending) {
 func (w *world) runTo(e ending, must bool) {
 	w.t.Helper()
 	w.startWitnesses()
-	text := ""
-	if e.failpoint != "" {
-		text = fmt.Sprintf("%s:%d", e.failpoint, e.count)
-		if e.group {
-			text += ":group"
-		}
-	}
-	w.startLog(text)
+	w.startLog(e.spec())
 	stop := w.load()
 	limit := patience
 	if e.failpoint == "" {
@@ -179,17 +186,17 @@ func (w *world) runTo(e ending, must bool) {
 	} else if !must {
 		limit = time.Second
 	}
-	select {
-	case <-w.log.Done():
-	case <-time.After(limit):
-		if e.failpoint != "" && must {
-			w.t.Errorf("the log has not come to %v: %s", e, w.log.Output())
-		}
-		if e.group {
-			w.killGroup()
-		}
-		w.log.Kill()
+	err := w.log.Await("the end", limit, func() bool { return !running(w.log) || strings.Contains(w.log.Output(), "stalled at") })
+	if err != nil && running(w.log) && e.failpoint != "" && must {
+		w.t.Errorf("the log has not come to %v: %v", e, err)
 	}
+	if e.stall && running(w.log) {
+		time.Sleep(time.Duration(20+rand.IntN(60)) * time.Millisecond)
+	}
+	if e.group {
+		w.killGroup()
+	}
+	w.log.Kill()
 	if e.group {
 		w.awaitEnd()
 	}

@@ -139,6 +139,7 @@ func (l *Log) SetPublished(ctx context.Context, h storage.Head) error {
 		err = fmt.Errorf("%w: one of size %d was published", storage.ErrConflict, last.Size)
 	default:
 		if _, err = tx.ExecContext(ctx, setCheckpoint, "published", h.Size, h.Root[:], h.Note); err == nil {
+			failpoint.Here("published-written")
 			err = tx.Commit()
 		}
 	}
