@@ -10,7 +10,7 @@ LINT_VERSION := v2.15.0
 BUF_VERSION := v1.75.0
 PROTOC_GEN_GO_VERSION := v1.36.11
 
-.PHONY: build check test unit race interop lint fuzz bench vectors proto demo
+.PHONY: build check test unit race interop crash lint fuzz bench vectors proto demo
 
 build:
 	$(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o sealtap ./cmd/sealtap
@@ -32,6 +32,12 @@ race:
 # A module of its own, so that the peers stay out of ours.
 interop:
 	cd interop && $(GO) vet ./... && $(GO) run ../scripts/gotest -timeout 15m ./...
+
+# Kills the log at every step of the order of durability, ROUNDS times; some
+# minutes. make test does it about 30 times.
+ROUNDS ?= 200
+crash:
+	cd interop && $(GO) test -count=1 -timeout 60m -v -run '^TestCrash$$' ./crash -rounds $(ROUNDS)
 
 lint: $(GOBIN)/golangci-lint
 	@test -z "$$(gofmt -l .)" || { echo "not formatted:"; gofmt -l .; exit 1; }

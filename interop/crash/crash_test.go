@@ -162,6 +162,14 @@ func (w *world) round(e ending) {
 		w.runTo(ending{failpoint: f.name, count: 1 + rand.IntN(2)}, false)
 	}
 	w.startWitnesses()
+	// What is published before anything new could be: what was kept.
+	w.startLog("signed:1:stall")
+	w.check(w.log.Await("HTTP", patience, func() bool {
+		_, err := stack.Fetch(w.t.Context(), w.url+"/healthz")
+		return err == nil
+	}))
+	w.look(w.t.Context())
+	w.log.Kill()
 	w.startLog("")
 	if !running(w.log) {
 		w.t.Fatalf("after %v the log does not start: %s", e, w.log.Output())
@@ -197,9 +205,6 @@ func (w *world) runTo(e ending, must bool) {
 		w.killGroup()
 	}
 	w.log.Kill()
-	if e.group {
-		w.awaitEnd()
-	}
 	w.check(stop())
 	if !w.log.Killed() {
 		w.t.Fatalf("the log has ended by itself: %s", w.log.Output())

@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"os"
 	"sync"
 	"testing"
 
@@ -50,6 +51,18 @@ func (h *heads) add(where string, signed []byte) (size uint64, ok bool) {
 	return cp.Size, true
 }
 
+// addKept takes a checkpoint that a witness is asked to cosign while the .signed
+// file has this content.
+func (h *heads) addKept(asked, kept []byte) {
+	size, ok := h.add("asked of a witness", asked)
+	last, okKept := h.add("in the .signed file", kept)
+	if ok && okKept && last < size {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.fault("a witness is asked for size %d, and the .signed file has size %d", size, last)
+	}
+}
+
 // show takes a checkpoint that the log has published. The caller asks one after
 // the other.
 func (h *heads) show(signed []byte) uint64 {
@@ -87,9 +100,10 @@ func (h *heads) compare(roots [][]byte) error {
 	return nil
 }
 
-// relay stands between log and witness, and keeps every checkpoint that leaves the
-// log.
-func relay(t *testing.T, witness string, h *heads) string {
+// relay stands between log and witness. It keeps every checkpoint that leaves the
+// log, and looks whether it could have been forgotten by then: a copy of the
+// database that is older could not be told then.
+func relay(t *testing.T, witness, signedFile string, h *heads) string {
 	t.Helper()
 	target := &url.URL{Scheme: "http", Host: witness}
 	forward := httputil.NewSingleHostReverseProxy(target)
@@ -102,7 +116,8 @@ func relay(t *testing.T, witness string, h *heads) string {
 			}
 			// C2SP tlog-witness, add-checkpoint: the checkpoint follows an empty line.
 			if _, signed, ok := bytes.Cut(body, []byte("\n\n")); ok {
-				h.add("asked of a witness", signed)
+				kept, _ := os.ReadFile(signedFile)
+				h.addKept(signed, kept)
 			}
 			r.Body = io.NopCloser(bytes.NewReader(body))
 		}

@@ -117,7 +117,7 @@ func (w *world) interpose() {
 	text, err := os.ReadFile(path)
 	w.check(err)
 	for _, c := range w.config.Witnesses {
-		text = []byte(strings.ReplaceAll(string(text), "http://"+c.Listen, relay(w.t, c.Listen, w.heads)))
+		text = []byte(strings.ReplaceAll(string(text), "http://"+c.Listen, relay(w.t, c.Listen, string(w.config.Log.Database)+".signed", w.heads)))
 	}
 	w.check(os.WriteFile(path, text, 0o600))
 }
@@ -207,7 +207,9 @@ func (w *world) startLog(failpoint string) {
 
 // killGroup ends log and witnesses at the same moment.
 func (w *world) killGroup() {
-	_ = syscall.Kill(-w.group, syscall.SIGKILL) // they may have ended
+	if running(w.witnesses[0]) { // who leads it: else the number may be somebody else's by now
+		_ = syscall.Kill(-w.group, syscall.SIGKILL)
+	}
 	w.awaitEnd()
 }
 
