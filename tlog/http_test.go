@@ -193,6 +193,8 @@ func TestReadErrors(t *testing.T) {
 	f.published(300)
 	known = record.LeafHash(b[0])
 	leaf := base64.RawURLEncoding.EncodeToString(known[:])
+	unknown := record.LeafHash([]byte("in no log"))
+	other := base64.RawURLEncoding.EncodeToString(unknown[:])
 	for path, status := range map[string]int{
 		"/":                404,
 		"/nothing":         404,
@@ -230,7 +232,7 @@ func TestReadErrors(t *testing.T) {
 		"/v1/proof/inclusion?leaf=" + leaf:          200,
 		"/v1/proof/inclusion?leaf=" + leaf + "=":    200,
 		"/v1/proof/inclusion?leaf=" + leaf[1:]:      400,
-		"/v1/proof/inclusion?leaf=A" + leaf[1:]:     404,
+		"/v1/proof/inclusion?leaf=" + other:         404,
 		"/v1/proof/inclusion?index=2&leaf=" + leaf:  400,
 		"/v1/proof/consistency?from=1&to=300":       200,
 		"/v1/proof/consistency?from=0&to=0":         200,

@@ -137,7 +137,8 @@ type Log struct {
 	cache    *tiles.Cache
 
 	queue       chan *submission
-	queuedBytes atomic.Int64
+	queued      atomic.Int64  // submissions in the queue and behind the commit under way
+	queuedBytes atomic.Int64  // theirs
 	stopped     chan struct{} // closed when Run returns
 
 	// durable is what is stored. The writer replaces it.

@@ -46,7 +46,7 @@ func newMetrics(l *Log) (*metrics, error) {
 		m.submissions, m.entries, m.groups, m.commitTime, m.publishTime, m.publishFailures, m.forks,
 		gauge("sealtap_log_size", "Entries stored.", func() float64 { return float64(l.Size()) }),
 		gauge("sealtap_log_published_size", "Entries under the published checkpoint.", func() float64 { return float64(l.Published()) }),
-		gauge("sealtap_log_queue", "Submissions that wait.", func() float64 { return float64(len(l.queue)) }),
+		gauge("sealtap_log_queue", "Submissions that wait.", func() float64 { return float64(l.queued.Load()) }),
 	} {
 		if err := l.config.Metrics.Register(c); err != nil {
 			return nil, fmt.Errorf("registering metrics: %w", err)

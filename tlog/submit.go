@@ -134,17 +134,24 @@ func (l *Log) enqueue(s *submission) error {
 	default:
 	}
 	// An empty queue takes a submission of any allowed size.
-	if before := l.queuedBytes.Add(int64(s.bytes)) - int64(s.bytes); before > 0 && before+int64(s.bytes) > int64(l.config.MaxQueueBytes) {
-		l.queuedBytes.Add(-int64(s.bytes))
+	before := l.queuedBytes.Add(int64(s.bytes)) - int64(s.bytes)
+	waiting := l.queued.Add(1) - 1
+	switch {
+	case before > 0 && before+int64(s.bytes) > int64(l.config.MaxQueueBytes):
+		l.leaveQueue(s)
 		return fmt.Errorf("%w: %d bytes wait to be stored", ErrBusy, before)
+	case waiting >= int64(l.config.MaxQueue):
+		l.leaveQueue(s)
+		return fmt.Errorf("%w: %d submissions wait to be stored", ErrBusy, waiting)
 	}
-	select {
-	case l.queue <- s:
-		return nil
-	default:
-		l.queuedBytes.Add(-int64(s.bytes))
-		return fmt.Errorf("%w: %d submissions wait to be stored", ErrBusy, cap(l.queue))
-	}
+	l.queue <- s // has room for as many as may wait
+	return nil
+}
+
+// leaveQueue says that a submission waits no more.
+func (l *Log) leaveQueue(s *submission) {
+	l.queuedBytes.Add(-int64(s.bytes))
+	l.queued.Add(-1)
 }
 
 // parse checks everything about a request that does not depend on what is
@@ -186,31 +193,19 @@ func (l *Log) parseItem(s *submission, open *run, i int, pb *sealtapv1.Item, use
 	if len(pb.GetEntry()) > record.MaxEntry {
 		return nil, fmt.Errorf("%w: an entry of %d bytes, the limit is %d", ErrTooLarge, len(pb.GetEntry()), record.MaxEntry)
 	}
+	kind, body, err := record.Split(pb.GetEntry())
+	if err == nil && kind == record.KindRecord {
+		return l.parseRecord(open, i, pb, body, used)
+	}
+	if len(pb.GetOpenings()) > 0 {
+		return nil, fmt.Errorf("%w: openings of an entry that is no record", ErrRefused)
+	}
 	e, err := record.Parse(pb.GetEntry())
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrRefused, err)
 	}
-	it := item{entry: pb.GetEntry(), leaf: e.Leaf, box: pb.GetOpenings(), change: e.KeyChange}
-	if len(it.box) > 0 {
-		if err := l.checkBox(e, it.box, used); err != nil {
-			return nil, err
-		}
-	}
+	it := item{entry: pb.GetEntry(), leaf: e.Leaf, change: e.KeyChange}
 	switch {
-	case e.Record != nil:
-		if open == nil {
-			open = &run{first: i, stream: e.Record.Stream}
-			open.seal.Size = e.Record.GetSequence() // counts up to what the seal must say
-		}
-		if e.Record.Stream != open.stream {
-			return nil, fmt.Errorf("%w: a record of another stream than the one before, which lacks its seal", ErrRefused)
-		}
-		if want := open.seal.Size; e.Record.GetSequence() != want || want+1 == 0 {
-			return nil, fmt.Errorf("%w: sequence %d follows %d", ErrRefused, e.Record.GetSequence(), want-1)
-		}
-		open.records = append(open.records, it)
-		open.seal.Size++
-		return open, nil
 	case e.Seal != nil:
 		if open == nil {
 			open = &run{first: i, stream: e.Seal.Stream, seal: *e.Seal}
@@ -232,11 +227,38 @@ func (l *Log) parseItem(s *submission, open *run, i int, pb *sealtapv1.Item, use
 	return nil, fmt.Errorf("%w: an entry of kind %s is not submitted", ErrRefused, e.Kind)
 }
 
-func (l *Log) checkBox(e record.Entry, box []byte, used map[record.KeyID]bool) error {
+// parseRecord adds a record to the open run, or begins one. What the record is
+// about is not decoded: nothing here depends on it.
+func (l *Log) parseRecord(open *run, i int, pb *sealtapv1.Item, body []byte, used map[record.KeyID]bool) (*run, error) {
+	h, err := record.Scan(body)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrRefused, err)
+	}
+	if len(pb.GetOpenings()) > 0 {
+		if err := l.checkBox(h, pb.GetOpenings(), used); err != nil {
+			return nil, err
+		}
+	}
+	if open == nil {
+		open = &run{first: i, stream: h.Stream}
+		open.seal.Size = h.Sequence // counts up to what the seal must say
+	}
+	if h.Stream != open.stream {
+		return nil, fmt.Errorf("%w: a record of another stream than the one before, which lacks its seal", ErrRefused)
+	}
+	if want := open.seal.Size; h.Sequence != want || want+1 == 0 {
+		return nil, fmt.Errorf("%w: sequence %d follows %d", ErrRefused, h.Sequence, want-1)
+	}
+	open.records = append(open.records, item{entry: pb.GetEntry(), leaf: record.LeafHash(pb.GetEntry()), box: pb.GetOpenings()})
+	open.seal.Size++
+	return open, nil
+}
+
+func (l *Log) checkBox(h record.Head, box []byte, used map[record.KeyID]bool) error {
 	if l.config.Openings == nil {
 		return fmt.Errorf("%w: this log keeps no openings", ErrRefused)
 	}
-	if e.Record == nil || len(e.Record.GetSealed()) == 0 {
+	if h.Sealed == 0 {
 		return fmt.Errorf("%w: openings of an entry without sealed fields", ErrRefused)
 	}
 	id, err := record.BoxKey(box)

@@ -41,6 +41,8 @@ type Schema struct {
 	// ApplicationID marks files of the kind (PRAGMA application_id). Not 0,
 	// which stands for any file.
 	ApplicationID int32
+	// PageSize is that of a new database, in bytes. 0: 4096.
+	PageSize int
 	// Migrations are scripts; the one at i takes a database from version i to
 	// version i+1 (PRAGMA user_version). Released ones never change.
 	Migrations []string
@@ -57,6 +59,7 @@ type DB struct {
 	Reader *sql.DB
 
 	lock *os.File
+	wal  walKeeper
 }
 
 // Open opens the database at path, or makes it where there is none, and brings
@@ -97,7 +100,7 @@ func Open(ctx context.Context, path string, s Schema) (_ *DB, err error) {
 
 // Close closes the database and gives up the lock.
 func (db *DB) Close() error {
-	var errs []error
+	errs := []error{db.wal.close()}
 	// The writer goes last: the last connection to go checkpoints the WAL, and
 	// a reader must not.
 	for _, pool := range []*sql.DB{db.Reader, db.Writer} {
@@ -140,6 +143,11 @@ func prepare(ctx context.Context, w *sql.DB, s Schema) error {
 	version, err := identify(ctx, w, s)
 	if err != nil {
 		return err
+	}
+	if version == 0 && s.PageSize > 0 {
+		if _, err := w.ExecContext(ctx, fmt.Sprintf("PRAGMA page_size = %d", s.PageSize)); err != nil {
+			return fmt.Errorf("setting the page size: %w", err)
+		}
 	}
 	var mode string
 	if err := w.QueryRowContext(ctx, "PRAGMA journal_mode = WAL").Scan(&mode); err != nil {
