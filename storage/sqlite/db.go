@@ -88,6 +88,9 @@ func Open(ctx context.Context, path string, s Schema) (_ *DB, err error) {
 	if err = f.Close(); err != nil {
 		return nil, err
 	}
+	if err = rewriteWAL(path + "-wal"); err != nil {
+		return nil, err
+	}
 	if db.Writer, err = openPool(path, 1, "_txlock=immediate"); err != nil {
 		return nil, err
 	}
@@ -98,9 +101,14 @@ func Open(ctx context.Context, path string, s Schema) (_ *DB, err error) {
 	return db, err
 }
 
-// Close closes the database and gives up the lock.
+// Close closes the database and gives up the lock. After an [ErrSync] the process
+// keeps both until it ends.
 func (db *DB) Close() error {
-	errs := []error{db.wal.close()}
+	err := db.wal.close()
+	if errors.Is(err, ErrSync) {
+		return fmt.Errorf("closing database: %w", err)
+	}
+	errs := []error{err}
 	// The writer goes last: the last connection to go checkpoints the WAL, and
 	// a reader must not.
 	for _, pool := range []*sql.DB{db.Reader, db.Writer} {

@@ -137,7 +137,7 @@ func OpenLog(ctx context.Context, path string) (_ *Log, err error) {
 	if err = l.prepare(ctx); err != nil {
 		return nil, err
 	}
-	if err = db.keepWAL(ctx, path, logPageSize); err != nil {
+	if err = db.keepWAL(ctx, path); err != nil {
 		return nil, err
 	}
 	return l, nil

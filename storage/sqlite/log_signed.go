@@ -87,6 +87,7 @@ func (l *Log) SetSigned(ctx context.Context, h storage.Head) error {
 	if err != nil {
 		return fmt.Errorf("keeping signed checkpoint of size %d: %w", h.Size, err)
 	}
+	l.db.wal.wrote(len(h.Note))
 	return nil
 }
 
@@ -146,6 +147,7 @@ func (l *Log) SetPublished(ctx context.Context, h storage.Head) error {
 	if err != nil {
 		return fmt.Errorf("keeping published checkpoint of size %d: %w", h.Size, err)
 	}
+	l.db.wal.wrote(len(h.Note))
 	return nil
 }
 

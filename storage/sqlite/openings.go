@@ -51,6 +51,9 @@ func OpenOpenings(ctx context.Context, path string) (*Openings, error) {
 		return nil, err
 	}
 	o := &Openings{db: db}
+	if err = db.keepWAL(ctx, path); err != nil {
+		return nil, fmt.Errorf("opening openings storage %s: %w", path, errors.Join(err, db.Close()))
+	}
 	for _, s := range []struct {
 		stmt **sql.Stmt
 		pool *sql.DB
@@ -85,7 +88,9 @@ func (o *Openings) Put(ctx context.Context, openings []storage.Opening, keys []s
 			return fmt.Errorf("keeping wrapped key: %w", err)
 		}
 	}
+	written := 0
 	for _, p := range openings {
+		written += len(p.Box)
 		if _, err := tx.StmtContext(ctx, o.addBox).ExecContext(ctx, p.Index, p.Leaf[:8], p.Box); err != nil {
 			return fmt.Errorf("keeping openings of entry %d: %w", p.Index, err)
 		}
@@ -93,6 +98,7 @@ func (o *Openings) Put(ctx context.Context, openings []storage.Opening, keys []s
 	if err := tx.Commit(); err != nil {
 		return fmt.Errorf("keeping openings: %w", err)
 	}
+	o.db.wal.wrote(written)
 	return nil
 }
 

@@ -50,7 +50,15 @@ func Hits() int { return int(C.fv_hits()) }
 
 // Cut cuts the power: nothing changes any more. Databases are closed next, which
 // may fail, and then [Boot] is called.
-func Cut() { C.fv_cut() }
+func Cut() { C.fv_cut(1) }
+
+// Kill calls end with nothing changing any more: what the process does that it
+// would not do if it were killed is not done. Then everything goes on.
+func Kill(end func()) {
+	C.fv_cut(1)
+	defer C.fv_cut(0)
+	end()
+}
 
 // Boot gives every file the content that a loss of power leaves: what was synced,
 // and so many percent of the sectors that were not, but were not lost either.

@@ -8,6 +8,8 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <fcntl.h>
 
 #include "shim.h"
 
@@ -121,6 +123,15 @@ static int grow(disk *d, int64_t size) {
 	return SQLITE_OK;
 }
 
+// mark gives a file a time of change that nobody else gives it, so that it can be
+// told when somebody wrote it past this VFS.
+static const struct timespec marked[2] = {{1, 0}, {1, 0}};
+static void mark(disk *d) { utimensat(AT_FDCWD, d->path, marked, 0); }
+static int is_marked(disk *d) {
+	struct stat st;
+	return stat(d->path, &st) == 0 && st.st_mtim.tv_sec == 1 && st.st_mtim.tv_nsec == 0;
+}
+
 static int shim_close(sqlite3_file *f) { return ((shim_file *)f)->real->pMethods->xClose(((shim_file *)f)->real); }
 
 static int shim_read(sqlite3_file *f, void *p, int n, sqlite3_int64 at) {
@@ -138,6 +149,7 @@ static int shim_write(sqlite3_file *f, const void *p, int n, sqlite3_int64 at) {
 		memcpy(s->d->cache + at, p, n);
 		if (at + n > s->d->cacheSize) s->d->cacheSize = at + n;
 		for (int64_t i = at / PAGE; i <= (at + n - 1) / PAGE; i++) s->d->dirty[i] = 1;
+		mark(s->d);
 	}
 	pthread_mutex_unlock(&mu);
 	if (fails) return fail_mode && whole > 1 ? SQLITE_FULL : SQLITE_IOERR_WRITE;
@@ -151,6 +163,7 @@ static int shim_truncate(sqlite3_file *f, sqlite3_int64 size) {
 	if (rc == SQLITE_OK && s->d && (rc = grow(s->d, size)) == SQLITE_OK) {
 		if (size < s->d->cacheSize) memset(s->d->cache + size, 0, s->d->cacheSize - size);
 		s->d->cacheSize = size;
+		mark(s->d);
 	}
 	pthread_mutex_unlock(&mu);
 	return rc;
@@ -190,25 +203,30 @@ static const sqlite3_io_methods methods = {
 	shim_control, shim_sector, shim_device, shim_map, shim_shmlock, shim_barrier, shim_unmap,
 };
 
-// track finds the file, or takes what stands on the disk as synced.
+// track finds the file. One that is new, or that somebody wrote past this VFS, is
+// taken as synced.
 static int track(shim_file *s, const char *path) {
+	disk *d = NULL;
 	for (int i = 0; i < ndisks; i++)
-		if (disks[i].path && !strcmp(disks[i].path, path)) {
-			s->d = &disks[i];
-			return SQLITE_OK;
-		}
-	if (ndisks == MAX_FILES) return SQLITE_NOMEM;
-	disk *d = &disks[ndisks];
+		if (disks[i].path && !strcmp(disks[i].path, path)) d = &disks[i];
+	if (d && is_marked(d)) {
+		s->d = d;
+		return SQLITE_OK;
+	}
+	if (!d && ndisks == MAX_FILES) return SQLITE_NOMEM;
+	if (!d) d = &disks[ndisks++];
 	sqlite3_int64 size = 0;
 	int rc = s->real->pMethods->xFileSize(s->real, &size);
 	if (rc == SQLITE_OK) rc = grow(d, size + 1);
 	if (rc == SQLITE_OK && size > 0) rc = s->real->pMethods->xRead(s->real, d->data, (int)size, 0);
 	if (rc != SQLITE_OK) return rc;
 	memcpy(d->cache, d->data, size);
+	memset(d->dirty, 0, d->cap / PAGE);
 	d->size = d->cacheSize = size;
+	free(d->path);
 	d->path = strdup(path);
+	mark(d);
 	s->d = d;
-	ndisks++;
 	return SQLITE_OK;
 }
 
@@ -269,9 +287,9 @@ void fv_arm(int at, int count, int mode) {
 	pthread_mutex_unlock(&mu);
 }
 
-void fv_cut(void) {
+void fv_cut(int on) {
 	pthread_mutex_lock(&mu);
-	cut = 1;
+	cut = on;
 	pthread_mutex_unlock(&mu);
 }
 
