@@ -269,12 +269,17 @@ func (l *Log) setPublishing(err error) {
 	l.health.publishing = err
 }
 
-// Ready returns nil if entries are being taken and checkpoints published, else
-// what is wrong.
+// Ready returns nil if entries are being taken and checkpoints published, and the
+// storage, where it can say, is sound; else what is wrong.
 func (l *Log) Ready() error {
 	l.healthMu.Lock()
 	h := l.health
 	l.healthMu.Unlock()
+	for _, s := range []any{l.config.Storage, l.config.Openings} {
+		if s, ok := s.(interface{ Health() error }); ok && s.Health() != nil {
+			return s.Health()
+		}
+	}
 	switch {
 	case h.writing != nil:
 		return fmt.Errorf("entries cannot be stored: %w", h.writing)

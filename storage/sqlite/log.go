@@ -181,6 +181,9 @@ func (l *Log) prepare(ctx context.Context) error {
 	return nil
 }
 
+// Health returns [ErrSync] once the disk has failed to keep what it was given.
+func (l *Log) Health() error { return l.db.Health() }
+
 // Close closes the storage.
 func (l *Log) Close() error {
 	if l.decoder != nil {

@@ -72,6 +72,9 @@ func OpenOpenings(ctx context.Context, path string) (*Openings, error) {
 	return o, nil
 }
 
+// Health returns [ErrSync] once the disk has failed to keep what it was given.
+func (o *Openings) Health() error { return o.db.Health() }
+
 // Close closes the storage.
 func (o *Openings) Close() error { return o.db.Close() }
 

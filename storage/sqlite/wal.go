@@ -91,6 +91,14 @@ func (k *walKeeper) copy(pool *sql.DB) error {
 	return err
 }
 
+// Health returns [ErrSync] once a sync has failed. Nothing is lost by then.
+func (db *DB) Health() error {
+	if db.wal.lost.Load() {
+		return ErrSync
+	}
+	return nil
+}
+
 // close ends the copying. It returns [ErrSync] if the database must not be closed:
 // the last connection to go would copy the WAL and delete it.
 func (k *walKeeper) close() error {

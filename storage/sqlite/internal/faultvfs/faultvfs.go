@@ -3,8 +3,8 @@
 // files hold what had reached the disk and no more. A sync that fails loses what it
 // should have written, and says so once, as Linux does it.
 //
-// Call [Register] before the first database is opened; from then on it is under
-// every database of the process. No other package than a test imports this one.
+// Call [Register] before the first database is opened, and [Reset] with the
+// directory of those that shall fail. No other package than a test imports this one.
 package faultvfs
 
 // #include <stdlib.h>
@@ -35,8 +35,13 @@ func Register() error {
 	return nil
 }
 
-// Reset forgets everything. No database is open.
-func Reset() { C.fv_reset() }
+// Reset forgets everything, and looks after the databases under a directory from
+// then on, none if it is "". No database is open there.
+func Reset(dir string) {
+	d := C.CString(dir)
+	C.fv_reset(d)
+	C.free(unsafe.Pointer(d))
+}
 
 // Arm makes changes fail: that number at, counted from the last Reset, which is 1
 // or more, and those behind it until there were count. With at 0 none fails.
@@ -62,7 +67,7 @@ func Kill(end func()) {
 
 // Boot gives every file the content that a loss of power leaves: what was synced,
 // and so many percent of the sectors that were not, but were not lost either.
-// Then it forgets everything, as Reset does.
+// Then it looks after nothing any more.
 func Boot(percent int, seed uint32) error {
 	var errs []error
 	for i := range int(C.fv_files()) {
@@ -81,6 +86,6 @@ func Boot(percent int, seed uint32) error {
 			errs = append(errs, err)
 		}
 	}
-	Reset()
+	Reset("")
 	return errors.Join(errs...)
 }

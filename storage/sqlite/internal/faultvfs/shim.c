@@ -95,7 +95,10 @@ typedef struct {
 static pthread_mutex_t mu = PTHREAD_MUTEX_INITIALIZER;
 static sqlite3_vfs *real_vfs, shim_vfs;
 static disk disks[MAX_FILES];
+static char *watched; // the directory; NULL or empty: none
 static int ndisks, ops, hits, fail_at, fail_count, fail_mode, cut;
+
+static int is_watched(const char *path) { return watched && *watched && !strncmp(path, watched, strlen(watched)); }
 
 // step counts a change, and reports whether it is to fail.
 static int step(void) {
@@ -240,7 +243,7 @@ static int shim_open(sqlite3_vfs *v, const char *path, sqlite3_file *f, int flag
 	s->base.pMethods = &methods;
 	if (rc == SQLITE_OK && path && flags & SQLITE_OPEN_TRACKED) {
 		pthread_mutex_lock(&mu);
-		rc = track(s, path);
+		if (is_watched(path)) rc = track(s, path);
 		pthread_mutex_unlock(&mu);
 	}
 	return rc;
@@ -249,7 +252,7 @@ static int shim_open(sqlite3_vfs *v, const char *path, sqlite3_file *f, int flag
 static int shim_delete(sqlite3_vfs *v, const char *path, int sync) {
 	(void)v;
 	pthread_mutex_lock(&mu);
-	int rc = step() ? SQLITE_IOERR_DELETE : real_vfs->xDelete(real_vfs, path, sync);
+	int rc = is_watched(path) && step() ? SQLITE_IOERR_DELETE : real_vfs->xDelete(real_vfs, path, sync);
 	for (int i = 0; i < ndisks && rc == SQLITE_OK; i++)
 		if (disks[i].path && !strcmp(disks[i].path, path)) disks[i].path[0] = 0; // forgotten
 	pthread_mutex_unlock(&mu);
@@ -271,8 +274,10 @@ int fv_register(void) {
 	return sqlite3_vfs_register(&shim_vfs, 1);
 }
 
-void fv_reset(void) {
+void fv_reset(const char *dir) {
 	pthread_mutex_lock(&mu);
+	free(watched);
+	watched = strdup(dir);
 	for (int i = 0; i < ndisks; i++) {
 		free(disks[i].path), free(disks[i].data), free(disks[i].cache), free(disks[i].dirty);
 	}

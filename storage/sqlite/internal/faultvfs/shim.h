@@ -2,7 +2,7 @@
 #include <stdint.h>
 
 int fv_register(void);
-void fv_reset(void);
+void fv_reset(const char *dir);
 void fv_arm(int at, int count, int mode);
 int fv_ops(void);
 int fv_hits(void);
