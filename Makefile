@@ -10,7 +10,7 @@ LINT_VERSION := v2.15.0
 BUF_VERSION := v1.75.0
 PROTOC_GEN_GO_VERSION := v1.36.11
 
-.PHONY: build check test unit race interop crash lint fuzz bench vectors proto demo
+.PHONY: build check test unit race interop crash soak lint fuzz bench vectors proto demo
 
 build:
 	$(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o sealtap ./cmd/sealtap
@@ -38,6 +38,11 @@ interop:
 ROUNDS ?= 200
 crash:
 	cd interop && $(GO) test -count=1 -timeout 60m -v -run '^TestCrash$$' ./crash -rounds $(ROUNDS)
+
+# The whole stack under steady load; fails if memory, descriptors or disk grow.
+SOAK ?= 15m
+soak:
+	cd interop && $(GO) run ./soak -for $(SOAK)
 
 lint: $(GOBIN)/golangci-lint
 	@test -z "$$(gofmt -l .)" || { echo "not formatted:"; gofmt -l .; exit 1; }
