@@ -206,6 +206,8 @@ func identify(ctx context.Context, w *sql.DB, s Schema) (version int, err error)
 		return 0, nil
 	case id != s.ApplicationID:
 		return 0, fmt.Errorf("%w: it is no %s database (application id 0x%08x)", ErrForeign, s.Kind, uint32(id))
+	case version < 0:
+		return 0, fmt.Errorf("%w: schema version %d, which none has", ErrForeign, version)
 	case version > len(s.Migrations):
 		return 0, fmt.Errorf("%w: it has schema version %d, this program knows %d; upgrade sealtap", ErrNewer, version, len(s.Migrations))
 	}
