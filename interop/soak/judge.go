@@ -18,7 +18,7 @@ import (
 // What may grow after the first quarter of the time, which is for warming up:
 // between the medians of the second quarter and of the last.
 const (
-	memoryNoise   = 24 << 20 // bytes of one process, for the collector's moods
+	memoryNoise   = 64 << 20 // bytes of one process: the log holds the newest 65,536 entries of the index
 	memoryAnHour  = 96 << 20 // bytes of one process: caches fill with the log
 	descriptors   = 16       // of one process
 	diskPerRecord = 1.25     // times
