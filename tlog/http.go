@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"mime"
 	"net/http"
 	"strconv"
@@ -180,7 +179,7 @@ func (l *Log) serveSubmit(w http.ResponseWriter, r *http.Request) error {
 	}
 	// Base64 and the frame of each item come on top of what Submit counts.
 	limit := 2*int64(l.config.MaxBatchBytes) + 64*int64(l.config.MaxBatchEntries)
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+	body, err := readBody(w, r, limit)
 	if err != nil {
 		var tooLong *http.MaxBytesError
 		if errors.As(err, &tooLong) {
@@ -190,7 +189,7 @@ func (l *Log) serveSubmit(w http.ResponseWriter, r *http.Request) error {
 	}
 	req := new(sealtapv1.SubmitRequest)
 	if mediaType == typeProto {
-		err = proto.Unmarshal(body, req)
+		req, err = decodeSubmit(body)
 	} else {
 		err = protojson.Unmarshal(body, req)
 	}

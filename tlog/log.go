@@ -163,6 +163,7 @@ type snapshot struct {
 	root    record.Hash
 	partial []tiles.Tile  // of the right edge
 	head    []byte        // the last size%256 entries in the form of a bundle
+	recent  []recent      // the newest complete bundles, in order
 	next    chan struct{} // closed when there is a newer snapshot
 }
 

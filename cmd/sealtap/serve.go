@@ -359,11 +359,12 @@ func newProxy() *cobra.Command {
 		})
 }
 
-// collectLess lets the heap of a proxy, of which little lives long, grow further
-// between two collections. GOGC and GOMEMLIMIT win.
+// collectLess lets the heap of a server, of which little lives long, grow further
+// between two collections, as long as it is small. GOGC and GOMEMLIMIT win.
 func collectLess() {
 	if os.Getenv("GOGC") == "" && os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetGCPercent(400)
+		debug.SetMemoryLimit(160 << 20)
 	}
 }
 
@@ -373,6 +374,7 @@ func newLog() *cobra.Command {
 			if f.Log == nil {
 				return "", nil, usagef("%s has no log section", f.Path)
 			}
+			collectLess()
 			s, err := startLog(ctx, f.Log, logger)
 			return "log", s, err
 		})
