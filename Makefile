@@ -10,7 +10,7 @@ LINT_VERSION := v2.15.0
 BUF_VERSION := v1.75.0
 PROTOC_GEN_GO_VERSION := v1.36.11
 
-.PHONY: build check test unit race interop lint fuzz bench vectors proto demo
+.PHONY: build check test unit race interop lint fuzz bench bench-growth vectors proto demo
 
 build:
 	$(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o sealtap ./cmd/sealtap
@@ -51,6 +51,10 @@ fuzz:
 # Against the peers, interleaved in one run; a few minutes.
 bench:
 	cd interop && $(GO) run ./bench
+
+# A log of 10 M entries, and how each figure moves on the way; ten minutes.
+bench-growth:
+	cd interop && $(GO) run ./bench -rows growth -rounds 3
 
 # Golden values, from an implementation that shares no code with ours.
 vectors:

@@ -29,6 +29,7 @@ const (
 	roleTuned    = "tuned"    // the same with a buffer pool, a large idle pool and GOGC=400
 	roleLoad     = "load"
 	roleAppend   = "append"  // submits batches to a log over HTTP
+	roleFill     = "fill"    // submits records as a proxy makes them
 	roleTessera  = "tessera" // appends to a Tessera POSIX log in process
 	roleBuilder  = "builder" // Tessera's ProofBuilder
 	roleAudit    = "audit"
@@ -52,6 +53,8 @@ func play(role string, args []string) error {
 		return measure(spec, load)
 	case roleAppend:
 		return measure(spec, appendOurs)
+	case roleFill:
+		return measure(spec, fill)
 	case roleTessera:
 		return measure(spec, appendTessera)
 	case roleBuilder:

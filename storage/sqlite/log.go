@@ -13,10 +13,6 @@ import (
 	"github.com/sealtap/sealtap/storage"
 )
 
-// logPageSize is a compromise: SQLite spends its time by the page, and a small
-// commit writes half a dozen of them.
-const logPageSize = 8192
-
 // logSchema describes the database of a log.
 //
 // Bundles are compressed with zstd once they have 256 entries. The entries
@@ -27,7 +23,6 @@ func logSchema() Schema {
 	return Schema{
 		Kind:          "log",
 		ApplicationID: 0x53544c01, // "STL", 1
-		PageSize:      logPageSize,
 		Migrations: []string{`
 CREATE TABLE tree (
 	id   INTEGER PRIMARY KEY CHECK (id = 0),
@@ -141,7 +136,7 @@ func OpenLog(ctx context.Context, path string) (_ *Log, err error) {
 	if err = l.prepare(ctx); err != nil {
 		return nil, err
 	}
-	if err = db.keepWAL(ctx, path, logPageSize); err != nil {
+	if err = db.keepWAL(ctx, path); err != nil {
 		return nil, err
 	}
 	return l, nil

@@ -14,9 +14,9 @@ const (
 	// copied once however often they changed.
 	checkpointBytes = 16 << 20
 
-	// maxWALBytes is where the writer itself copies: copying beside it has failed,
-	// or cannot keep up.
-	maxWALBytes = 128 << 20
+	// maxWALPages is where the writer itself copies: copying beside it has failed,
+	// or cannot keep up. Pages have 4096 bytes.
+	maxWALPages = 32 << 10
 )
 
 // walKeeper copies the WAL into the database beside the writer, who would
@@ -31,13 +31,13 @@ type walKeeper struct {
 }
 
 // keepWAL puts a walKeeper in charge. The writer must tell it what it writes.
-func (db *DB) keepWAL(ctx context.Context, path string, pageSize int) error {
+func (db *DB) keepWAL(ctx context.Context, path string) error {
 	own, err := openPool(path, 1, "_query_only=0")
 	if err != nil {
 		return err
 	}
 	db.wal.writer, db.wal.own = db.Writer, own
-	if _, err := db.Writer.ExecContext(ctx, fmt.Sprintf("PRAGMA wal_autocheckpoint = %d", maxWALBytes/pageSize)); err != nil {
+	if _, err := db.Writer.ExecContext(ctx, fmt.Sprintf("PRAGMA wal_autocheckpoint = %d", maxWALPages)); err != nil {
 		return fmt.Errorf("setting the limit of the WAL: %w", err)
 	}
 	return nil
