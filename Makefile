@@ -9,6 +9,7 @@ GOBIN := $(shell $(GO) env GOPATH)/bin
 LINT_VERSION := v2.15.0
 BUF_VERSION := v1.75.0
 PROTOC_GEN_GO_VERSION := v1.36.11
+PROTOC_GEN_CONNECT_GO_VERSION := v1.21.0
 
 .PHONY: build check test unit race interop lint fuzz bench vectors proto demo
 
@@ -56,7 +57,7 @@ bench:
 vectors:
 	python3 scripts/vectors.py > record/testdata/vectors.json
 
-proto: $(GOBIN)/buf $(GOBIN)/protoc-gen-go
+proto: $(GOBIN)/buf $(GOBIN)/protoc-gen-go $(GOBIN)/protoc-gen-connect-go
 	cd proto && PATH="$(GOBIN):$$PATH" buf lint && PATH="$(GOBIN):$$PATH" buf generate
 
 $(GOBIN)/buf:
@@ -64,6 +65,9 @@ $(GOBIN)/buf:
 
 $(GOBIN)/protoc-gen-go:
 	$(GO) install google.golang.org/protobuf/cmd/protoc-gen-go@$(PROTOC_GEN_GO_VERSION)
+
+$(GOBIN)/protoc-gen-connect-go:
+	$(GO) install connectrpc.com/connect/cmd/protoc-gen-connect-go@$(PROTOC_GEN_CONNECT_GO_VERSION)
 
 demo:
 	$(GO) run ./cmd/sealtap demo

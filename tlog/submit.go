@@ -79,6 +79,7 @@ type outcome struct {
 type run struct {
 	first   int // item
 	stream  record.Stream
+	key     keys.Public // of the producer, once its signature is verified
 	records []item
 	seal    record.Seal
 	sealed  item
@@ -95,9 +96,10 @@ type item struct {
 // sequence is that of the first record.
 func (r *run) sequence() uint64 { return r.seal.Size - uint64(len(r.records)) }
 
-// Submit has a batch stored, and returns when it is durable. A batch is stored
-// as a whole or not at all. To submit the same entries again gives the same
-// answer and stores nothing.
+// Submit has a batch stored, and returns when it is durable or, where the request
+// says so, when a published checkpoint covers it. A batch is stored as a whole or
+// not at all. To submit the same entries again gives the same answer and stores
+// nothing.
 func (l *Log) Submit(ctx context.Context, req *sealtapv1.SubmitRequest) (*sealtapv1.SubmitResponse, error) {
 	response, err := l.submit(ctx, req)
 	l.metrics.submitted(err)
@@ -114,17 +116,29 @@ func (l *Log) submit(ctx context.Context, req *sealtapv1.SubmitRequest) (*sealta
 			return nil, err
 		}
 	}
-	if err := l.enqueue(s); err != nil {
+	taken, err := l.charge(ctx, s)
+	if err != nil {
 		return nil, err
 	}
+	if err := l.enqueue(s); err != nil {
+		l.refund(taken)
+		return nil, err
+	}
+	var o outcome
 	select {
-	case o := <-s.done:
-		return o.response, o.err
+	case o = <-s.done:
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return nil, fmt.Errorf("%w: %w before the batch was stored", ErrUnavailable, ctx.Err())
 	case <-l.stopped:
 		return nil, ErrStopped
 	}
+	if o.err == nil && req.GetLevel() == sealtapv1.Level_LEVEL_PUBLISHED {
+		o.err = l.awaitPublished(ctx, o.response)
+	}
+	if o.err != nil {
+		return nil, o.err
+	}
+	return o.response, nil
 }
 
 func (l *Log) enqueue(s *submission) error {
@@ -136,14 +150,14 @@ func (l *Log) enqueue(s *submission) error {
 	// An empty queue takes a submission of any allowed size.
 	if before := l.queuedBytes.Add(int64(s.bytes)) - int64(s.bytes); before > 0 && before+int64(s.bytes) > int64(l.config.MaxQueueBytes) {
 		l.queuedBytes.Add(-int64(s.bytes))
-		return fmt.Errorf("%w: %d bytes wait to be stored", ErrBusy, before)
+		return &LimitError{Kind: ErrBusy, Limit: limitQueueBytes, What: "bytes would wait to be stored", Got: uint64(before) + uint64(s.bytes), Max: uint64(l.config.MaxQueueBytes)}
 	}
 	select {
 	case l.queue <- s:
 		return nil
 	default:
 		l.queuedBytes.Add(-int64(s.bytes))
-		return fmt.Errorf("%w: %d submissions wait to be stored", ErrBusy, cap(l.queue))
+		return &LimitError{Kind: ErrBusy, Limit: limitQueue, What: "submissions would wait to be stored", Got: uint64(cap(l.queue)) + 1, Max: uint64(cap(l.queue))}
 	}
 }
 
@@ -154,8 +168,8 @@ func (l *Log) parse(req *sealtapv1.SubmitRequest) (*submission, error) {
 	if len(items) == 0 {
 		return nil, fmt.Errorf("%w: it has no items", ErrRefused)
 	}
-	if len(items) > l.config.MaxBatchEntries {
-		return nil, fmt.Errorf("%w: %d items, the limit is %d", ErrTooLarge, len(items), l.config.MaxBatchEntries)
+	if err := checkLevel(req.GetLevel()); err != nil {
+		return nil, err
 	}
 	s := &submission{items: len(items), done: make(chan outcome, 1)}
 	for _, it := range items {
@@ -164,8 +178,8 @@ func (l *Log) parse(req *sealtapv1.SubmitRequest) (*submission, error) {
 	for _, k := range req.GetKeys() {
 		s.bytes += len(k.GetWrapped())
 	}
-	if s.bytes > l.config.MaxBatchBytes {
-		return nil, fmt.Errorf("%w: %d bytes, the limit is %d", ErrTooLarge, s.bytes, l.config.MaxBatchBytes)
+	if err := l.checkSize(s.items, s.bytes); err != nil {
+		return nil, err
 	}
 	used := make(map[record.KeyID]bool)
 	var open *run // the run that lacks its seal
@@ -183,8 +197,8 @@ func (l *Log) parse(req *sealtapv1.SubmitRequest) (*submission, error) {
 
 // parseItem adds an item to the submission. It returns the run that goes on.
 func (l *Log) parseItem(s *submission, open *run, i int, pb *sealtapv1.Item, used map[record.KeyID]bool) (*run, error) {
-	if len(pb.GetEntry()) > record.MaxEntry {
-		return nil, fmt.Errorf("%w: an entry of %d bytes, the limit is %d", ErrTooLarge, len(pb.GetEntry()), record.MaxEntry)
+	if err := checkEntry(pb.GetEntry()); err != nil {
+		return nil, err
 	}
 	e, err := record.Parse(pb.GetEntry())
 	if err != nil {
@@ -272,6 +286,7 @@ func (l *Log) verify(r *run) error {
 	if err := r.seal.Verify(key); err != nil {
 		return fmt.Errorf("%w: seal of size %d: %w", ErrSignature, r.seal.Size, err)
 	}
+	r.key = key
 	return nil
 }
 

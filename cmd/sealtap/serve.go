@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -143,17 +142,15 @@ func startLog(ctx context.Context, c *config.Log, logger *slog.Logger) (_ *servi
 }
 
 // logHandler serves everything under the log's URL.
-func logHandler(c *config.Log, f *logFiles, l *tlog.Log, index *query.Index, openings *sqlite.Openings) http.Handler {
+func logHandler(c *config.Log, f *logFiles, l *tlog.Log, index *query.Index, openings *sqlite.Openings) *serve.Mux {
 	search := index.Handler(query.HandlerConfig{
 		Proofs: l, Openings: openings, Identities: f.identities,
 		Readers: query.Readers{Loopback: c.Readers.Loopback, Tokens: f.tokens},
 	})
-	mux := http.NewServeMux()
-	mux.Handle("/", l.Handler())
-	mux.Handle("/v1/records", search)
-	mux.Handle("/v1/records/{index}", search)
-	mux.Handle("/v1/records/{index}/evidence", search)
-	mux.Handle("/v1/producers", search)
+	log, mux := l.Handler(), serve.NewMux()
+	mux.Handle("/", log)
+	mux.Mount(log)
+	mux.Mount(search)
 	mux.Handle("/{$}", web.Handler())
 	mux.Handle("/explorer/", web.Handler())
 	return mux
