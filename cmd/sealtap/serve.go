@@ -116,9 +116,12 @@ func startLog(ctx context.Context, c *config.Log, logger *slog.Logger) (_ *servi
 	}
 	closers = append(closers, cosigner.Close)
 	var index *query.Index
+	limits := c.Limits
 	l, err := tlog.Open(ctx, tlog.Config{
 		Key: f.key, Operator: f.operator, Storage: store, Openings: openings, Policy: f.policy, Cosigner: cosigner,
 		CheckpointInterval: time.Duration(c.CheckpointInterval), Logger: logger,
+		MaxBatchEntries: int(limits.BatchEntries), MaxBatchBytes: int(limits.BatchBytes), MaxQueue: int(limits.QueueBatches), MaxQueueBytes: int(limits.QueueBytes),
+		ProducerBytesPerSecond: int(limits.ProducerBytesPerSecond), PublishWait: time.Duration(limits.PublishWait),
 		LeafIndex: func(ctx context.Context, leaf record.Hash) (uint64, bool, error) { return index.LeafIndex(ctx, leaf) },
 	})
 	if err != nil {
