@@ -21,6 +21,7 @@ require (
 	cel.dev/expr v0.25.2 // indirect
 	cloud.google.com/go/auth v0.18.2 // indirect
 	cloud.google.com/go/compute/metadata v0.9.0 // indirect
+	connectrpc.com/connect v1.21.0 // indirect
 	filippo.io/age v1.3.2 // indirect
 	filippo.io/hpke v0.4.0 // indirect
 	filippo.io/mldsa v0.0.0-20260215214346-43d0283efc3e // indirect
@@ -71,4 +72,7 @@ require (
 	modernc.org/sqlite v1.37.1 // indirect
 )
 
-tool filippo.io/torchwood/cmd/litewitness
+tool (
+	filippo.io/torchwood/cmd/litewitness
+	github.com/fullstorydev/grpcurl/cmd/grpcurl
+)

@@ -37,6 +37,7 @@ type service struct {
 	addr  string
 	run   func(ctx context.Context) error // until ctx ends
 	ready func() error                    // of a log: why it publishes nothing; nil elsewhere
+	mux   *serve.Mux                      // of a log: what it serves; nil elsewhere
 	close func() error
 }
 
@@ -140,6 +141,7 @@ func startLog(ctx context.Context, c *config.Log, logger *slog.Logger) (_ *servi
 			return together(ctx, l.Run, index.Run, func(ctx context.Context) error { return serve.HTTP(ctx, ln, handler) })
 		},
 		ready: l.Ready,
+		mux:   handler,
 		close: closers.close,
 	}, nil
 }
