@@ -15,6 +15,7 @@ const (
 	leastBatchEntries = 3072
 	leastBatchBytes   = 4 << 20
 	mostBatchBytes    = 256 << 20      // a batch is held in memory
+	mostQueueBatches  = 1 << 20        // the queue has its places from the start
 	mostPublishWait   = 90_000_000_000 // or the server's own limit of an answer ends the wait
 )
 
@@ -119,6 +120,9 @@ func (c *checker) limits(l Limits) {
 	}
 	if l.BatchBytes != 0 && l.BatchBytes < leastBatchBytes || l.BatchBytes > mostBatchBytes {
 		c.fail("log.limits.batch_bytes", ": a proxy sends up to 4MiB in a batch, and each is held in memory: from 4MiB to 256MiB")
+	}
+	if l.QueueBatches > mostQueueBatches {
+		c.fail("log.limits.queue_batches", ": it is at most %d", mostQueueBatches)
 	}
 	if l.PublishWait > mostPublishWait {
 		c.fail("log.limits.publish_wait", ": it is at most 90s, for the server ends an answer that takes longer than two minutes")

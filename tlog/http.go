@@ -43,7 +43,7 @@ func (l *Log) Handler() *serve.Mux {
 	read("/healthz", serveHealth)
 	read("/readyz", l.serveReady)
 	mux.Handle("/v1/entries", l.only(l.serveSubmit, http.MethodPost))
-	mux.Handle(sealtapv1connect.LogServiceSubmitProcedure, l.rpcHandler())
+	mux.Handle(sealtapv1connect.LogServiceSubmitProcedure, l.only(l.rpcEndpoint(), http.MethodPost))
 	metrics := promhttp.HandlerFor(l.config.Metrics, promhttp.HandlerOpts{})
 	read("/metrics", func(w http.ResponseWriter, r *http.Request) error {
 		metrics.ServeHTTP(w, r)

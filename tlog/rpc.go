@@ -16,11 +16,14 @@ import (
 // and Connect.
 type rpc struct{ log *Log }
 
-// rpcHandler serves the calls of LogService.
-func (l *Log) rpcHandler() http.Handler {
+// rpcEndpoint serves the call of LogService, which answers its errors itself.
+func (l *Log) rpcEndpoint() endpoint {
 	_, h := sealtapv1connect.NewLogServiceHandler(rpc{l},
 		connect.WithReadMaxBytes(l.bodyLimit())) // of the message as it is after decompression
-	return h
+	return func(w http.ResponseWriter, r *http.Request) error {
+		h.ServeHTTP(w, r)
+		return nil
+	}
 }
 
 // Submit implements [sealtapv1connect.LogServiceHandler].
