@@ -155,7 +155,7 @@ func TestRPCBomb(t *testing.T) {
 	f := newFixture(t).start()
 	var packed bytes.Buffer
 	z := gzip.NewWriter(&packed)
-	if _, err := z.Write(make([]byte, 64<<20)); err != nil || z.Close() != nil {
+	if _, err := z.Write(make([]byte, 18<<20)); err != nil || z.Close() != nil {
 		t.Fatal(err)
 	}
 	resp, body := call(t, "POST", f.listen()+sealtapv1connect.LogServiceSubmitProcedure, packed.Bytes(),

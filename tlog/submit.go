@@ -265,7 +265,8 @@ func (l *Log) checkBox(e record.Entry, box []byte, used map[record.KeyID]bool) e
 func (s *submission) parseKeys(list []*sealtapv1.WrappedKey, used map[record.KeyID]bool) error {
 	for _, k := range list {
 		if len(k.GetId()) != len(record.KeyID{}) || len(k.GetWrapped()) == 0 || len(k.GetWrapped()) > maxWrappedKey {
-			return fmt.Errorf("%w: a wrapped key has an id of 16 bytes and at most %d bytes", ErrRefused, maxWrappedKey)
+			return fmt.Errorf("%w: a wrapped key of %d bytes with an id of %d bytes: it has from 1 to %d, and its id %d", ErrRefused,
+				len(k.GetWrapped()), len(k.GetId()), maxWrappedKey, len(record.KeyID{}))
 		}
 		if id := record.KeyID(k.GetId()); used[id] {
 			s.keys = append(s.keys, storage.WrappedKey{ID: id, Wrapped: k.GetWrapped()})
