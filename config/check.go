@@ -16,7 +16,7 @@ const (
 	leastBatchBytes   = 4 << 20
 	mostBatchBytes    = 256 << 20      // a batch is held in memory
 	mostQueueBatches  = 1 << 20        // the queue has its places from the start
-	mostPublishWait   = 90_000_000_000 // or the server's own limit of an answer ends the wait
+	mostPublishWait   = 50_000_000_000 // the server takes a client for gone whose request began a minute ago
 )
 
 // checker finds what is wrong with values that were well-formed. It keeps the
@@ -125,7 +125,7 @@ func (c *checker) limits(l Limits) {
 		c.fail("log.limits.queue_batches", ": it is at most %d", mostQueueBatches)
 	}
 	if l.PublishWait > mostPublishWait {
-		c.fail("log.limits.publish_wait", ": it is at most 90s, for the server ends an answer that takes longer than two minutes")
+		c.fail("log.limits.publish_wait", ": it is at most 50s, for the server gives a request a minute")
 	}
 }
 

@@ -81,7 +81,7 @@ func TestLimits(t *testing.T) {
 		{"16MiB", "1MiB", `c.yaml:9: log.limits.batch_bytes: a proxy sends up to`},
 		{"16MiB", "1GiB", `c.yaml:9: log.limits.batch_bytes: a proxy sends up to`},
 		{"100\n", "2000000\n", `c.yaml:11: log.limits.queue_batches: it is at most 1048576`},
-		{"5s", "3m", `c.yaml:13: log.limits.publish_wait: it is at most 90s`},
+		{"5s", "3m", `c.yaml:13: log.limits.publish_wait: it is at most 50s`},
 		{"queue_bytes", "queue_byte", `c.yaml:12: log.limits: unknown key "queue_byte"`},
 	} {
 		if _, err := Parse("c.yaml", []byte(strings.Replace(logSection, c.old, c.new, 1))); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), c.want) {
