@@ -118,6 +118,7 @@ func (l *Log) publish(ctx context.Context, head storage.Head) error {
 		return err
 	}
 	l.published.Store(cp)
+	l.news.ring()
 	return nil
 }
 
