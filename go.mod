@@ -3,6 +3,7 @@ module github.com/sealtap/sealtap
 go 1.26.0
 
 require (
+	connectrpc.com/connect v1.21.0
 	filippo.io/age v1.3.2
 	github.com/go-jose/go-jose/v4 v4.1.9
 	github.com/google/go-cmp v0.7.0

@@ -15,7 +15,7 @@ import (
 
 	"github.com/transparency-dev/tessera/client"
 
-	"github.com/sealtap/sealtap/interop/internal/producer"
+	load "github.com/sealtap/sealtap/interop/internal/producer"
 	"github.com/sealtap/sealtap/interop/internal/stack"
 	"github.com/sealtap/sealtap/keys"
 	sealtapv1 "github.com/sealtap/sealtap/proto/sealtap/v1"
@@ -73,7 +73,7 @@ type adapter struct {
 	t    *testing.T
 	log  *stack.Stack
 	url  string
-	p    *producer.Producer
+	p    *load.Producer
 	c    *logclient.Client
 	adds chan add
 	stop func()
@@ -94,7 +94,7 @@ func newAdapter(t *testing.T, s *stack.Stack) *adapter {
 		t.Fatal(err)
 	}
 	a := &adapter{t: t, log: s, adds: make(chan add, 1024), wrote: make(map[uint64]string)}
-	if a.p, err = producer.New(key, nil); err != nil {
+	if a.p, err = load.New(key, nil); err != nil {
 		t.Fatal(err)
 	}
 	if a.c, err = logclient.New(s.Log, s.Policy); err != nil {
@@ -166,7 +166,7 @@ func (a *adapter) submit(ctx context.Context, batch []add) error {
 	first := len(a.p.Entries)
 	req, err := a.p.Next(len(batch), func(uint64) *sealtapv1.Record {
 		next++
-		return producer.Request(batch[next-1].body)(0)
+		return load.Request(batch[next-1].body)(0)
 	})
 	if err != nil {
 		return err

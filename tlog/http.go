@@ -2,19 +2,15 @@ package tlog
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"mime"
 	"net/http"
 	"strconv"
 	"strings"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-	"google.golang.org/protobuf/encoding/protojson"
-	"google.golang.org/protobuf/proto"
 
-	sealtapv1 "github.com/sealtap/sealtap/proto/sealtap/v1"
+	"github.com/sealtap/sealtap/proto/sealtap/v1/sealtapv1connect"
+	"github.com/sealtap/sealtap/serve"
 	"github.com/sealtap/sealtap/tlog/tiles"
 )
 
@@ -35,8 +31,8 @@ type endpoint func(w http.ResponseWriter, r *http.Request) error
 // Handler serves everything that needs no index of the records: C2SP tlog-tiles,
 // proofs, submission, health and metrics. What readers see ends at the published
 // checkpoint.
-func (l *Log) Handler() http.Handler {
-	mux := http.NewServeMux()
+func (l *Log) Handler() *serve.Mux {
+	mux := serve.NewMux()
 	read := func(path string, e endpoint) { mux.Handle(path, l.only(e, http.MethodGet, http.MethodHead)) }
 	read("/checkpoint", l.serveCheckpoint)
 	read("/tile/", l.serveTile)
@@ -47,6 +43,7 @@ func (l *Log) Handler() http.Handler {
 	read("/healthz", serveHealth)
 	read("/readyz", l.serveReady)
 	mux.Handle("/v1/entries", l.only(l.serveSubmit, http.MethodPost))
+	mux.Handle(sealtapv1connect.LogServiceSubmitProcedure, l.only(l.rpcEndpoint(), http.MethodPost))
 	metrics := promhttp.HandlerFor(l.config.Metrics, promhttp.HandlerOpts{})
 	read("/metrics", func(w http.ResponseWriter, r *http.Request) error {
 		metrics.ServeHTTP(w, r)
@@ -167,47 +164,4 @@ func (l *Log) serveReady(w http.ResponseWriter, _ *http.Request) error {
 		return nil
 	}
 	return serveJSON(w, http.StatusOK, map[string]any{"status": "ready", "size": l.Size(), "published": l.Published()})
-}
-
-// serveSubmit takes a SubmitRequest, as protobuf or as its JSON form.
-func (l *Log) serveSubmit(w http.ResponseWriter, r *http.Request) error {
-	mediaType, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	if err != nil || mediaType != typeProto && mediaType != typeJSON {
-		w.Header().Set("Accept", typeProto+", "+typeJSON)
-		writeProblem(w, problem{Type: "about:blank", Title: http.StatusText(http.StatusUnsupportedMediaType), Status: http.StatusUnsupportedMediaType,
-			Detail: "a submission is " + typeProto + " or " + typeJSON})
-		return nil
-	}
-	// Base64 and the frame of each item come on top of what Submit counts.
-	limit := 2*int64(l.config.MaxBatchBytes) + 64*int64(l.config.MaxBatchEntries)
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
-	if err != nil {
-		var tooLong *http.MaxBytesError
-		if errors.As(err, &tooLong) {
-			return err
-		}
-		return fmt.Errorf("%w: reading submission: %w", errBadRequest, err)
-	}
-	req := new(sealtapv1.SubmitRequest)
-	if mediaType == typeProto {
-		err = proto.Unmarshal(body, req)
-	} else {
-		err = protojson.Unmarshal(body, req)
-	}
-	if err != nil {
-		return fmt.Errorf("%w: not a SubmitRequest: %w", errBadRequest, err)
-	}
-	response, err := l.Submit(r.Context(), req)
-	if err != nil {
-		return err
-	}
-	if mediaType == typeProto {
-		body, err = proto.Marshal(response)
-	} else {
-		body, err = protojson.Marshal(response)
-	}
-	if err != nil {
-		return fmt.Errorf("encoding answer: %w", err)
-	}
-	return serveBytes(w, mediaType, cacheNever, body)
 }

@@ -262,10 +262,12 @@ func TestReadErrors(t *testing.T) {
 			checkProblem(t, resp, body, 405)
 		}
 	}
-	resp, body := call(t, "GET", server.URL+"/v1/entries", nil)
-	checkProblem(t, resp, body, 405)
-	if resp.Header.Get("Allow") != "POST" {
-		t.Errorf("allowed: %q", resp.Header.Get("Allow"))
+	for _, path := range []string{"/v1/entries", "/sealtap.v1.LogService/Submit"} {
+		resp, body := call(t, "GET", server.URL+path, nil)
+		checkProblem(t, resp, body, 405)
+		if resp.Header.Get("Allow") != "POST" {
+			t.Errorf("allowed: %q", resp.Header.Get("Allow"))
+		}
 	}
 	_, metrics := call(t, "GET", server.URL+"/metrics", nil)
 	for _, want := range []string{"sealtap_log_size 300\n", "sealtap_log_published_size 300\n", `sealtap_log_submissions_total{result="stored"} 2`} {

@@ -75,8 +75,15 @@ type Config struct {
 	MaxBatchEntries int
 	// MaxBatchBytes bounds a submission. 0: 8 MiB.
 	MaxBatchBytes int
-	// MaxQueue and MaxQueueBytes bound the submissions that wait. 0: 4096, 64 MiB.
+	// MaxQueue and MaxQueueBytes bound the submissions that wait to be stored;
+	// MaxQueue also those that wait for a checkpoint. 0: 4096, 64 MiB.
 	MaxQueue, MaxQueueBytes int
+	// ProducerBytesPerSecond is what each producer may submit on average; one second's
+	// worth, or a batch of the largest size, may come at once. 0: 64 MiB.
+	ProducerBytesPerSecond int
+	// PublishWait bounds how long a submission waits for a checkpoint. 0: 20 s, less
+	// than what clients commonly wait for an answer.
+	PublishWait time.Duration
 	// CacheBytes is about the memory for tree nodes. 0: 64 MiB.
 	CacheBytes int
 	// LeafIndex finds the index of an entry by its leaf hash. Nil: proofs are
@@ -93,10 +100,14 @@ func (c *Config) setDefaults() {
 	if c.CheckpointInterval == 0 {
 		c.CheckpointInterval = 100 * time.Millisecond
 	}
+	if c.PublishWait == 0 {
+		c.PublishWait = 20 * time.Second
+	}
 	for _, d := range []struct {
 		value *int
 		zero  int
-	}{{&c.MaxBatchEntries, 4096}, {&c.MaxBatchBytes, 8 << 20}, {&c.MaxQueue, 4096}, {&c.MaxQueueBytes, 64 << 20}, {&c.CacheBytes, 64 << 20}} {
+	}{{&c.MaxBatchEntries, 4096}, {&c.MaxBatchBytes, 8 << 20}, {&c.MaxQueue, 4096}, {&c.MaxQueueBytes, 64 << 20},
+		{&c.ProducerBytesPerSecond, 64 << 20}, {&c.CacheBytes, 64 << 20}} {
 		if *d.value == 0 {
 			*d.value = d.zero
 		}
@@ -137,8 +148,10 @@ type Log struct {
 	cache    *tiles.Cache
 
 	queue       chan *submission
-	queued      atomic.Int64  // submissions in the queue and behind the commit under way
-	queuedBytes atomic.Int64  // theirs
+	queued      atomic.Int64 // submissions in the queue and behind the commit under way
+	queuedBytes atomic.Int64 // theirs
+	waiting     atomic.Int64 // submissions that wait for a checkpoint
+	budgets     *budgets
 	stopped     chan struct{} // closed when Run returns
 
 	// durable is what is stored. The writer replaces it.
@@ -146,6 +159,7 @@ type Log struct {
 	// published is nil until there is a checkpoint to show. The publisher
 	// replaces it.
 	published atomic.Pointer[policy.Checkpoint]
+	news      bell // rings after published was replaced
 
 	ringMu sync.RWMutex
 	ring   *record.Keyring // the writer changes it
@@ -163,6 +177,7 @@ type snapshot struct {
 	root    record.Hash
 	partial []tiles.Tile  // of the right edge
 	head    []byte        // the last size%256 entries in the form of a bundle
+	recent  []recent      // the newest complete bundles, in order
 	next    chan struct{} // closed when there is a newer snapshot
 }
 
@@ -176,6 +191,7 @@ func Open(ctx context.Context, c Config) (*Log, error) {
 		config:  c,
 		origin:  c.Key.Name,
 		queue:   make(chan *submission, c.MaxQueue),
+		budgets: newBudgets(c.ProducerBytesPerSecond, c.MaxBatchBytes),
 		stopped: make(chan struct{}),
 	}
 	var err error

@@ -78,6 +78,10 @@ func (m *metrics) submitted(err error) {
 		result = "out-of-sequence"
 	case errors.Is(err, ErrBusy):
 		result = "busy"
+	case errors.Is(err, ErrRate):
+		result = "rate"
+	case errors.Is(err, ErrUnpublished):
+		result = "unpublished"
 	case errors.Is(err, ErrUnavailable), errors.Is(err, ErrStopped):
 		result = "unavailable"
 	case errors.Is(err, record.ErrUnknownProducer), errors.Is(err, record.ErrRevoked), errors.Is(err, ErrSignature):

@@ -23,6 +23,15 @@ type problem struct {
 	Fork     bool    `json:"fork,omitempty"`
 	// Index is where the entry stands that a fork contradicts.
 	Index *uint64 `json:"index,omitempty"`
+	// Limit is which limit was hit, as the configuration names it, Got what was
+	// compared with Maximum.
+	Limit   string `json:"limit,omitempty"`
+	Got     uint64 `json:"got,omitempty"`
+	Maximum uint64 `json:"maximum,omitempty"`
+	// Durable says that the entries are stored, and only their checkpoint is missing.
+	Durable bool `json:"durable,omitempty"`
+
+	retryAfter int // seconds, the Retry-After field; 0: none
 }
 
 // retryAfter is what those are told who come when the log is busy, in seconds.
@@ -37,7 +46,10 @@ func describe(err error) problem {
 	p := problem{Type: "about:blank", Detail: err.Error()}
 	var sequence *SequenceError
 	var fork *ForkError
-	var tooLong *http.MaxBytesError
+	var limit *LimitError
+	if errors.As(err, &limit) {
+		p.Limit, p.Got, p.Maximum = limit.Limit, limit.Got, limit.Max
+	}
 	switch {
 	case errors.As(err, &sequence):
 		p.Status, p.Expected = http.StatusConflict, &sequence.Expected
@@ -48,16 +60,20 @@ func describe(err error) problem {
 		}
 	case errors.Is(err, record.ErrUnknownProducer), errors.Is(err, record.ErrRevoked), errors.Is(err, ErrSignature), errors.Is(err, record.ErrStatement):
 		p.Status = http.StatusForbidden
-	case errors.Is(err, ErrTooLarge), errors.As(err, &tooLong):
+	case errors.Is(err, ErrTooLarge):
 		p.Status = http.StatusRequestEntityTooLarge
+	case errors.Is(err, ErrRate):
+		p.Status, p.retryAfter = http.StatusTooManyRequests, max(retryAfter, int(limit.RetryAfter.Seconds()))
+	case errors.Is(err, ErrUnpublished):
+		p.Status, p.retryAfter, p.Durable = http.StatusServiceUnavailable, retryAfter, true
 	case errors.Is(err, ErrRefused), errors.Is(err, errBadRequest), errors.Is(err, tiles.ErrRange):
 		p.Status = http.StatusBadRequest
 	case errors.Is(err, ErrNotPublished), errors.Is(err, storage.ErrNotFound), errors.Is(err, tiles.ErrPath):
 		p.Status = http.StatusNotFound
 	case errors.Is(err, ErrBusy), errors.Is(err, ErrUnavailable), errors.Is(err, ErrStopped):
-		p.Status = http.StatusServiceUnavailable
+		p.Status, p.retryAfter = http.StatusServiceUnavailable, retryAfter
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		p.Status = http.StatusServiceUnavailable
+		p.Status, p.retryAfter = http.StatusServiceUnavailable, retryAfter
 	default:
 		// What is behind it is for the operator's log.
 		p.Status, p.Detail = http.StatusInternalServerError, "the log could not read its storage"
@@ -69,11 +85,11 @@ func describe(err error) problem {
 // fail answers with an error.
 func (l *Log) fail(w http.ResponseWriter, r *http.Request, err error) {
 	p := describe(err)
-	switch p.Status {
-	case http.StatusInternalServerError:
+	if p.Status == http.StatusInternalServerError {
 		l.config.Logger.Error("a request failed", "method", r.Method, "path", r.URL.Path, "error", err)
-	case http.StatusServiceUnavailable:
-		w.Header().Set("Retry-After", strconv.Itoa(retryAfter))
+	}
+	if p.retryAfter > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(p.retryAfter))
 	}
 	writeProblem(w, p)
 }

@@ -123,6 +123,7 @@ func (l *Log) publish(ctx context.Context, head storage.Head) error {
 	failpoint.Here("published-kept")
 	l.published.Store(cp)
 	failpoint.Here("published-shown")
+	l.news.ring()
 	return nil
 }
 

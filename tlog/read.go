@@ -30,6 +30,9 @@ func (l *Log) Bundle(ctx context.Context, n uint64) ([]byte, error) {
 	if n == s.size/tiles.Width && len(s.head) > 0 {
 		return s.head, nil
 	}
+	if b, ok := s.recentBundle(n); ok {
+		return b.entries, nil
+	}
 	return l.config.Storage.Bundle(ctx, n)
 }
 

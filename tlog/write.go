@@ -30,6 +30,7 @@ type sequencer struct {
 	log        *Log
 	tree       *tiles.Writer
 	head       []byte // the last size%256 entries; grows in place
+	recent     []recent
 	streams    map[record.Stream]*record.Tree
 	keyChanges []uint64 // index by number; 0 is the genesis
 	committing *group   // the group that is being stored, nil if none is
@@ -244,14 +245,11 @@ func (s *sequencer) advance(g *group) *storage.Batch {
 	if g.change != nil {
 		b.KeyChanges = []uint64{g.first}
 	}
-	rest := g.entries
-	if behind := s.tree.Size() % tiles.Width; uint64(len(rest)) > behind || behind == 0 {
-		// A bundle was completed. Readers keep the old head.
-		s.head = make([]byte, 0, len(s.head))
-		rest = rest[uint64(len(rest))-behind:]
-	}
-	for _, entry := range rest {
+	for i, entry := range g.entries {
 		s.head = storage.AppendEntry(s.head, entry)
+		if n := g.first + uint64(i) + 1; n%tiles.Width == 0 {
+			s.complete(n/tiles.Width - 1)
+		}
 	}
 	g.after = s.snapshot()
 	return b
@@ -272,6 +270,7 @@ func (s *sequencer) snapshot() *snapshot {
 		root:    s.tree.Root(),
 		partial: s.tree.Partial(),
 		head:    s.head[:len(s.head):len(s.head)],
+		recent:  s.recent,
 		next:    make(chan struct{}),
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -38,6 +37,7 @@ type service struct {
 	addr  string
 	run   func(ctx context.Context) error // until ctx ends
 	ready func() error                    // of a log: why it publishes nothing; nil elsewhere
+	mux   *serve.Mux                      // of a log: what it serves; nil elsewhere
 	close func() error
 }
 
@@ -117,9 +117,12 @@ func startLog(ctx context.Context, c *config.Log, logger *slog.Logger) (_ *servi
 	}
 	closers = append(closers, cosigner.Close)
 	var index *query.Index
+	limits := c.Limits
 	l, err := tlog.Open(ctx, tlog.Config{
 		Key: f.key, Operator: f.operator, Storage: store, Openings: openings, Policy: f.policy, Cosigner: cosigner,
 		CheckpointInterval: time.Duration(c.CheckpointInterval), Logger: logger,
+		MaxBatchEntries: int(limits.BatchEntries), MaxBatchBytes: int(limits.BatchBytes), MaxQueue: int(limits.QueueBatches), MaxQueueBytes: int(limits.QueueBytes),
+		ProducerBytesPerSecond: int(limits.ProducerBytesPerSecond), PublishWait: time.Duration(limits.PublishWait),
 		LeafIndex: func(ctx context.Context, leaf record.Hash) (uint64, bool, error) { return index.LeafIndex(ctx, leaf) },
 	})
 	if err != nil {
@@ -138,22 +141,21 @@ func startLog(ctx context.Context, c *config.Log, logger *slog.Logger) (_ *servi
 			return together(ctx, l.Run, index.Run, func(ctx context.Context) error { return serve.HTTP(ctx, ln, handler) })
 		},
 		ready: l.Ready,
+		mux:   handler,
 		close: closers.close,
 	}, nil
 }
 
 // logHandler serves everything under the log's URL.
-func logHandler(c *config.Log, f *logFiles, l *tlog.Log, index *query.Index, openings *sqlite.Openings) http.Handler {
+func logHandler(c *config.Log, f *logFiles, l *tlog.Log, index *query.Index, openings *sqlite.Openings) *serve.Mux {
 	search := index.Handler(query.HandlerConfig{
 		Proofs: l, Openings: openings, Identities: f.identities,
 		Readers: query.Readers{Loopback: c.Readers.Loopback, Tokens: f.tokens},
 	})
-	mux := http.NewServeMux()
-	mux.Handle("/", l.Handler())
-	mux.Handle("/v1/records", search)
-	mux.Handle("/v1/records/{index}", search)
-	mux.Handle("/v1/records/{index}/evidence", search)
-	mux.Handle("/v1/producers", search)
+	log, mux := l.Handler(), serve.NewMux()
+	mux.Handle("/", log)
+	mux.Mount(log)
+	mux.Mount(search)
 	mux.Handle("/{$}", web.Handler())
 	mux.Handle("/explorer/", web.Handler())
 	return mux
@@ -359,11 +361,12 @@ func newProxy() *cobra.Command {
 		})
 }
 
-// collectLess lets the heap of a proxy, of which little lives long, grow further
-// between two collections. GOGC and GOMEMLIMIT win.
+// collectLess lets the heap of a server, of which little lives long, grow further
+// between two collections, as long as it is small. GOGC and GOMEMLIMIT win.
 func collectLess() {
 	if os.Getenv("GOGC") == "" && os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetGCPercent(400)
+		debug.SetMemoryLimit(160 << 20)
 	}
 }
 
@@ -373,6 +376,7 @@ func newLog() *cobra.Command {
 			if f.Log == nil {
 				return "", nil, usagef("%s has no log section", f.Path)
 			}
+			collectLess()
 			s, err := startLog(ctx, f.Log, logger)
 			return "log", s, err
 		})

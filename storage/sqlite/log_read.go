@@ -11,6 +11,11 @@ import (
 	"github.com/sealtap/sealtap/storage"
 )
 
+// A read of one row is over before it could be cancelled; but under a context that
+// can be, the driver starts a goroutine to watch it, which takes as long as the
+// read.
+func short(ctx context.Context) context.Context { return context.WithoutCancel(ctx) }
+
 // Bundle implements [storage.Log].
 func (l *Log) Bundle(ctx context.Context, n uint64) ([]byte, error) {
 	packed, err := l.PackedBundle(ctx, n)
@@ -31,7 +36,7 @@ func (l *Log) Bundle(ctx context.Context, n uint64) ([]byte, error) {
 // It fails with [storage.ErrNotFound] if the bundle is not complete.
 func (l *Log) PackedBundle(ctx context.Context, n uint64) ([]byte, error) {
 	var packed []byte
-	err := l.selects.bundle.QueryRowContext(ctx, int64(n)).Scan(&packed)
+	err := l.selects.bundle.QueryRowContext(short(ctx), int64(n)).Scan(&packed)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, fmt.Errorf("reading bundle %d: %w", n, storage.ErrNotFound)
 	}
@@ -116,7 +121,7 @@ func (l *Log) tile(ctx context.Context, level uint, n uint64) ([]byte, error) {
 		return nil, storage.ErrNotFound
 	}
 	var hashes []byte
-	err := l.selects.tile.QueryRowContext(ctx, tileID(level, n)).Scan(&hashes)
+	err := l.selects.tile.QueryRowContext(short(ctx), tileID(level, n)).Scan(&hashes)
 	if !errors.Is(err, sql.ErrNoRows) {
 		return hashes, err
 	}
@@ -153,7 +158,7 @@ func (l *Log) headTile(ctx context.Context, n uint64) ([]byte, error) {
 // Run implements [storage.Log].
 func (l *Log) Run(ctx context.Context, s record.Stream, sequence uint64) (storage.Run, bool, error) {
 	r := storage.Run{Stream: s}
-	err := l.selects.run.QueryRowContext(ctx, s.Producer[:], s.Incarnation[:], int64(sequence)).Scan(&r.Sequence, &r.Index, &r.Count)
+	err := l.selects.run.QueryRowContext(short(ctx), s.Producer[:], s.Incarnation[:], int64(sequence)).Scan(&r.Sequence, &r.Index, &r.Count)
 	if errors.Is(err, sql.ErrNoRows) || err == nil && sequence-r.Sequence >= r.Count {
 		return storage.Run{}, false, nil
 	}

@@ -36,6 +36,8 @@ type Problem struct {
 	Detail     string
 	Expected   uint64        // with status 409: the next sequence that the log takes
 	Fork       bool          // with status 409: the log has another record of that sequence
+	Limit      string        // which limit of the log's configuration was hit, if one was
+	Durable    bool          // with status 503: the entries are stored, and no published checkpoint covers them yet
 	RetryAfter time.Duration // 0 if the log does not say
 }
 
@@ -74,10 +76,12 @@ func readProblem(resp *http.Response) error {
 	var body struct {
 		Type, Title, Detail string
 		Expected            uint64
-		Fork                bool
+		Fork, Durable       bool
+		Limit               string
 	}
 	if json.Unmarshal(b, &body) == nil {
 		p.Type, p.Title, p.Detail, p.Expected, p.Fork = body.Type, body.Title, body.Detail, body.Expected, body.Fork
+		p.Limit, p.Durable = body.Limit, body.Durable
 	}
 	return p
 }
