@@ -152,13 +152,14 @@ func (w *world) startWitnesses() {
 		if running(w.witnesses[i]) {
 			continue
 		}
-		p, err := w.start(nil, "witness", "--name", c.Name)
-		w.check(err)
+		p := w.launch(nil, "witness", "--name", c.Name)
 		if i == 0 {
 			w.group = p.PID()
 		}
 		w.witnesses[i] = p
-		w.check(p.Await("its address", patience, func() bool { return listens(p) }))
+		if !running(p) {
+			w.t.Fatalf("witness %s has ended: %s", c.Name, p.Output())
+		}
 	}
 }
 
@@ -187,20 +188,26 @@ func (w *world) start(env []string, verb string, flags ...string) (*stack.Proces
 }
 
 // startLog starts the log, with a failpoint or "". It returns once the log listens
-// or has ended. A port that somebody else's connection has for the moment is
-// waited for.
+// or was killed.
 func (w *world) startLog(failpoint string) {
 	w.t.Helper()
+	w.log = w.launch([]string{"SEALTAP_FAILPOINT=" + failpoint}, "log")
+}
+
+// launch starts a daemon, and returns once it listens or was killed. A port that
+// somebody's connection has for the moment is waited for.
+func (w *world) launch(env []string, verb string, flags ...string) *stack.Process {
+	w.t.Helper()
 	for end := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
-		p, err := w.start([]string{"SEALTAP_FAILPOINT=" + failpoint}, "log")
+		p, err := w.start(env, verb, flags...)
 		w.check(err)
-		w.log = p
 		err = p.Await("its address", patience, func() bool { return listens(p) || !running(p) })
-		if err == nil && running(p) || p.Killed() {
-			return
+		if err == nil && listens(p) || !running(p) && p.Killed() {
+			return p
 		}
+		p.Kill()
 		if !strings.Contains(p.Output(), "address already in use") || time.Now().After(end) {
-			w.t.Fatalf("the log did not start: %v: %s", err, p.Output())
+			w.t.Fatalf("sealtap %s did not start: %v: %s", verb, err, p.Output())
 		}
 	}
 }

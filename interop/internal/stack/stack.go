@@ -127,7 +127,7 @@ func (p *Process) Done() <-chan struct{} { return p.done }
 func (p *Process) Killed() bool {
 	<-p.done
 	status, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
-	return ok && status.Signaled() && status.Signal() == syscall.SIGKILL
+	return ok && status.Signal() == syscall.SIGKILL
 }
 
 // ExitCode returns that of a program that has ended, -1 for one that a signal ended.
