@@ -136,6 +136,8 @@ type Log struct {
 	metrics  *metrics
 	cache    *tiles.Cache
 
+	compressor *compressor
+
 	queue       chan *submission
 	queuedBytes atomic.Int64
 	stopped     chan struct{} // closed when Run returns
@@ -182,6 +184,9 @@ func Open(ctx context.Context, c Config) (*Log, error) {
 		return nil, err
 	}
 	if l.verifier, err = c.Key.Verifier(); err != nil {
+		return nil, err
+	}
+	if l.compressor, err = newCompressor(); err != nil {
 		return nil, err
 	}
 	l.cache = tiles.NewCache(treeReader{l}, max(16, c.CacheBytes/tiles.CachedBytes))

@@ -54,6 +54,8 @@ func describe(err error) problem {
 		p.Status = http.StatusBadRequest
 	case errors.Is(err, ErrNotPublished), errors.Is(err, storage.ErrNotFound), errors.Is(err, tiles.ErrPath):
 		p.Status = http.StatusNotFound
+	case errors.Is(err, errNotAcceptable):
+		p.Status = http.StatusNotAcceptable
 	case errors.Is(err, ErrBusy), errors.Is(err, ErrUnavailable), errors.Is(err, ErrStopped):
 		p.Status = http.StatusServiceUnavailable
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
