@@ -39,7 +39,7 @@ func (l *Log) Handler() http.Handler {
 	read := func(path string, e endpoint) { mux.Handle(path, l.only(e, http.MethodGet, http.MethodHead)) }
 	read("/checkpoint", l.serveCheckpoint)
 	read("/tile/", l.serveTile)
-	read("/v1/proof/inclusion", l.serveInclusion)
+	mux.Handle("/v1/proof/inclusion", l.only(l.serveInclusion, http.MethodGet, http.MethodHead, http.MethodPost))
 	read("/v1/proof/consistency", l.serveConsistency)
 	read("/v1/records/{index}/proof", l.serveProof)
 	read("/v1/witnesses", l.serveWitnesses)

@@ -147,6 +147,7 @@ type Log struct {
 	// published is nil until there is a checkpoint to show. The publisher
 	// replaces it.
 	published atomic.Pointer[policy.Checkpoint]
+	note      atomic.Pointer[noteText] // of published, once somebody has asked for it
 
 	ringMu sync.RWMutex
 	ring   *record.Keyring // the writer changes it
