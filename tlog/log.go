@@ -57,14 +57,18 @@ type Cosigner interface {
 type Config struct {
 	// Key signs checkpoints; its name is the log's origin. Required.
 	Key *keys.Private
-	// Operator signs the genesis of a new log. Nil: the log must exist.
+	// PostQuantumKey signs checkpoints beside Key: of type 0x06, with the same name.
+	// The operator's statements must name it. Nil: the log has none.
+	PostQuantumKey *keys.Private
+	// Operator signs the genesis of a new log, and the statement that names
+	// PostQuantumKey in one that exists. Nil: the log must exist, and name its keys.
 	Operator *keys.Private
 	// Storage keeps the log. The caller closes it, after Run has returned. Required.
 	Storage storage.Log
 	// Openings keeps encrypted openings. Nil: submissions with openings are refused.
 	Openings storage.Openings
 	// Policy says what must be true of a checkpoint to be published. It names
-	// this log. Required.
+	// this log, by both keys if it has two (see [OwnPolicy]). Required.
 	Policy *policy.Policy
 	// Cosigner asks the witnesses. Nil: nobody is asked, which suits a policy
 	// without a quorum only.
@@ -118,12 +122,7 @@ func (c *Config) check() error {
 	case strings.HasPrefix(c.Key.Name, record.OriginPrefix):
 		return fmt.Errorf("%w: the name %q of the log's key starts like the origin of a seal", ErrConfig, c.Key.Name)
 	}
-	for _, l := range c.Policy.Logs {
-		if l.Key.String() == c.Key.Public.String() {
-			return nil
-		}
-	}
-	return fmt.Errorf("%w: the policy does not name this log, %s", ErrConfig, c.Key.Public)
+	return c.checkKeys()
 }
 
 // Log is a transparency log. Its methods can be called by many goroutines, Run
@@ -131,8 +130,8 @@ func (c *Config) check() error {
 type Log struct {
 	config   Config
 	origin   string
-	signer   note.Signer
-	verifier note.Verifier
+	signers  []note.Signer  // of the keys of the log
+	verifier note.Verifiers // of the same
 	metrics  *metrics
 	cache    *tiles.Cache
 
@@ -181,10 +180,7 @@ func Open(ctx context.Context, c Config) (*Log, error) {
 		stopped: make(chan struct{}),
 	}
 	var err error
-	if l.signer, err = c.Key.Signer(); err != nil {
-		return nil, err
-	}
-	if l.verifier, err = c.Key.Verifier(); err != nil {
+	if err = l.openKeys(); err != nil {
 		return nil, err
 	}
 	if l.compressor, err = newCompressor(); err != nil {
@@ -199,6 +195,9 @@ func Open(ctx context.Context, c Config) (*Log, error) {
 		return nil, fmt.Errorf("opening log %q: %w", l.origin, err)
 	}
 	if l.metrics, err = newMetrics(l); err != nil {
+		return nil, fmt.Errorf("opening log %q: %w", l.origin, err)
+	}
+	if err := l.nameKey(); err != nil {
 		return nil, fmt.Errorf("opening log %q: %w", l.origin, err)
 	}
 	return l, nil

@@ -129,7 +129,7 @@ func (l *Log) sign(ctx context.Context, head storage.Head) (storage.Head, error)
 	} else {
 		body := checkpoint.Body{Origin: l.origin, Size: head.Size, Root: head.Root}
 		var err error
-		if head.Note, err = note.Sign(&note.Note{Text: string(body.Marshal())}, l.signer); err != nil {
+		if head.Note, err = note.Sign(&note.Note{Text: string(body.Marshal())}, l.signers...); err != nil {
 			return head, fmt.Errorf("signing checkpoint: %w", err)
 		}
 	}

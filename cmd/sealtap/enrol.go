@@ -99,9 +99,15 @@ func statement(use, short, long string, change func(args []string) (record.KeyCh
 func newEnrol() *cobra.Command {
 	cmd, _ := statement("enrol VKEY", "Let a producer write to the log",
 		`Has the operator sign that the producer with this verifier key (or FILE.pub) may write to the
-log. The statement is an entry of the log, from which auditors learn the history of keys.`,
+log. The statement is an entry of the log, from which auditors learn the history of keys.
+
+A key of signature type 0x06 is no producer's: the operator signs that it is the log's
+post-quantum key, and signs the log's heads beside the other one.`,
 		func(args []string) (record.KeyChange, error) {
 			k, err := vkeyArg(args[0])
+			if err == nil && k.Type == keys.MLDSA44 {
+				return record.KeyChange{Log: []keys.Public{k}}, nil
+			}
 			return record.KeyChange{Enrol: []keys.Public{k}}, err
 		}, "enrolled")
 	cmd.Args = exactArgs("VKEY")

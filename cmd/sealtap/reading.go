@@ -195,12 +195,16 @@ func (rd *reader) statements(ctx context.Context) ([]uint64, error) {
 				Enrolled uint64  `json:"enrolled"`
 				Revoked  *uint64 `json:"revoked"`
 			} `json:"producers"`
-			Next string `json:"next"`
+			Statements []uint64 `json:"statements"`
+			Next       string   `json:"next"`
 		}
 		if err := rd.Get(ctx, "producers", cursor, &page); err != nil {
 			return nil, err
 		}
 		before := len(producers)
+		for _, index := range page.Statements {
+			places[index] = true
+		}
 		for _, p := range page.Producers {
 			producers[p.KeyID] = true
 			places[p.Enrolled] = true

@@ -118,7 +118,7 @@ func startLog(ctx context.Context, c *config.Log, logger *slog.Logger) (_ *servi
 	closers = append(closers, cosigner.Close)
 	var index *query.Index
 	l, err := tlog.Open(ctx, tlog.Config{
-		Key: f.key, Operator: f.operator, Storage: store, Openings: openings, Policy: f.policy, Cosigner: cosigner,
+		Key: f.key, PostQuantumKey: f.quantum, Operator: f.operator, Storage: store, Openings: openings, Policy: f.policy, Cosigner: cosigner,
 		CheckpointInterval: time.Duration(c.CheckpointInterval), Logger: logger,
 		LeafIndex: func(ctx context.Context, leaf record.Hash) (uint64, bool, error) { return index.LeafIndex(ctx, leaf) },
 	})
