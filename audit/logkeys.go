@@ -58,3 +58,36 @@ func alsoBy(p *policy.Policy, ring *record.Keyring) (*policy.Policy, error) {
 	}
 	return p.Also(list...)
 }
+
+// checkLogKeys ties the policy's key to the log by the genesis, or by a statement
+// of the operator that names it later.
+func (v *verifier) checkLogKeys() error {
+	v.own = []keys.Public{v.genesis.Log}
+	if v.genesis.PostQuantum != nil {
+		v.own = append(v.own, *v.genesis.PostQuantum)
+	}
+	if k := v.evidence.LogKey; k != nil {
+		if err := v.inLog("statement about the log's key", k.Entry, k.Proof); err != nil {
+			return err
+		}
+		e, err := record.Parse(k.Entry)
+		switch {
+		case err != nil:
+			return refuse(KeyChangeInvalid, "the statement about the log's key does not verify: %v", err)
+		case e.KeyChange == nil || len(e.KeyChange.Log) == 0:
+			return refuse(KeyChangeInvalid, "what is given for the statement about the log's key is a %s that names none", e.Kind)
+		}
+		if err := v.signedByOperator(e.KeyChange); err != nil {
+			return err
+		}
+		v.own = append(v.own, e.KeyChange.Log...)
+	}
+	for _, l := range v.policy.Logs {
+		for _, k := range v.own {
+			if l.Key.ID() == k.ID() && l.Key.Name == v.head.Origin && k.Name == v.head.Origin {
+				return nil
+			}
+		}
+	}
+	return refuse(GenesisInvalid, "the genesis is that of another log: it names the key %s, and no statement of its operator is given that names one of the policy", v.genesis.Log)
+}

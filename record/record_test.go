@@ -350,7 +350,7 @@ func sampleEvidence() *Evidence {
 	p := tp(1)
 	return &Evidence{
 		Entry: []byte{1, 2, 3}, Openings: []*sealtapv1.Opening{{Field: "query", Type: "string", Salt: make([]byte, 32), Value: []byte("q")}, {Field: "source", Type: "string", Salt: make([]byte, 32)}},
-		Log: tp(9), Producer: &p, Beacon: &Proven{[]byte{7}, tp(0)}, KeyChange: &Proven{[]byte{8}, tp(1)}, Genesis: &Proven{[]byte{9}, tp(0)},
+		Log: tp(9), Producer: &p, Beacon: &Proven{[]byte{7}, tp(0)}, KeyChange: &Proven{[]byte{8}, tp(1)}, LogKey: &Proven{[]byte{6}, tp(5)}, Genesis: &Proven{[]byte{9}, tp(0)},
 	}
 }
 
