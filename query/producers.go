@@ -79,8 +79,10 @@ func (h *handler) producers(w http.ResponseWriter, r *http.Request) error {
 		Producers []producerView `json:"producers"`
 		// Statements are the indices of the operator's statements about no producer.
 		Statements []uint64 `json:"statements,omitempty"`
-		Next       string   `json:"next,omitempty"`
-	}{Producers: []producerView{}, Statements: slices.DeleteFunc(others, func(i uint64) bool { return i >= size })}
+		// Size is how many entries of the log are looked at.
+		Size uint64 `json:"size"`
+		Next string `json:"next,omitempty"`
+	}{Producers: []producerView{}, Size: size, Statements: slices.DeleteFunc(others, func(i uint64) bool { return i >= size })}
 	for i := from; i < uint64(len(all)) && all[i].index < size; i++ {
 		if len(answer.Producers) == limit {
 			answer.Next = formatCursor(i, producersDigest())
