@@ -109,8 +109,7 @@ func TestTwoLogKeys(t *testing.T) {
 		}
 	}
 	// The operator names another key than the policy's.
-	other := key(t, origin, keys.MLDSA44)
-	w.quantum, other = other, w.quantum
+	w.quantum = key(t, origin, keys.MLDSA44)
 	if r := w.audit(w.publish(), audit.Options{Policy: w.trusting(w.quantum)}); !slices.Contains(codesOf(r, audit.Finds), audit.GenesisInvalid) {
 		t.Errorf("a key that the operator does not name: %s", r.Text())
 	}
@@ -132,7 +131,7 @@ func lateShop(t testing.TB) (w *world, statement int) {
 // TestLatePostQuantumKey: the statement ties the key to the log, and heads from
 // before it bound no time for those who trust the new key only.
 func TestLatePostQuantumKey(t *testing.T) {
-	w, statement := lateShop(t)
+	w, _ := lateShop(t)
 	classic, quantum, both := w.trusting(w.log), w.trusting(w.quantum), w.trusting(w.log, w.quantum)
 	for name, test := range map[string]struct {
 		policy *policy.Policy
@@ -158,7 +157,7 @@ func TestLatePostQuantumKey(t *testing.T) {
 		t.Errorf("a line that nobody reads: %s", r.Text())
 	}
 
-	w, statement = lateShop(t)
+	w, statement := lateShop(t)
 	quantum = w.trusting(w.quantum)
 	w.entries[statement] = []byte{1, 0x77} // no statement at all, where one was
 	if r := w.audit(w.publish(), audit.Options{Policy: quantum}); !slices.Contains(codesOf(r, audit.Finds), audit.GenesisInvalid) {

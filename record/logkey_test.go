@@ -141,7 +141,7 @@ func FuzzLogKeys(f *testing.F) {
 	change, _ := NewKeyChange(KeyChange{Origin: origin, Number: 1, Log: []keys.Public{one.Public}, Enrol: []keys.Public{log.Public}}, operator)
 	for _, e := range [][]byte{genesis, change} {
 		text, _, _ := bytes.Cut(e[2:], []byte("\n\n"))
-		f.Add(byte(e[1]), string(text)+"\n")
+		f.Add(e[1], string(text)+"\n")
 	}
 	signer, err := operator.Signer()
 	if err != nil {

@@ -92,7 +92,12 @@ func FuzzNegotiate(f *testing.F) {
 				t.Errorf("%s was excluded", c)
 			}
 		}
-		if again, ok2 := negotiate([]string{strings.ToUpper(accept)}); strings.ToUpper(lower) == strings.ToUpper(accept) && (again != got || ok2 != ok) {
+		for _, c := range accept {
+			if c > 'z' {
+				return // has capitals of another kind
+			}
+		}
+		if again, ok2 := negotiate([]string{strings.ToUpper(accept)}); again != got || ok2 != ok {
 			t.Errorf("in capitals it gives %q, not %q", again, got)
 		}
 	})
