@@ -157,6 +157,20 @@ func TestLatePostQuantumKey(t *testing.T) {
 		t.Errorf("a line that nobody reads: %s", r.Text())
 	}
 
+	// Nor is one whose false line is by a key that has come and gone since.
+	w, _ = lateShop(t)
+	w.quantum = key(t, origin, keys.MLDSA44)
+	w.change(record.KeyChange{Log: []keys.Public{w.quantum.Public}})
+	last = w.producer("another")
+	last.write(beacon(damageLine(t, w.checkpoint(len(w.entries), w.witnesses...), w.quantum)))
+	last.stop()
+	last.seal()
+	w.quantum = key(t, origin, keys.MLDSA44)
+	w.change(record.KeyChange{Log: []keys.Public{w.quantum.Public}})
+	if r := w.audit(w.publish(), audit.Options{Policy: w.trusting(w.quantum)}); !slices.Contains(codesOf(r, audit.Finds), audit.CheckpointSignature) {
+		t.Errorf("a false line by an older key in a beacon: %s", r.Text())
+	}
+
 	w, statement := lateShop(t)
 	quantum = w.trusting(w.quantum)
 	w.entries[statement] = []byte{1, 0x77} // no statement at all, where one was
@@ -171,6 +185,7 @@ func TestEvidenceOfLateKey(t *testing.T) {
 	x := newExhibit(t)
 	x.quantum = key(t, origin, keys.MLDSA44)
 	statement := x.change(record.KeyChange{Log: []keys.Public{x.quantum.Public}})
+	forged := x.put(record.NewKeyChange(record.KeyChange{Origin: origin, Number: x.changes + 1, Log: []keys.Public{x.quantum.Public}}, key(t, "operator.example", keys.Ed25519)))
 	x.head = x.checkpoint(len(x.entries), x.witnesses...)
 	again := func() *record.Evidence {
 		e := *x.proven
@@ -198,10 +213,11 @@ func TestEvidenceOfLateKey(t *testing.T) {
 	}
 	second(good, true)
 	for name, change := range map[string]func(*record.Evidence){
-		"none":             func(e *record.Evidence) { e.LogKey = nil },
-		"another":          func(e *record.Evidence) { e.LogKey = x.statement(1) },
-		"a record":         func(e *record.Evidence) { e.LogKey = x.statement(x.index) },
-		"proven elsewhere": func(e *record.Evidence) { e.LogKey.Proof.Index-- },
+		"none":                func(e *record.Evidence) { e.LogKey = nil },
+		"another":             func(e *record.Evidence) { e.LogKey = x.statement(1) },
+		"by another operator": func(e *record.Evidence) { e.LogKey = x.statement(forged) },
+		"a record":            func(e *record.Evidence) { e.LogKey = x.statement(x.index) },
+		"proven elsewhere":    func(e *record.Evidence) { e.LogKey.Proof.Index-- },
 		"altered": func(e *record.Evidence) {
 			e.LogKey.Entry = bytes.Clone(e.LogKey.Entry)
 			e.LogKey.Entry[len(e.LogKey.Entry)-10] ^= 1

@@ -246,6 +246,26 @@ func TestCacheReads(t *testing.T) {
 	}
 }
 
+// TestCacheFollows: a tile that has grown is read again once, and then stays.
+func TestCacheFollows(t *testing.T) {
+	const most = 700
+	ls := leaves(most)
+	n := newNaive(ls)
+	g := new(growing)
+	s := &slowTiles{Reader: g}
+	cache := tiles.NewCache(s, 100)
+	for size := 1; size <= most; size++ {
+		g.append(ls[size-1 : size])
+		checkProofs(t, cache, n, size-1, size)
+		checkProofs(t, cache, n, size/2, size)
+		before := s.reads.Load()
+		checkProofs(t, cache, n, size-1, size)
+		if again := s.reads.Load() - before; again != 0 {
+			t.Fatalf("size %d: %d tiles are read again", size, again)
+		}
+	}
+}
+
 // TestCacheGrowth: a partial tile that has grown is read again, by many at once.
 func TestCacheGrowth(t *testing.T) {
 	const n = 3000
