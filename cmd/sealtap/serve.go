@@ -119,7 +119,7 @@ func startLog(ctx context.Context, c *config.Log, logger *slog.Logger) (_ *servi
 	var index *query.Index
 	limits := c.Limits
 	l, err := tlog.Open(ctx, tlog.Config{
-		Key: f.key, Operator: f.operator, Storage: store, Openings: openings, Policy: f.policy, Cosigner: cosigner,
+		Key: f.key, PostQuantumKey: f.quantum, Operator: f.operator, Storage: store, Openings: openings, Policy: f.policy, Cosigner: cosigner,
 		CheckpointInterval: time.Duration(c.CheckpointInterval), Logger: logger,
 		MaxBatchEntries: int(limits.BatchEntries), MaxBatchBytes: int(limits.BatchBytes), MaxQueue: int(limits.QueueBatches), MaxQueueBytes: int(limits.QueueBytes),
 		ProducerBytesPerSecond: int(limits.ProducerBytesPerSecond), PublishWait: time.Duration(limits.PublishWait),
