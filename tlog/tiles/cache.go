@@ -39,14 +39,19 @@ type tileKey struct {
 	n     uint64
 }
 
-// cached is a tile with the complete nodes above its hashes. But for the mark it
-// is not changed once it is made.
+// cached is a tile. But for the mark, and for the nodes above its hashes, which are
+// computed when they are asked for, it is not changed once it is made.
 type cached struct {
-	key   tileKey
-	width int
-	used  atomic.Bool
-	nodes [2*Width - 2]record.Hash // 256 of height 0, 128 of height 1, … 2 of height 7
+	key    tileKey
+	width  int
+	used   atomic.Bool
+	hashes []byte
+	above  atomic.Pointer[nodes]
 }
+
+// nodes are the complete nodes above the hashes of a tile: 128 of height 1, 64 of
+// height 2, … 2 of height 7.
+type nodes [Width - 2]record.Hash
 
 // NewCache returns a cache of at most max tiles of the reader's tree, at least one.
 func NewCache(r Reader, max int) *Cache {
@@ -62,9 +67,19 @@ func NewCache(r Reader, max int) *Cache {
 	return c
 }
 
-// Tile reads a tile, past the cache.
+// Tile implements [Reader]. Of a tile that grows the caller may get less than there
+// is by now.
 func (c *Cache) Tile(ctx context.Context, level uint, n uint64) ([]byte, error) {
-	return c.r.Tile(ctx, level, n)
+	return c.Prefix(ctx, level, n, 1)
+}
+
+// Prefix returns the hashes of a tile, at least width of them.
+func (c *Cache) Prefix(ctx context.Context, level uint, n uint64, width int) ([]byte, error) {
+	t, err := c.tile(ctx, tileKey{level, n}, width)
+	if err != nil {
+		return nil, err
+	}
+	return t.hashes, nil
 }
 
 // Node implements [NodeReader].
@@ -86,26 +101,39 @@ func (c *Cache) tile(ctx context.Context, key tileKey, width int) (*cached, erro
 	if err := checkWidth(hashes, key.level, key.n, width); err != nil {
 		return nil, err
 	}
-	t := expand(key, hashes)
+	t := &cached{key: key, width: len(hashes) / sha256.Size, hashes: hashes}
 	c.put(t)
 	return t, nil
 }
 
-// offset is where the nodes over count hashes each begin.
-func offset(count int) int { return 2*Width - 2*Width/count }
-
-func expand(key tileKey, hashes []byte) *cached {
-	t := &cached{key: key, width: len(hashes) / sha256.Size}
-	for i := range t.width {
-		t.nodes[i] = record.Hash(hashes[i*sha256.Size:])
+// node returns the node over count hashes, the first of which is given.
+func (t *cached) node(first, count int) record.Hash {
+	if count == 1 {
+		return record.Hash(t.hashes[first*sha256.Size:])
 	}
-	for count := 2; count < Width; count *= 2 {
-		below := t.nodes[offset(count/2):]
+	above := t.above.Load()
+	if above == nil {
+		above = t.expand()
+		t.above.Store(above) // whoever comes second has computed the same
+	}
+	return above[offset(count)+first/count]
+}
+
+// offset is where the nodes over count hashes each begin.
+func offset(count int) int { return Width - 2*Width/count }
+
+func (t *cached) expand() *nodes {
+	above := new(nodes)
+	for i := range t.width / 2 {
+		above[i] = parent(t.hashes[2*i*sha256.Size:(2*i+1)*sha256.Size], t.hashes[(2*i+1)*sha256.Size:(2*i+2)*sha256.Size])
+	}
+	for count := 4; count < Width; count *= 2 {
+		below := above[offset(count/2):]
 		for i := range t.width / count {
-			t.nodes[offset(count)+i] = parent(below[2*i][:], below[2*i+1][:])
+			above[offset(count)+i] = parent(below[2*i][:], below[2*i+1][:])
 		}
 	}
-	return t
+	return above
 }
 
 // set returns where the tile is kept. Neighbours go to different places.

@@ -203,7 +203,7 @@ func (w *walk) node(ctx context.Context, level uint, index uint64) (record.Hash,
 		}
 		w.last[tileLevel] = t
 	}
-	return t.nodes[offset(count)+first/count], nil
+	return t.node(first, count), nil
 }
 
 // path appends the siblings on the way up from the subtree of a level that holds
