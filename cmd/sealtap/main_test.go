@@ -47,15 +47,18 @@ func TestScript(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"await":    await,
-			"get":      get,
-			"term":     terminate,
-			"readme":   readme,
-			"exits":    exits,
-			"oneline":  oneline,
-			"newest":   newest,
-			"crash":    crash,
-			"recorded": recorded,
+			"await":     await,
+			"get":       get,
+			"term":      terminate,
+			"readme":    readme,
+			"exits":     exits,
+			"oneline":   oneline,
+			"newest":    newest,
+			"crash":     crash,
+			"recorded":  recorded,
+			"copytiles": copyTiles,
+			"answered":  answered,
+			"killing":   killing,
 		},
 		Condition: func(cond string) (bool, error) {
 			if name, ok := strings.CutPrefix(cond, "has:"); ok {

@@ -180,6 +180,9 @@ func untilPublished(ctx context.Context, l *tlog.Log) (context.Context, context.
 // notAsSigned tells an operator whose log does not open, since what is stored is
 // not what was signed, what to do next.
 func notAsSigned(err error, c *config.Log) error {
+	if errors.Is(err, tlog.ErrBehind) {
+		return fmt.Errorf("%w; sealtap log restore --config FILE --from URL brings in what is missing from a mirror or another copy", err)
+	}
 	if !errors.Is(err, storage.ErrCorrupt) {
 		return err
 	}
@@ -368,7 +371,7 @@ func collectLess() {
 }
 
 func newLog() *cobra.Command {
-	return daemon("log", "Run one log server", "Runs the log server of the configuration.",
+	cmd := daemon("log", "Run one log server", "Runs the log server of the configuration.",
 		func(ctx context.Context, f *config.File, logger *slog.Logger) (string, *service, error) {
 			if f.Log == nil {
 				return "", nil, usagef("%s has no log section", f.Path)
@@ -376,6 +379,8 @@ func newLog() *cobra.Command {
 			s, err := startLog(ctx, f.Log, logger)
 			return "log", s, err
 		})
+	cmd.AddCommand(newLogBackup(), newLogRestore())
+	return cmd
 }
 
 func newWitness() *cobra.Command {

@@ -127,7 +127,11 @@ func OpenLog(ctx context.Context, path string) (_ *Log, err error) {
 	return l, nil
 }
 
-const selectBundle = `SELECT data FROM bundle WHERE n = ?`
+const (
+	selectBundle = `SELECT data FROM bundle WHERE n = ?`
+	selectRun    = `SELECT run.sequence, run.first, run.count FROM run JOIN stream ON stream.id = run.stream
+		WHERE producer = ? AND incarnation = ? AND run.sequence <= ? ORDER BY run.sequence DESC LIMIT 1`
+)
 
 // maxBundle is the size of a bundle of the largest entries.
 const maxBundle = storage.BundleWidth * (2 + record.MaxEntry)
@@ -140,8 +144,7 @@ func (l *Log) prepare(ctx context.Context) error {
 	}{
 		{&l.selects.bundle, l.db.Reader, selectBundle},
 		{&l.selects.tile, l.db.Reader, `SELECT hashes FROM tile WHERE id = ?`},
-		{&l.selects.run, l.db.Reader, `SELECT run.sequence, run.first, run.count FROM run JOIN stream ON stream.id = run.stream
-			WHERE producer = ? AND incarnation = ? AND run.sequence <= ? ORDER BY run.sequence DESC LIMIT 1`},
+		{&l.selects.run, l.db.Reader, selectRun},
 		{&l.writes.bundle, l.db.Writer, `INSERT INTO bundle (n, data) VALUES (?, ?)`},
 		{&l.writes.head, l.db.Writer, `INSERT INTO head (first, data) VALUES (?, ?)`},
 		{&l.writes.fold, l.db.Writer, `DELETE FROM head`},
