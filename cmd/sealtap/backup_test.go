@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -47,6 +48,17 @@ func copyTiles(ts *testscript.TestScript, neg bool, args []string) {
 		}
 	}
 	put("checkpoint", signed, nil)
+}
+
+// witnesses POLICY waits until every witness of the policy listens.
+func witnesses(ts *testscript.TestScript, neg bool, args []string) {
+	p, err := loadPolicy("policy", ts.MkAbs(args[0]))
+	ts.Check(err)
+	for _, w := range p.Witnesses {
+		u, err := url.Parse(w.URL)
+		ts.Check(err)
+		await(ts, false, []string{u.Host})
+	}
 }
 
 // answered FILE N waits until so many exchanges have been answered.

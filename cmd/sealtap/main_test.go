@@ -57,6 +57,7 @@ func TestScript(t *testing.T) {
 			"crash":     crash,
 			"recorded":  recorded,
 			"copytiles": copyTiles,
+			"witnesses": witnesses,
 			"answered":  answered,
 			"killing":   killing,
 		},
@@ -64,6 +65,9 @@ func TestScript(t *testing.T) {
 			if name, ok := strings.CutPrefix(cond, "has:"); ok {
 				_, err := exec.LookPath(name)
 				return err == nil, nil
+			}
+			if cond == "tmpfs" {
+				return exec.Command("unshare", "-rm", "mount", "-t", "tmpfs", "none", "/tmp").Run() == nil, nil
 			}
 			return false, fmt.Errorf("unknown condition %q", cond)
 		},
