@@ -231,5 +231,8 @@ func (r *restore) placeOpenings(ctx context.Context, staged, path string) error 
 	if err := r.settleOpenings(ctx, staged); err != nil { // makes an empty one where there is none
 		return err
 	}
-	return os.Rename(staged, path)
+	if err := os.Rename(staged, path); err != nil {
+		return err
+	}
+	return durable.SyncDir(filepath.Dir(path))
 }
