@@ -271,3 +271,64 @@ func TestFlippedBits(t *testing.T) {
 		t.Fatalf("the good one: %+v, %v", o, err)
 	}
 }
+
+// TestOpenings: openings that are still there are kept, for entries that come back,
+// and forgotten where other entries will stand.
+func TestOpenings(t *testing.T) {
+	ctx := context.Background()
+	w := newWorld(t)
+	w.grow(20)
+	w.settle()
+	dir := filepath.Join(t.TempDir(), "bk")
+	m := w.backup(dir)
+	without := filepath.Join(t.TempDir(), "without")
+	if m, err := backup.Write(ctx, backup.WriteConfig{Database: w.db, Policy: w.policy, WithoutOpenings: true}, without); err != nil || m.Openings {
+		t.Fatalf("without openings: %+v, %v", m, err)
+	}
+	w.grow(20)
+	size := w.settle()
+	mirror := w.mirror()
+	lost := w.lose()
+	openings, err := os.ReadFile(lost + ".openings")
+	w.check(err)
+	count := func() uint64 {
+		t.Helper()
+		f, err := sqlite.OpenOpeningsFile(ctx, w.db+".openings")
+		w.check(err)
+		defer f.Close()
+		n, err := f.Count(ctx)
+		w.check(err)
+		return n
+	}
+	for _, c := range []struct {
+		name         string
+		dir          string
+		kept         bool
+		from         []backup.Copy
+		blind        bool
+		size         uint64
+		openings     backup.OpeningsOutcome
+		lost, counts uint64
+	}{
+		{"of the backup", dir, false, []backup.Copy{mirror}, false, size, backup.OpeningsRestored, 20, 20},
+		{"kept", dir, true, []backup.Copy{mirror}, false, size, backup.OpeningsKept, 0, 40},
+		{"kept, before the entries come", dir, true, nil, false, m.Size, backup.OpeningsKept, 0, 40},
+		{"kept, and the entries never come", dir, true, nil, true, m.Size, backup.OpeningsKept, 0, 20},
+		{"none", without, false, []backup.Copy{mirror}, false, size, backup.OpeningsEmpty, 20, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if c.kept {
+				w.check(os.WriteFile(w.db+".openings", openings, 0o600))
+			}
+			rc := w.config(c.from...)
+			if c.blind {
+				rc.Witnesses, rc.WithoutWitnesses = nil, true
+			}
+			o, err := backup.Restore(ctx, rc, c.dir)
+			if err != nil || o.Size != c.size || o.Openings != c.openings || o.Lost != c.lost || count() != c.counts {
+				t.Errorf("outcome %+v with %d openings, %v", o, count(), err)
+			}
+			w.lose()
+		})
+	}
+}

@@ -124,6 +124,8 @@ func TestOtherHistory(t *testing.T) {
 	w.backup(dir)
 	w.grow(20)
 	size := w.settle()
+	mirror := w.mirror()
+	mirrored := mirror.Reader.(cached)["checkpoint"]
 	policyOfAll := w.policy
 	w.lose()
 
@@ -137,6 +139,10 @@ func TestOtherHistory(t *testing.T) {
 	w.policy = w.alone()
 	w.start()
 	w.stream, w.tree = record.NewStream(w.producer.ID()), record.NewTree()
+	w.grow(2)
+	w.settle()
+	short := filepath.Join(t.TempDir(), "short")
+	w.backup(short)
 	w.grow(30)
 	w.settle()
 	other := filepath.Join(t.TempDir(), "other")
@@ -147,7 +153,14 @@ func TestOtherHistory(t *testing.T) {
 		t.Fatalf("restored a history that the witnesses have not seen (they have %d entries): %v", size, err)
 	}
 	w.nothing()
-	// Nor is the signed head that one history left behind.
+	// Where the witnesses have seen more than the backup has, a mirror shows it.
+	c = w.config(mirror)
+	c.Witnesses, c.WithoutWitnesses, c.Checkpoints = nil, true, []backup.Seen{{Where: "file", Note: mirrored}}
+	if o, err := backup.Restore(ctx, c, short); err != nil || o.Complete() || o.Copies[0].Brought > 0 || !errors.Is(o.Copies[0].Err, client.ErrVerification) {
+		t.Fatalf("brought entries of one history into another: %+v, %v", o, err)
+	}
+	w.lose()
+	// Nor is the signed head that one history left behind passed over.
 	w.check(os.Rename(before+".signed", w.db+".signed"))
 	if o, err := backup.Restore(ctx, w.config(), dir); err == nil && o.Complete() {
 		t.Fatalf("passed over a head that the log had signed: %+v", o)
@@ -231,6 +244,9 @@ func TestCrashes(t *testing.T) {
 	w.check(os.Rename(dir, dir+".old")) // between two names
 	w.grow(1)
 	m := w.backup(dir)
+	if _, err := os.Stat(dir + ".old"); err == nil {
+		t.Fatal("the old backup is left beside the new one")
+	}
 	w.grow(600)
 	size := w.settle()
 	mirror := w.mirror()
