@@ -168,7 +168,18 @@ func TestUnpublishedHead(t *testing.T) {
 	if o, err = backup.CatchUp(ctx, w.config(mirror, backup.Copy{Where: "old disk", Reader: old})); err != nil || !o.Complete() || o.Size != size {
 		t.Fatalf("outcome %+v, %v", o, err)
 	}
+	// Nobody has a quorum's cosignatures for this head: nothing is shown, rather than
+	// less than was shown before.
+	for _, s := range w.witnesses {
+		s.down.Store(true)
+	}
 	w.start()
+	if n := w.log.Published(); n != 0 {
+		t.Errorf("%d entries are published, and %d were", n, published)
+	}
+	for _, s := range w.witnesses {
+		s.down.Store(false)
+	}
 	w.audit(size)
 }
 
@@ -192,6 +203,15 @@ func TestUnseen(t *testing.T) {
 		t.Fatalf("without a witness: %v", err)
 	}
 	w.nothing()
+	w.witnesses[1].down.Store(false)
+	// A witness that has forgotten what the backup proves, or is asked at the wrong
+	// place, has said nothing.
+	forgetful := w.config()
+	forgetful.Witnesses[0].Checkpoint = nil
+	if _, err := backup.Restore(ctx, forgetful, dir); !errors.Is(err, backup.ErrUnseen) || !strings.Contains(err.Error(), "w0") {
+		t.Fatalf("with a witness that has forgotten: %v", err)
+	}
+	w.witnesses[1].down.Store(true)
 	w.witnesses[0].down.Store(true)
 	c := w.config()
 	c.WithoutWitnesses = true

@@ -79,6 +79,51 @@ func TestDamagedLog(t *testing.T) {
 	w.backup(dir)
 }
 
+// TestUpperTile damages a complete tile above the leaves.
+func TestUpperTile(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes 65,536 entries")
+	}
+	w := newWorld(t)
+	for w.log.Size() < 1<<16 {
+		w.grow(4000)
+	}
+	dir := filepath.Join(t.TempDir(), "bk")
+	w.backup(dir)
+	w.stop()
+	db, err := sql.Open("sqlite3", w.db)
+	w.check(err)
+	_, err = db.Exec(`UPDATE tile SET hashes = CAST(substr(hashes, 1, 8191) || x'00' AS BLOB) WHERE id = 1 << 56`)
+	w.check(errors.Join(err, db.Close()))
+	_, err = backup.Write(context.Background(), backup.WriteConfig{Database: w.db, Policy: w.policy}, dir)
+	if !errors.Is(err, backup.ErrDamaged) || !strings.Contains(err.Error(), "tile 1/0") {
+		t.Errorf("backed up with %v", err)
+	}
+}
+
+// TestSignedInTheFileOnly is about a log that was stopped between the two places
+// where it keeps what it signs.
+func TestSignedInTheFileOnly(t *testing.T) {
+	w := newWorld(t)
+	w.grow(20)
+	size := w.settle()
+	w.stop()
+	db, err := sql.Open("sqlite3", w.db)
+	w.check(err)
+	_, err = db.Exec(`DELETE FROM checkpoint`)
+	w.check(errors.Join(err, db.Close()))
+	dir := filepath.Join(t.TempDir(), "bk")
+	if m := w.backup(dir); m.Signed != size || m.Published != 0 {
+		t.Fatalf("the log has signed %d entries, its backup says %d", size, m.Signed)
+	}
+	w.lose()
+	c := w.config()
+	c.Witnesses, c.WithoutWitnesses = nil, true
+	if o, err := backup.Restore(context.Background(), c, dir); err != nil || o.Newest != size {
+		t.Fatalf("outcome %+v, %v", o, err)
+	}
+}
+
 // TestLyingCopy brings entries in from a copy that was altered.
 func TestLyingCopy(t *testing.T) {
 	ctx := context.Background()
@@ -200,7 +245,7 @@ func TestRefuses(t *testing.T) {
 		t.Errorf("over the backup of another log: %v", err)
 	}
 	another.lose()
-	if _, err := backup.Restore(ctx, another.config(), dir); !errors.Is(err, backup.ErrOther) && !errors.Is(err, backup.ErrDamaged) {
+	if _, err := backup.Restore(ctx, another.config(), dir); !errors.Is(err, backup.ErrOther) {
 		t.Errorf("with the key of another log: %v", err)
 	}
 	another.nothing()
