@@ -65,7 +65,11 @@ func snapshot(ctx context.Context, path, to string, s Schema, progress func(done
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, f.Close()) }()
+	defer func() {
+		if err = errors.Join(err, f.Close()); err != nil {
+			_ = os.Remove(to)
+		}
+	}()
 	watched := watch(f, path, progress)
 	_, err = pool.ExecContext(ctx, `VACUUM INTO ?`, "file:"+(&url.URL{Path: to}).EscapedPath())
 	watched()
