@@ -150,12 +150,12 @@ func (r *restore) note(index uint64, entry []byte) {
 
 // settleOpenings counts the openings that are gone, and forgets those of entries
 // that a log which can start does not have: others will come to stand there.
-func (r *restore) settleOpenings(ctx context.Context, path string) error {
+func (r *restore) settleOpenings(ctx context.Context, path string) (err error) {
 	db, err := sqlite.OpenOpenings(ctx, path)
 	if err != nil {
 		return err
 	}
-	defer db.Close()
+	defer func() { err = errors.Join(err, db.Close()) }()
 	if r.outcome.Complete() {
 		if err := db.Trim(ctx, r.outcome.Size); err != nil {
 			return err
@@ -165,7 +165,7 @@ func (r *restore) settleOpenings(ctx context.Context, path string) error {
 	if err != nil {
 		return err
 	}
-	defer f.Close()
+	defer func() { err = errors.Join(err, f.Close()) }()
 	seen := make(map[uint64]bool) // one may have been fetched twice
 	for _, p := range r.brought {
 		if p.index >= r.outcome.Size || seen[p.index] {
@@ -196,10 +196,8 @@ func (r *restore) place(ctx context.Context) error {
 	if err := r.placeOpenings(ctx, filepath.Join(stage, openingsFile), openings); err != nil {
 		return err
 	}
-	for _, suffix := range []string{"-wal", "-journal"} {
-		if _, err := os.Stat(r.path + suffix); err == nil {
-			return fmt.Errorf("the database that was staged is not closed: %s", r.path+suffix)
-		}
+	if err := closed(r.path); err != nil {
+		return err
 	}
 	// The index is a cache of the log that is gone; it is made again from what is
 	// restored. A database that is there has no entries.
@@ -210,6 +208,16 @@ func (r *restore) place(ctx context.Context) error {
 		return err
 	}
 	return durable.SyncDir(filepath.Dir(r.Database))
+}
+
+// closed reports whether all of a database is in its one file.
+func closed(path string) error {
+	for _, suffix := range []string{"-wal", "-journal"} {
+		if _, err := os.Stat(path + suffix); err == nil {
+			return fmt.Errorf("closing %s left %s behind", path, path+suffix)
+		}
+	}
+	return nil
 }
 
 // placeOpenings puts the openings of the backup in place. Where the log's own are
@@ -229,6 +237,9 @@ func (r *restore) placeOpenings(ctx context.Context, staged, path string) error 
 		r.outcome.Openings = OpeningsEmpty
 	}
 	if err := r.settleOpenings(ctx, staged); err != nil { // makes an empty one where there is none
+		return err
+	}
+	if err := closed(staged); err != nil {
 		return err
 	}
 	if err := os.Rename(staged, path); err != nil {
