@@ -36,8 +36,8 @@ func newLogRestore() *cobra.Command {
 		Use:   "restore [DIR]",
 		Short: "Put a log back from a backup, so that it cannot fork",
 		Long: `Verifies the backup in DIR with the configured key and policy, and puts it where the
-configuration has the log's database. Nothing may be there; without DIR the database
-that is there is verified and goes on. The log must not be running.
+configuration has the log's database. Nothing may be there. Without DIR the database
+that is there is verified instead, and goes on. The log must not be running.
 
 A log must never have fewer entries than the largest head it has signed: going on from
 there would fork it. So every witness of the policy is asked for the newest head that it
@@ -59,9 +59,6 @@ are missing or not every witness could be asked.`,
 			c, err := logSection(cmd, r.file)
 			if err != nil {
 				return err
-			}
-			if len(args) == 0 && len(r.from) == 0 {
-				return usagef("say the DIR of a backup, or --from a copy of the log that has what the database lacks")
 			}
 			return r.run(cmd, c, args)
 		},

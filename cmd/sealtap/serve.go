@@ -181,7 +181,10 @@ func untilPublished(ctx context.Context, l *tlog.Log) (context.Context, context.
 // not what was signed, what to do next.
 func notAsSigned(err error, c *config.Log) error {
 	if errors.Is(err, tlog.ErrBehind) {
-		return fmt.Errorf("%w; sealtap log restore --config FILE --from URL brings in what is missing from a mirror or another copy", err)
+		return fmt.Errorf("%w; to bring in what is missing from a mirror or another copy, run sealtap log restore --config FILE --from URL", err)
+	}
+	if errors.Is(err, sqlite.ErrNoSigned) {
+		return fmt.Errorf("%w; or run sealtap log restore --config FILE, which asks the witnesses", err)
 	}
 	if !errors.Is(err, storage.ErrCorrupt) {
 		return err

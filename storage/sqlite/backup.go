@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/mattn/go-sqlite3"
@@ -77,6 +78,63 @@ func snapshot(ctx context.Context, path, to string, s Schema, progress func(done
 		return err
 	}
 	return f.Sync() // SQLite leaves that out for VACUUM INTO
+}
+
+// CheckLog reports whether the file at path is a log's database with the tables of
+// one, and nothing else that SQLite would obey, such as a trigger.
+func CheckLog(ctx context.Context, path string) error { return checkSchema(ctx, path, logSchema()) }
+
+// CheckOpenings checks the database of openings as [CheckLog] does.
+func CheckOpenings(ctx context.Context, path string) error {
+	return checkSchema(ctx, path, openingsSchema())
+}
+
+func checkSchema(ctx context.Context, path string, s Schema) error {
+	have, version, err := objects(ctx, path, "mode=ro&_query_only=1", s, nil)
+	if err != nil {
+		return fmt.Errorf("checking %s: %w", path, damage(err))
+	}
+	want, _, err := objects(ctx, ":memory:", "cache=private", s, s.Migrations[:version])
+	if err != nil {
+		return fmt.Errorf("checking %s: %w", path, err)
+	}
+	if !slices.Equal(have, want) {
+		return fmt.Errorf("checking %s: %w: its tables are not those of a %s database", path, storage.ErrCorrupt, s.Kind)
+	}
+	return nil
+}
+
+// objects runs scripts and then returns the statements that make up a database,
+// and the version of its schema.
+func objects(ctx context.Context, path, option string, s Schema, scripts []string) (list []string, version int, err error) {
+	pool, err := openPool(path, 1, option)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer pool.Close()
+	for _, script := range scripts {
+		if _, err := pool.ExecContext(ctx, script); err != nil {
+			return nil, 0, err
+		}
+	}
+	if scripts == nil {
+		if version, err = identify(ctx, pool, s); err != nil {
+			return nil, 0, err
+		}
+	}
+	rows, err := pool.QueryContext(ctx, `SELECT type || ' ' || name || ' ' || tbl_name || ' ' || coalesce(sql, '') FROM sqlite_master ORDER BY 1`)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var object string
+		if err := rows.Scan(&object); err != nil {
+			return nil, 0, err
+		}
+		list = append(list, object)
+	}
+	return list, version, rows.Err()
 }
 
 // watch tells of the growth of a file until the function that it returns is

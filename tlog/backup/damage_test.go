@@ -45,6 +45,7 @@ func TestDamagedLog(t *testing.T) {
 		{"a run gone", `DELETE FROM run WHERE sequence = 0`, "run"},
 		{"the operator's statements", `DELETE FROM key_change WHERE entry = 1`, "the operator's statements"},
 		{"the signed root", `UPDATE checkpoint SET root = zeroblob(32) WHERE kind = 'signed'`, "checkpoint"},
+		{"a trigger", `CREATE TRIGGER evil AFTER INSERT ON tile BEGIN DELETE FROM head; END`, "its tables are not those of a log database"},
 		{"the published note", `UPDATE checkpoint SET note = CAST(replace(note, 'log.example', 'log.exampl3') AS BLOB) WHERE kind = 'published'`, "checkpoint"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

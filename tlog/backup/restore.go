@@ -149,6 +149,9 @@ func CatchUp(ctx context.Context, c RestoreConfig) (_ *Outcome, err error) {
 		return nil, fmt.Errorf("catching up: %w", err)
 	}
 	r := &restore{RestoreConfig: c, path: c.Database, outcome: &Outcome{Origin: c.Key.Name, Openings: OpeningsKept}}
+	if err := sqlite.CheckLog(ctx, c.Database); err != nil {
+		return nil, fmt.Errorf("catching up: %w", damaged(err))
+	}
 	if err := r.run(ctx, nil); err != nil {
 		return nil, fmt.Errorf("catching up %s: %w", c.Database, err)
 	}
@@ -206,6 +209,10 @@ func (r *restore) stage(ctx context.Context, m *Manifest, dir, stage string) err
 		if err := copyFile(ctx, f, dir, stage); err != nil {
 			return err
 		}
+	}
+	// Before SQLite writes to them: whoever can write to a backup can write digests.
+	if err := checkSchemas(ctx, stage, m.Openings); err != nil {
+		return err
 	}
 	return r.run(ctx, m)
 }

@@ -117,7 +117,7 @@ func (w *walk) bundle(ctx context.Context, n uint64) error {
 
 // damaged says of an error of the storage which of the two kinds it is.
 func damaged(err error) error {
-	if errors.Is(err, storage.ErrCorrupt) {
+	if errors.Is(err, storage.ErrCorrupt) && !errors.Is(err, ErrDamaged) {
 		return fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	return err

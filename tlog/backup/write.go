@@ -113,6 +113,9 @@ func (c *WriteConfig) write(ctx context.Context, dir string, old *Manifest) (*Ma
 			return nil, err
 		}
 	}
+	if err := checkSchemas(ctx, dir, m.Openings); err != nil {
+		return nil, err
+	}
 	if err := c.verify(ctx, dir, m, signed, old); err != nil {
 		return nil, err
 	}
@@ -134,6 +137,15 @@ func (c *WriteConfig) write(ctx context.Context, dir string, old *Manifest) (*Ma
 		return nil, err
 	}
 	return parse(data)
+}
+
+// checkSchemas checks that the databases of a backup hold tables of ours alone.
+func checkSchemas(ctx context.Context, dir string, openings bool) error {
+	err := sqlite.CheckLog(ctx, filepath.Join(dir, logFile))
+	if err == nil && openings {
+		err = sqlite.CheckOpenings(ctx, filepath.Join(dir, openingsFile))
+	}
+	return damaged(err)
 }
 
 // verify verifies the copy and fills in the manifest what it has found.
