@@ -13,7 +13,8 @@ import (
 	"github.com/sealtap/sealtap/witness/policy"
 )
 
-var errNoURL = errors.New("the policy has no URL of it")
+// ErrNoURL is wrapped where a policy does not say where a witness can be asked.
+var ErrNoURL = errors.New("the policy has no URL of it")
 
 // View is the newest checkpoint of a log that one witness says it has cosigned.
 type View struct {
@@ -51,7 +52,7 @@ func Latest(ctx context.Context, p *policy.Policy, origin string, c *http.Client
 
 func latest(ctx context.Context, p *policy.Policy, w policy.Witness, origin string, c *http.Client) (*policy.Checkpoint, error) {
 	if w.URL == "" {
-		return nil, errNoURL
+		return nil, ErrNoURL
 	}
 	url := strings.TrimSuffix(w.URL, "/") + "/" + OriginHash(origin) + "/checkpoint"
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)

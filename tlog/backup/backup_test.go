@@ -3,6 +3,7 @@ package backup_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"math/rand/v2"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/sealtap/sealtap/keys"
 	"github.com/sealtap/sealtap/record"
@@ -17,6 +19,7 @@ import (
 	"github.com/sealtap/sealtap/storage/sqlite"
 	"github.com/sealtap/sealtap/tlog"
 	"github.com/sealtap/sealtap/tlog/backup"
+	"github.com/sealtap/sealtap/witness"
 )
 
 // TestOnline backs a log up while it grows, again and again over the same
@@ -145,11 +148,10 @@ func TestUnpublishedHead(t *testing.T) {
 	mirror := w.mirror()
 	w.witnesses[1].down.Store(true)
 	w.grow(5)
-	for { // until the one that is up has cosigned it
-		if v := w.config().Witnesses[0]; v.Checkpoint != nil && v.Checkpoint.Size == w.log.Size() {
-			break
-		}
-	}
+	eventually(t, "the one that is up cosigns it", func() bool {
+		v := w.config().Witnesses[0]
+		return v.Checkpoint != nil && v.Checkpoint.Size == w.log.Size()
+	})
 	size := w.log.Size()
 	lost := w.lose()
 	w.witnesses[1].down.Store(false)
@@ -211,6 +213,20 @@ func TestUnseen(t *testing.T) {
 	if _, err := backup.Restore(ctx, forgetful, dir); !errors.Is(err, backup.ErrUnseen) || !strings.Contains(err.Error(), "w0") {
 		t.Fatalf("with a witness that has forgotten: %v", err)
 	}
+	// One that is never asked for a cosignature has nothing to add, but somebody must
+	// have been asked.
+	unasked := w.config()
+	for i := range unasked.Witnesses {
+		unasked.Witnesses[i] = witness.View{Witness: unasked.Witnesses[i].Witness, Err: witness.ErrNoURL}
+	}
+	if _, err := backup.Restore(ctx, unasked, dir); !errors.Is(err, backup.ErrUnseen) {
+		t.Fatalf("with nobody to ask: %v", err)
+	}
+	unasked.Witnesses[1] = w.config().Witnesses[1]
+	if o, err := backup.Restore(ctx, unasked, dir); err != nil || o.Newest != size {
+		t.Fatalf("with one to ask: %+v, %v", o, err)
+	}
+	w.lose()
 	w.witnesses[1].down.Store(true)
 	w.witnesses[0].down.Store(true)
 	c := w.config()
@@ -235,18 +251,20 @@ func TestUnseen(t *testing.T) {
 		s.down.Store(false)
 	}
 	w.start()
-	for !strings.Contains(errorText(w.log.Ready()), "witness is ahead") {
-	}
+	eventually(t, "the witnesses refuse it", func() bool { return strings.Contains(fmt.Sprint(w.log.Ready()), "witness is ahead") })
 	if w.log.Published() >= size {
 		t.Error("the log publishes a second history")
 	}
 }
 
-func errorText(err error) string {
-	if err == nil {
-		return ""
+// eventually waits for a condition.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); !ok(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("not within a minute: %s", what)
+		}
 	}
-	return err.Error()
 }
 
 // TestFlippedBits flips single bits of a backup: it must not be restored.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/sealtap/sealtap/storage"
 	"github.com/sealtap/sealtap/storage/sqlite"
+	"github.com/sealtap/sealtap/witness"
 	"github.com/sealtap/sealtap/witness/policy"
 )
 
@@ -78,14 +79,20 @@ func (r *restore) copied(ctx context.Context, c *Copy) (sighting, error) {
 }
 
 // witnessed returns what the witnesses have seen. It refuses to go on where that
-// is not known of each of them.
+// is not known of each of those that the log asks for cosignatures, or where there
+// are none.
 func (r *restore) witnessed(published []byte) ([]sighting, error) {
 	var list []sighting
 	var unknown []string
+	asked := 0
 	for _, v := range r.Witnesses {
 		if v.Checkpoint != nil {
 			list = append(list, sightingOf("witness "+v.Witness.Name, v.Checkpoint))
 		}
+		if errors.Is(v.Err, witness.ErrNoURL) {
+			continue
+		}
+		asked++
 		if v.Err == nil && v.Checkpoint == nil && cosigned(r.Policy, published, v.Witness) {
 			v.Err = errForgot
 		}
@@ -93,8 +100,8 @@ func (r *restore) witnessed(published []byte) ([]sighting, error) {
 			unknown = append(unknown, fmt.Sprintf("witness %s cannot be asked (%v)", v.Witness.Name, v.Err))
 		}
 	}
-	if len(r.Witnesses) == 0 {
-		unknown = append(unknown, "the policy names no witness")
+	if asked == 0 {
+		unknown = append(unknown, "the policy has no witness with a URL")
 	}
 	if len(unknown) > 0 && !r.WithoutWitnesses {
 		return nil, fmt.Errorf("%w: %s", ErrUnseen, strings.Join(unknown, ", "))

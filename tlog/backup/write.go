@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/sealtap/sealtap/durable"
@@ -166,7 +167,7 @@ func (c *WriteConfig) verify(ctx context.Context, dir string, m *Manifest, signe
 	if err != nil {
 		return err
 	}
-	if l, ok := c.Policy.LogByOrigin(key.Name); !ok || l.Key.String() != key.String() {
+	if !slices.ContainsFunc(c.Policy.Logs, func(l policy.Log) bool { return l.Key.String() == key.String() }) {
 		return fmt.Errorf("%w: it is of log %s, which the policy does not name", ErrOther, key)
 	}
 	m.Origin, m.Size, m.Root = key.Name, state.Size, state.Root[:]
