@@ -161,7 +161,7 @@ func (r *restoring) text(o *backup.Outcome, views []witness.View) string {
 		fmt.Fprintf(&b, "%-10s %s\n", label, fmt.Sprintf(format, args...))
 	}
 	line("log", "%s", o.Origin)
-	line("restored", "%d entries; %d stood in what it was restored from", o.Size, o.Stored)
+	line("entries", "%d, of which %d were brought in", o.Size, o.Size-o.Stored)
 	for _, v := range views {
 		switch {
 		case v.Err != nil:

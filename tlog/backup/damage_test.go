@@ -236,6 +236,17 @@ func TestRefuses(t *testing.T) {
 	if _, err := backup.Write(ctx, write, t.TempDir()); err != nil {
 		t.Errorf("into an empty directory: %v", err)
 	}
+	if _, err := backup.Write(ctx, write, "/proc"); !errors.Is(err, backup.ErrNotBackup) || !strings.Contains(err.Error(), "mount point") {
+		t.Errorf("into a mount point: %v", err)
+	}
+	link := filepath.Join(t.TempDir(), "link")
+	w.check(os.Symlink(dir, link))
+	if _, err := backup.Write(ctx, write, link); err != nil {
+		t.Errorf("through a link: %v", err)
+	}
+	if to, err := os.Readlink(link); err != nil || to != dir {
+		t.Errorf("the link is gone: %v", err)
+	}
 	another := newWorld(t)
 	another.grow(50)
 	if _, err := backup.Write(ctx, backup.WriteConfig{Database: another.db, Policy: w.policy}, dir); !errors.Is(err, backup.ErrOther) {
@@ -298,6 +309,12 @@ func TestCrashes(t *testing.T) {
 	mirror := w.mirror()
 	w.lose()
 
+	w.check(os.WriteFile(w.db+".openings", []byte("half"), 0o600))
+	if _, err := backup.Restore(ctx, w.config(), dir); !errors.Is(err, backup.ErrExists) {
+		t.Fatalf("with openings that are none: %v", err)
+	}
+	w.check(os.Remove(w.db + ".openings"))
+	w.nothing()
 	junk(w.db + ".restore") // while staging
 	if o, err := backup.Restore(ctx, w.config(), dir); err != nil || o.Complete() {
 		t.Fatal(o, err)

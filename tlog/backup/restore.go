@@ -164,6 +164,12 @@ func CatchUp(ctx context.Context, c RestoreConfig) (_ *Outcome, err error) {
 // checkFree reports whether nothing stands where the log is to be put. A database
 // without entries, as a log makes that is started without one, is nothing.
 func (c *RestoreConfig) checkFree(ctx context.Context) error {
+	openings := c.Database + ".openings"
+	if _, err := os.Stat(openings); err == nil {
+		if err := sqlite.CheckOpenings(ctx, openings); err != nil {
+			return fmt.Errorf("%w, whose openings cannot be kept: %w; move %s away with what stands beside it", ErrExists, err, openings)
+		}
+	}
 	_, err := os.Stat(c.Database)
 	if errors.Is(err, fs.ErrNotExist) {
 		for _, suffix := range []string{"-wal", "-journal"} {

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/sealtap/sealtap/durable"
 	"github.com/sealtap/sealtap/record"
 	"github.com/sealtap/sealtap/storage"
@@ -39,7 +41,7 @@ type WriteConfig struct {
 // and puts that in the directory's place at once; where anything is not as it
 // should be the older backup stays. DIR.lock stays behind.
 func Write(ctx context.Context, c WriteConfig, dir string) (*Manifest, error) {
-	dir, err := filepath.Abs(dir)
+	dir, err := place(dir)
 	if err != nil {
 		return nil, fmt.Errorf("writing backup: %w", err)
 	}
@@ -73,6 +75,29 @@ func Write(ctx context.Context, c WriteConfig, dir string) (*Manifest, error) {
 		return nil, fmt.Errorf("writing backup: %w", err)
 	}
 	return m, nil
+}
+
+// place returns the path of the directory itself, where what is written beside it
+// can take its place.
+func place(dir string) (string, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	real, err := filepath.EvalSymlinks(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return dir, nil
+	} else if err != nil {
+		return "", err
+	}
+	var self, parent unix.Stat_t
+	if err := errors.Join(unix.Stat(real, &self), unix.Stat(filepath.Dir(real), &parent)); err != nil {
+		return "", err
+	}
+	if self.Dev != parent.Dev || real == filepath.Dir(real) {
+		return "", fmt.Errorf("%w: %s is a mount point; say a directory in it", ErrNotBackup, dir)
+	}
+	return real, nil
 }
 
 // previous returns the manifest of the backup in a directory, nil if there is none
@@ -134,7 +159,7 @@ func (c *WriteConfig) write(ctx context.Context, dir string, old *Manifest) (*Ma
 		return nil, err
 	}
 	// This makes the names of the others durable, too; their content is already.
-	if err := durable.Create(filepath.Join(dir, manifestFile), data, 0o600); err != nil {
+	if err := durable.Replace(filepath.Join(dir, manifestFile), data, 0o600); err != nil {
 		return nil, err
 	}
 	return parse(data)
