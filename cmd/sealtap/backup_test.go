@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"math/rand/v2"
+	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"syscall"
 	"time"
@@ -71,6 +74,22 @@ func answered(ts *testscript.TestScript, neg bool, args []string) {
 		}
 	}
 	ts.Fatalf("fewer than %d exchanges were answered", want)
+}
+
+// settled URL waits until the log there has published all that it holds.
+func settled(ts *testscript.TestScript, neg bool, args []string) {
+	size := regexp.MustCompile(`(?m)^sealtap_log_(published_)?size (\S+)$`)
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		resp, err := http.Get(args[0] + "/metrics")
+		ts.Check(err)
+		text, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		ts.Check(err)
+		if m := size.FindAllSubmatch(text, -1); len(m) == 2 && bytes.Equal(m[0][2], m[1][2]) {
+			return
+		}
+	}
+	ts.Fatalf("the log does not publish all that it holds")
 }
 
 // killing N COMMAND… starts the command N times and kills it at a random moment,

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -171,6 +172,9 @@ func (r *restoring) text(o *backup.Outcome, views []witness.View) string {
 		default:
 			line("witness", "%s has cosigned %d entries", v.Witness.Name, v.Checkpoint.Size)
 		}
+	}
+	if slices.ContainsFunc(views, func(v witness.View) bool { return v.Err != nil }) {
+		line("unseen", "not every witness could be asked: if one has cosigned more, it will not cosign what the log goes on with")
 	}
 	if o.Newest > 0 {
 		line("newest", "the largest head that was seen has %d entries (%s)", o.Newest, o.Seen)

@@ -58,6 +58,7 @@ func TestScript(t *testing.T) {
 			"recorded":  recorded,
 			"copytiles": copyTiles,
 			"witnesses": witnesses,
+			"settled":   settled,
 			"answered":  answered,
 			"killing":   killing,
 		},
