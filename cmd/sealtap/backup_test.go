@@ -21,7 +21,7 @@ import (
 	"github.com/sealtap/sealtap/tlog/client"
 )
 
-// copytiles URL DIR copies a log as tiles, as a mirror does.
+// tiled URL DIR copies a log as tiles, as a mirror does.
 func copyTiles(ts *testscript.TestScript, neg bool, args []string) {
 	ctx := context.Background()
 	src, err := client.Open(args[0])
@@ -53,8 +53,8 @@ func copyTiles(ts *testscript.TestScript, neg bool, args []string) {
 	put("checkpoint", signed, nil)
 }
 
-// witnesses POLICY waits until every witness of the policy listens.
-func witnesses(ts *testscript.TestScript, neg bool, args []string) {
+// quorum POLICY waits until every witness of the policy listens.
+func quorum(ts *testscript.TestScript, neg bool, args []string) {
 	p, err := loadPolicy("policy", ts.MkAbs(args[0]))
 	ts.Check(err)
 	for _, w := range p.Witnesses {
