@@ -228,6 +228,9 @@ func (f *LogFile) signedRow(ctx context.Context) (*storage.Head, error) {
 	return readCheckpoint(ctx, tx, "signed")
 }
 
+const selectRun = `SELECT run.sequence, run.first, run.count FROM run JOIN stream ON stream.id = run.stream
+	WHERE producer = ? AND incarnation = ? AND run.sequence <= ? ORDER BY run.sequence DESC LIMIT 1`
+
 // Run returns the stored run that holds the record, as [Log.Run] does.
 func (f *LogFile) Run(ctx context.Context, s record.Stream, sequence uint64) (storage.Run, bool, error) {
 	r := storage.Run{Stream: s}

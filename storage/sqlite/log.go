@@ -127,11 +127,7 @@ func OpenLog(ctx context.Context, path string) (_ *Log, err error) {
 	return l, nil
 }
 
-const (
-	selectBundle = `SELECT data FROM bundle WHERE n = ?`
-	selectRun    = `SELECT run.sequence, run.first, run.count FROM run JOIN stream ON stream.id = run.stream
-		WHERE producer = ? AND incarnation = ? AND run.sequence <= ? ORDER BY run.sequence DESC LIMIT 1`
-)
+const selectBundle = `SELECT data FROM bundle WHERE n = ?`
 
 // maxBundle is the size of a bundle of the largest entries.
 const maxBundle = storage.BundleWidth * (2 + record.MaxEntry)
