@@ -66,7 +66,8 @@ const farAway = 1 << 62
 type sighting struct {
 	cp     *policy.Checkpoint // nil if there is an err
 	err    error
-	quorum error // why the checkpoint does not satisfy the policy, so that it bounds no time; nil if it does
+	signed []byte // the checkpoint, if there is an err
+	quorum error  // why the checkpoint does not satisfy the policy, so that it bounds no time; nil if it does
 }
 
 // scan reads all entries, each bundle on a worker of its own, and consumes the
@@ -319,6 +320,9 @@ func (c *beaconCache) verify(p *policy.Policy, signed []byte) *sighting {
 	if s.cp, s.err = p.Verify(signed); errors.Is(s.err, policy.ErrQuorum) {
 		s.quorum = s.err
 		s.cp, s.err = p.VerifyLogOnly(signed)
+	}
+	if s.err != nil {
+		s.signed = signed
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

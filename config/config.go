@@ -84,7 +84,8 @@ type Log struct {
 	Listen             string  `yaml:"listen"`              // required
 	Database           Path    `yaml:"database"`            // SQLite file; required
 	Key                Path    `yaml:"key"`                 // signs checkpoints; its name is the log's origin; required
-	OperatorKey        Path    `yaml:"operator_key"`        // signs the genesis of an empty database; not needed later
+	PostQuantumKey     Path    `yaml:"post_quantum_key"`    // signs checkpoints beside key; of the same name
+	OperatorKey        Path    `yaml:"operator_key"`        // signs the genesis of an empty database, and that post_quantum_key is the log's; not needed later
 	Policy             Path    `yaml:"policy"`              // whose cosignatures a checkpoint needs; required
 	CheckpointInterval Period  `yaml:"checkpoint_interval"` // 0 means 100ms
 	OpeningsIdentity   Path    `yaml:"openings_identity"`   // age identity that opens sealed fields for readers
@@ -185,7 +186,7 @@ func (f *File) resolve(dir string) {
 		}
 	}
 	if l := f.Log; l != nil {
-		at(&l.Database, &l.Key, &l.OperatorKey, &l.Policy, &l.OpeningsIdentity, &l.Readers.Tokens)
+		at(&l.Database, &l.Key, &l.PostQuantumKey, &l.OperatorKey, &l.Policy, &l.OpeningsIdentity, &l.Readers.Tokens)
 	}
 	for i := range f.Witnesses {
 		at(&f.Witnesses[i].Database, &f.Witnesses[i].Key)

@@ -234,6 +234,20 @@ func read(d *description) {
 		"/v1/witnesses", "/healthz", "/readyz", "/metrics", "/", "/explorer/app.js", "/explorer/style.css", "/explorer/icon.svg",
 		"/v1/records", "/v1/records?method=GET&status=2xx&limit=1", "/v1/records?path=/ec*&stage=request&since=2020-01-01T00:00:00Z", "/v1/producers")
 	d.call(200, http.MethodGet, "/tile/entries/000", nil, "Accept-Encoding: zstd")
+	d.call(200, http.MethodGet, "/tile/entries/000", nil, "Accept-Encoding: gzip")
+	for _, path := range []string{"/tile/0/000", "/tile/0/000.p/7", "/tile/entries/000", "/tile/entries/000.p/3"} {
+		d.call(304, http.MethodGet, path, nil, "If-None-Match: *")
+		if strings.Contains(path, "entries") {
+			d.call(406, http.MethodGet, path, nil, "Accept-Encoding: identity;q=0")
+		}
+	}
+	const inclusions, asJSON = "/v1/proof/inclusion", "Content-Type: application/json"
+	d.call(200, http.MethodPost, inclusions, []byte(`{"indices":[5,7,5]}`), asJSON)
+	d.call(200, http.MethodPost, inclusions, []byte(`{"indices":[5],"size":9}`), asJSON)
+	d.call(400, http.MethodPost, inclusions, []byte(`{}`), asJSON)
+	d.call(404, http.MethodPost, inclusions, []byte(`{"indices":[999999]}`), asJSON)
+	d.call(413, http.MethodPost, inclusions, bytes.Repeat([]byte(" "), 1<<20), asJSON)
+	d.call(415, http.MethodPost, inclusions, []byte(`{"indices":[5]}`), "Content-Type: text/plain")
 	d.get(404, "/tile/0/009", "/tile/5/000.p/1", "/tile/entries/009", "/tile/entries/009.p/1", "/v1/proof/inclusion?index=999999",
 		"/v1/proof/consistency?from=1&to=999999", "/v1/records/999999/proof", "/v1/records/999999", "/v1/records/999999/evidence", "/explorer/nothing")
 	d.get(400, "/v1/proof/inclusion", "/v1/proof/inclusion?index=x", "/v1/proof/consistency?from=9&to=3", "/v1/records/x/proof", "/v1/records/x",

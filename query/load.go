@@ -43,7 +43,7 @@ func (ix *Index) load(ctx context.Context) error {
 	ix.mu.Lock()
 	defer ix.mu.Unlock()
 	ix.zones, ix.indexed, ix.tail = zones, durable, newTail(durable, ix.segment)
-	ix.ring, ix.names, ix.enrolments = nil, make(map[keys.ID]string), nil
+	ix.ring, ix.names, ix.enrolments, ix.statements = nil, make(map[keys.ID]string), nil, nil
 	for _, c := range statements {
 		ix.applyStatement(c)
 	}

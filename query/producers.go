@@ -24,6 +24,9 @@ type enrolment struct {
 // enrol follows a key change that the keyring has accepted. The caller holds the
 // lock.
 func (ix *Index) enrol(c *record.KeyChange, index uint64) {
+	if len(c.Enrol)+len(c.Revoke) == 0 {
+		ix.statements = append(ix.statements, index)
+	}
 	for _, r := range c.Revoke {
 		id := r.Key.ID()
 		if i := slices.IndexFunc(ix.enrolments, func(e enrolment) bool { return e.key.ID() == id }); i >= 0 {
@@ -69,13 +72,17 @@ func (h *handler) producers(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	h.ix.mu.RLock()
-	st, all := h.ix.st, slices.Clone(h.ix.enrolments)
+	st, all, others := h.ix.st, slices.Clone(h.ix.enrolments), slices.Clone(h.ix.statements)
 	size := min(h.ix.indexed, h.ix.published())
 	h.ix.mu.RUnlock()
 	answer := struct {
 		Producers []producerView `json:"producers"`
-		Next      string         `json:"next,omitempty"`
-	}{Producers: []producerView{}}
+		// Statements are the indices of the operator's statements about no producer.
+		Statements []uint64 `json:"statements,omitempty"`
+		// Size is how many entries of the log are looked at.
+		Size uint64 `json:"size"`
+		Next string `json:"next,omitempty"`
+	}{Producers: []producerView{}, Size: size, Statements: slices.DeleteFunc(others, func(i uint64) bool { return i >= size })}
 	for i := from; i < uint64(len(all)) && all[i].index < size; i++ {
 		if len(answer.Producers) == limit {
 			answer.Next = formatCursor(i, producersDigest())

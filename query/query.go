@@ -84,6 +84,7 @@ type Index struct {
 	names   map[keys.ID]string
 	// enrolments are the producers' keys, oldest first.
 	enrolments []enrolment
+	statements []uint64 // of the operator, about no producer
 
 	in ingest // owned by Open, then by Run
 }

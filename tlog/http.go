@@ -11,7 +11,6 @@ import (
 
 	"github.com/sealtap/sealtap/proto/sealtap/v1/sealtapv1connect"
 	"github.com/sealtap/sealtap/serve"
-	"github.com/sealtap/sealtap/tlog/tiles"
 )
 
 const (
@@ -36,7 +35,7 @@ func (l *Log) Handler() *serve.Mux {
 	read := func(path string, e endpoint) { mux.Handle(path, l.only(e, http.MethodGet, http.MethodHead)) }
 	read("/checkpoint", l.serveCheckpoint)
 	read("/tile/", l.serveTile)
-	read("/v1/proof/inclusion", l.serveInclusion)
+	mux.Handle("/v1/proof/inclusion", l.only(l.serveInclusion, http.MethodGet, http.MethodHead, http.MethodPost))
 	read("/v1/proof/consistency", l.serveConsistency)
 	read("/v1/records/{index}/proof", l.serveProof)
 	read("/v1/witnesses", l.serveWitnesses)
@@ -94,64 +93,6 @@ func serveJSON(w http.ResponseWriter, status int, v any) error {
 	w.WriteHeader(status)
 	_, _ = w.Write(append(body, '\n'))
 	return nil
-}
-
-func (l *Log) serveCheckpoint(w http.ResponseWriter, _ *http.Request) error {
-	signed, _, ok := l.Checkpoint()
-	if !ok {
-		return fmt.Errorf("%w: there is no checkpoint yet", ErrNotPublished)
-	}
-	return serveBytes(w, typeText, cacheNever, signed)
-}
-
-// serveTile serves tiles and entry bundles (tlog-tiles, "Merkle Tree" and "Log
-// Entries").
-func (l *Log) serveTile(w http.ResponseWriter, r *http.Request) error {
-	p, err := tiles.ParsePath(strings.TrimPrefix(r.URL.Path, "/"))
-	if err != nil {
-		return err
-	}
-	if !p.Entries {
-		hashes, err := l.tileBytes(r.Context(), p)
-		if err != nil {
-			return err
-		}
-		return serveBytes(w, typeBytes, cacheForever, hashes)
-	}
-	if acceptsZstd(r) {
-		packed, ok, err := l.packedBundle(r.Context(), p)
-		if err != nil {
-			return err
-		}
-		if ok {
-			w.Header().Set("Content-Encoding", "zstd")
-			w.Header().Set("Vary", "Accept-Encoding")
-			return serveBytes(w, typeBytes, cacheForever, packed)
-		}
-	}
-	bundle, err := l.bundleBytes(r.Context(), p)
-	if err != nil {
-		return err
-	}
-	w.Header().Set("Vary", "Accept-Encoding")
-	return serveBytes(w, typeBytes, cacheForever, bundle)
-}
-
-// acceptsZstd reports whether the client names zstd as an encoding it takes
-// (RFC 9110, section 12.5.3).
-func acceptsZstd(r *http.Request) bool {
-	for _, line := range r.Header.Values("Accept-Encoding") {
-		for item := range strings.SplitSeq(line, ",") {
-			coding, params, _ := strings.Cut(item, ";")
-			if !strings.EqualFold(strings.TrimSpace(coding), "zstd") {
-				continue
-			}
-			q, ok := strings.CutPrefix(strings.TrimSpace(params), "q=")
-			weight, err := strconv.ParseFloat(q, 64)
-			return !ok || err == nil && weight > 0
-		}
-	}
-	return false
 }
 
 func serveHealth(w http.ResponseWriter, _ *http.Request) error {

@@ -12,7 +12,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/klauspost/compress/zstd"
 	"github.com/transparency-dev/formats/proof"
 	sumdb "golang.org/x/mod/sumdb/tlog"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -274,40 +273,6 @@ func TestReadErrors(t *testing.T) {
 		if !strings.Contains(string(metrics), want) {
 			t.Errorf("metrics lack %q", want)
 		}
-	}
-}
-
-func TestCompressedBundles(t *testing.T) {
-	f := newFixture(t).start()
-	server := f.serve()
-	p := f.producer("proxy-1")
-	f.mustSubmit(p.batch(300)...)
-	f.published(303)
-	_, plain := call(t, "GET", server.URL+"/tile/entries/000", nil, "Accept-Encoding: identity")
-	for accept, packed := range map[string]bool{"zstd": true, "gzip, zstd;q=0.5": true, "ZSTD": true, "gzip": false, "zstd;q=0": false, "identity": false} {
-		resp, body := call(t, "GET", server.URL+"/tile/entries/000", nil, "Accept-Encoding: "+accept)
-		if got := resp.Header.Get("Content-Encoding"); (got == "zstd") != packed || resp.Header.Get("Vary") != "Accept-Encoding" {
-			t.Errorf("accepting %s: encoding %q", accept, got)
-		}
-		if packed {
-			r, err := zstd.NewReader(bytes.NewReader(body))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if body, err = io.ReadAll(r); err != nil {
-				t.Error(err)
-			}
-		}
-		if !bytes.Equal(body, plain) {
-			t.Errorf("accepting %s: other entries", accept)
-		}
-	}
-	if resp, _ := call(t, "GET", server.URL+"/tile/entries/000.p/5", nil, "Accept-Encoding: zstd"); resp.Header.Get("Content-Encoding") != "" {
-		t.Error("a part of a bundle is compressed as if it were all of it")
-	}
-	for _, path := range []string{"/tile/entries/001", "/tile/entries/009"} {
-		resp, body := call(t, "GET", server.URL+path, nil, "Accept-Encoding: zstd")
-		checkProblem(t, resp, body, 404)
 	}
 }
 

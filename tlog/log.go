@@ -57,14 +57,18 @@ type Cosigner interface {
 type Config struct {
 	// Key signs checkpoints; its name is the log's origin. Required.
 	Key *keys.Private
-	// Operator signs the genesis of a new log. Nil: the log must exist.
+	// PostQuantumKey signs checkpoints beside Key: of type 0x06, with the same name.
+	// The operator's statements must name it. Nil: the log has none.
+	PostQuantumKey *keys.Private
+	// Operator signs the genesis of a new log, and the statement that names
+	// PostQuantumKey in one that exists. Nil: the log must exist, and name its keys.
 	Operator *keys.Private
 	// Storage keeps the log. The caller closes it, after Run has returned. Required.
 	Storage storage.Log
 	// Openings keeps encrypted openings. Nil: submissions with openings are refused.
 	Openings storage.Openings
 	// Policy says what must be true of a checkpoint to be published. It names
-	// this log. Required.
+	// this log, by both keys if it has two (see [OwnPolicy]). Required.
 	Policy *policy.Policy
 	// Cosigner asks the witnesses. Nil: nobody is asked, which suits a policy
 	// without a quorum only.
@@ -129,12 +133,7 @@ func (c *Config) check() error {
 	case strings.HasPrefix(c.Key.Name, record.OriginPrefix):
 		return fmt.Errorf("%w: the name %q of the log's key starts like the origin of a seal", ErrConfig, c.Key.Name)
 	}
-	for _, l := range c.Policy.Logs {
-		if l.Key.String() == c.Key.Public.String() {
-			return nil
-		}
-	}
-	return fmt.Errorf("%w: the policy does not name this log, %s", ErrConfig, c.Key.Public)
+	return c.checkKeys()
 }
 
 // Log is a transparency log. Its methods can be called by many goroutines, Run
@@ -142,10 +141,12 @@ func (c *Config) check() error {
 type Log struct {
 	config   Config
 	origin   string
-	signer   note.Signer
-	verifier note.Verifier
+	signers  []note.Signer  // of the keys of the log
+	verifier note.Verifiers // of the same
 	metrics  *metrics
 	cache    *tiles.Cache
+
+	compressor *compressor
 
 	queue       chan *submission
 	queued      atomic.Int64 // submissions in the queue and behind the commit under way
@@ -159,7 +160,8 @@ type Log struct {
 	// published is nil until there is a checkpoint to show. The publisher
 	// replaces it.
 	published atomic.Pointer[policy.Checkpoint]
-	news      bell // rings after published was replaced
+	news      bell                     // rings after published was replaced
+	note      atomic.Pointer[noteText] // of published, once somebody has asked for it
 
 	ringMu sync.RWMutex
 	ring   *record.Keyring // the writer changes it
@@ -195,10 +197,10 @@ func Open(ctx context.Context, c Config) (*Log, error) {
 		stopped: make(chan struct{}),
 	}
 	var err error
-	if l.signer, err = c.Key.Signer(); err != nil {
+	if err = l.openKeys(); err != nil {
 		return nil, err
 	}
-	if l.verifier, err = c.Key.Verifier(); err != nil {
+	if l.compressor, err = newCompressor(); err != nil {
 		return nil, err
 	}
 	l.cache = tiles.NewCache(treeReader{l}, max(16, c.CacheBytes/tiles.CachedBytes))
@@ -210,6 +212,9 @@ func Open(ctx context.Context, c Config) (*Log, error) {
 		return nil, fmt.Errorf("opening log %q: %w", l.origin, err)
 	}
 	if l.metrics, err = newMetrics(l); err != nil {
+		return nil, fmt.Errorf("opening log %q: %w", l.origin, err)
+	}
+	if err := l.nameKey(); err != nil {
 		return nil, fmt.Errorf("opening log %q: %w", l.origin, err)
 	}
 	return l, nil

@@ -37,8 +37,12 @@ type problem struct {
 // retryAfter is what those are told who come when the log is busy, in seconds.
 const retryAfter = 1
 
-// errBadRequest is wrapped by errors about the form of a request.
-var errBadRequest = errors.New("bad request")
+var (
+	// errBadRequest is wrapped by errors about the form of a request.
+	errBadRequest = errors.New("bad request")
+	// errMediaType is wrapped where a request comes in a form that is not taken.
+	errMediaType = errors.New("unsupported media type")
+)
 
 // describe maps an error to what the client is told. It is the one place that
 // knows status codes.
@@ -70,6 +74,10 @@ func describe(err error) problem {
 		p.Status = http.StatusBadRequest
 	case errors.Is(err, ErrNotPublished), errors.Is(err, storage.ErrNotFound), errors.Is(err, tiles.ErrPath):
 		p.Status = http.StatusNotFound
+	case errors.Is(err, errMediaType):
+		p.Status = http.StatusUnsupportedMediaType
+	case errors.Is(err, errNotAcceptable):
+		p.Status = http.StatusNotAcceptable
 	case errors.Is(err, ErrBusy), errors.Is(err, ErrUnavailable), errors.Is(err, ErrStopped):
 		p.Status, p.retryAfter = http.StatusServiceUnavailable, retryAfter
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):

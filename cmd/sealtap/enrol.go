@@ -113,7 +113,10 @@ log. The statement is an entry of the log, from which auditors learn the history
 With --replaces the same statement ends the producer's old key: what the log has of it stands,
 and nothing more is taken. Stop the proxy first, so that it hands over what is in its spool;
 then give it the new key, and a spool of its own. Where the old key is no longer only the
-producer's, say with --last what of it still stands.`,
+producer's, say with --last what of it still stands.
+
+A key of signature type 0x06 is no producer's: the operator signs that it is the log's
+post-quantum key, and signs the log's heads beside the other one.`,
 		func(args []string) (record.KeyChange, error) {
 			k, err := vkeyArg(args[0])
 			if err != nil {
@@ -125,6 +128,8 @@ producer's, say with --last what of it still stands.`,
 				return record.KeyChange{}, err
 			case old == "" && len(list) > 0:
 				return record.KeyChange{}, usagef("--last says what stands of the key that --replaces names, and there is none")
+			case old == "" && k.Type == keys.MLDSA44:
+				return record.KeyChange{Log: []keys.Public{k}}, nil
 			case old == "":
 				return record.KeyChange{Enrol: []keys.Public{k}}, nil
 			}

@@ -57,11 +57,19 @@ func TestScript(t *testing.T) {
 			"newest":   newest,
 			"crash":    crash,
 			"recorded": recorded,
+			"tiled":    copyTiles,
+			"quorum":   quorum,
+			"settled":  settled,
+			"answered": answered,
+			"killing":  killing,
 		},
 		Condition: func(cond string) (bool, error) {
 			if name, ok := strings.CutPrefix(cond, "has:"); ok {
 				_, err := exec.LookPath(name)
 				return err == nil, nil
+			}
+			if cond == "tmpfs" {
+				return exec.Command("unshare", "-rm", "mount", "-t", "tmpfs", "none", "/tmp").Run() == nil, nil
 			}
 			return false, fmt.Errorf("unknown condition %q", cond)
 		},

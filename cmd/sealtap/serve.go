@@ -119,7 +119,7 @@ func startLog(ctx context.Context, c *config.Log, logger *slog.Logger) (_ *servi
 	var index *query.Index
 	limits := c.Limits
 	l, err := tlog.Open(ctx, tlog.Config{
-		Key: f.key, Operator: f.operator, Storage: store, Openings: openings, Policy: f.policy, Cosigner: cosigner,
+		Key: f.key, PostQuantumKey: f.quantum, Operator: f.operator, Storage: store, Openings: openings, Policy: f.policy, Cosigner: cosigner,
 		CheckpointInterval: time.Duration(c.CheckpointInterval), Logger: logger,
 		MaxBatchEntries: int(limits.BatchEntries), MaxBatchBytes: int(limits.BatchBytes), MaxQueue: int(limits.QueueBatches), MaxQueueBytes: int(limits.QueueBytes),
 		ProducerBytesPerSecond: int(limits.ProducerBytesPerSecond), PublishWait: time.Duration(limits.PublishWait),
@@ -182,6 +182,12 @@ func untilPublished(ctx context.Context, l *tlog.Log) (context.Context, context.
 // notAsSigned tells an operator whose log does not open, since what is stored is
 // not what was signed, what to do next.
 func notAsSigned(err error, c *config.Log) error {
+	if errors.Is(err, tlog.ErrBehind) {
+		return fmt.Errorf("%w; to bring in what is missing from a mirror or another copy, run sealtap log restore --config FILE --from URL", err)
+	}
+	if errors.Is(err, sqlite.ErrNoSigned) {
+		return fmt.Errorf("%w; or run sealtap log restore --config FILE, which asks the witnesses", err)
+	}
 	if !errors.Is(err, storage.ErrCorrupt) {
 		return err
 	}
@@ -371,7 +377,7 @@ func collectLess() {
 }
 
 func newLog() *cobra.Command {
-	return daemon("log", "Run one log server", "Runs the log server of the configuration.",
+	cmd := daemon("log", "Run one log server", "Runs the log server of the configuration.",
 		func(ctx context.Context, f *config.File, logger *slog.Logger) (string, *service, error) {
 			if f.Log == nil {
 				return "", nil, usagef("%s has no log section", f.Path)
@@ -380,6 +386,8 @@ func newLog() *cobra.Command {
 			s, err := startLog(ctx, f.Log, logger)
 			return "log", s, err
 		})
+	cmd.AddCommand(newLogBackup(), newLogRestore())
+	return cmd
 }
 
 func newWitness() *cobra.Command {

@@ -158,8 +158,7 @@ func (l *Log) prepare(ctx context.Context) error {
 	}{
 		{&l.selects.bundle, l.db.Reader, selectBundle},
 		{&l.selects.tile, l.db.Reader, selectTile},
-		{&l.selects.run, l.db.Reader, `SELECT run.sequence, run.first, run.count FROM run JOIN stream ON stream.id = run.stream
-			WHERE producer = ? AND incarnation = ? AND run.sequence <= ? ORDER BY run.sequence DESC LIMIT 1`},
+		{&l.selects.run, l.db.Reader, selectRun},
 		{&l.writes.bundle, l.db.Writer, `INSERT INTO bundle (n, data) VALUES (?, ?)`},
 		{&l.writes.head, l.db.Writer, `INSERT INTO head (first, data, leaves) VALUES (?, ?, ?)`},
 		{&l.writes.fold, l.db.Writer, `DELETE FROM head`},
