@@ -23,6 +23,7 @@ func logSchema() Schema {
 	return Schema{
 		Kind:          "log",
 		ApplicationID: 0x53544c01, // "STL", 1
+		PageSize:      8192,
 		Migrations: []string{`
 CREATE TABLE tree (
 	id   INTEGER PRIMARY KEY CHECK (id = 0),
@@ -97,6 +98,7 @@ type Log struct {
 	encoder *zstd.Encoder
 	streams map[record.Stream]int64 // rows known to exist
 	head    head                    // what is in the table, if it is of the right size
+	buffers sync.Pool               // of *[]byte
 }
 
 // head is the entries behind the last complete bundle.

@@ -41,6 +41,11 @@ func (l *Log) transact(ctx context.Context, b *storage.Batch) (int, error) {
 	}
 	// The packing takes the most time: the database is not locked meanwhile.
 	packed := l.pack(before, b)
+	defer func() {
+		for _, frame := range packed.bundles {
+			l.reuse(frame)
+		}
+	}()
 	tx, err := l.db.Writer.BeginTx(ctx, nil)
 	if err != nil {
 		return 0, err

@@ -45,11 +45,12 @@ func (l *Log) pack(before []byte, b *storage.Batch) packed {
 		var wg sync.WaitGroup
 		for i := range p.bundles {
 			room := width - int((end-uint64(len(rest)))%width)
-			bundle := join(before, rest[:room])
+			bundle := appendEntries(append(l.buffer(), before...), rest[:room])
 			before, rest = nil, rest[room:]
 			slots <- struct{}{}
 			wg.Go(func() {
-				p.bundles[i] = l.encoder.EncodeAll(bundle, nil)
+				p.bundles[i] = l.encoder.EncodeAll(bundle, l.buffer())
+				l.reuse(bundle)
 				<-slots
 			})
 		}
@@ -66,14 +67,16 @@ func (l *Log) pack(before []byte, b *storage.Batch) packed {
 	return p
 }
 
-// join returns a bundle of what stands in before and of the entries.
-func join(before []byte, entries [][]byte) []byte {
-	size := len(before)
-	for _, e := range entries {
-		size += 2 + len(e)
+// buffer returns an empty piece of memory, which may have been used before: a
+// bundle can be large, and is needed for the time of one commit.
+func (l *Log) buffer() []byte {
+	if b, ok := l.buffers.Get().(*[]byte); ok {
+		return (*b)[:0]
 	}
-	return appendEntries(append(make([]byte, 0, size), before...), entries)
+	return nil
 }
+
+func (l *Log) reuse(b []byte) { l.buffers.Put(&b) }
 
 func appendEntries(bundle []byte, entries [][]byte) []byte {
 	for _, e := range entries {
