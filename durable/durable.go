@@ -2,7 +2,8 @@
 // one, or none, and never half of one.
 //
 // It also keeps two processes from one set of files. Call [Replace] for a file that
-// changes, [Create] for one that must not, [Lock] for what one process owns.
+// changes, [Rewrite] for one that changes all the time, [Create] for one that must
+// not, [Lock] for what one process owns.
 package durable
 
 import (

@@ -24,7 +24,7 @@ var ErrNoSigned = errors.New("the last signed checkpoint is missing")
 type signedFile string
 
 // write replaces the checkpoint, durably and at once.
-func (f signedFile) write(note []byte) error { return durable.Replace(string(f), note, 0o600) }
+func (f signedFile) write(note []byte) error { return durable.Rewrite(string(f), note, 0o600) }
 
 // read returns the checkpoint, nil if there is no file. Its signature is for
 // the log to check.
