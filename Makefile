@@ -9,8 +9,9 @@ GOBIN := $(shell $(GO) env GOPATH)/bin
 LINT_VERSION := v2.15.0
 BUF_VERSION := v1.75.0
 PROTOC_GEN_GO_VERSION := v1.36.11
+PROTOC_GEN_CONNECT_GO_VERSION := v1.21.0
 
-.PHONY: build check test unit race interop lint fuzz bench vectors proto demo
+.PHONY: build check test unit race interop crash soak lint fuzz bench bench-growth vectors proto demo
 
 build:
 	$(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o sealtap ./cmd/sealtap
@@ -29,9 +30,22 @@ unit:
 race:
 	$(GO) run ./scripts/gotest -race -timeout 20m ./...
 
-# A module of its own, so that the peers stay out of ours.
+# A module of its own, so that the peers stay out of ours. Never from the cache, which
+# knows nothing of files outside the module.
 interop:
-	cd interop && $(GO) vet ./... && $(GO) run ../scripts/gotest -timeout 15m ./...
+	cd interop && $(GO) vet ./... && $(GO) run ../scripts/gotest -count=1 -timeout 15m ./...
+
+# Kills the log at every step of the order of durability, ROUNDS times, and has the
+# disk under SQLite fail at every step; some minutes. make test does less of both.
+ROUNDS ?= 200
+crash:
+	$(GO) test -count=6 -timeout 30m -run 'DiskFails|SyncFails' ./storage/sqlite
+	cd interop && $(GO) test -count=1 -timeout 60m -v -run '^TestCrash$$' ./crash -rounds $(ROUNDS)
+
+# The whole stack under steady load; fails if memory, descriptors or disk grow.
+SOAK ?= 15m
+soak:
+	cd interop && $(GO) run ./soak -for $(SOAK)
 
 lint: $(GOBIN)/golangci-lint
 	@test -z "$$(gofmt -l .)" || { echo "not formatted:"; gofmt -l .; exit 1; }
@@ -41,22 +55,27 @@ lint: $(GOBIN)/golangci-lint
 $(GOBIN)/golangci-lint:
 	$(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)
 
-# Each fuzz target for FUZZTIME.
+# Each fuzz target for FUZZTIME. By default a minute of it could go into making
+# one finding small.
 fuzz:
 	@for pkg in $$($(GO) list ./...); do \
 	  for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
-	    echo "$$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
+	    echo "$$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1s $$pkg || exit 1; \
 	  done; done
 
 # Against the peers, interleaved in one run; a few minutes.
 bench:
 	cd interop && $(GO) run ./bench
 
+# A log of 10 M entries, and how each figure moves on the way; ten minutes.
+bench-growth:
+	cd interop && $(GO) run ./bench -rows growth -rounds 3
+
 # Golden values, from an implementation that shares no code with ours.
 vectors:
 	python3 scripts/vectors.py > record/testdata/vectors.json
 
-proto: $(GOBIN)/buf $(GOBIN)/protoc-gen-go
+proto: $(GOBIN)/buf $(GOBIN)/protoc-gen-go $(GOBIN)/protoc-gen-connect-go
 	cd proto && PATH="$(GOBIN):$$PATH" buf lint && PATH="$(GOBIN):$$PATH" buf generate
 
 $(GOBIN)/buf:
@@ -64,6 +83,9 @@ $(GOBIN)/buf:
 
 $(GOBIN)/protoc-gen-go:
 	$(GO) install google.golang.org/protobuf/cmd/protoc-gen-go@$(PROTOC_GEN_GO_VERSION)
+
+$(GOBIN)/protoc-gen-connect-go:
+	$(GO) install connectrpc.com/connect/cmd/protoc-gen-connect-go@$(PROTOC_GEN_CONNECT_GO_VERSION)
 
 demo:
 	$(GO) run ./cmd/sealtap demo

@@ -73,7 +73,8 @@ type verifier struct {
 	bounded   bool  // there is such a time
 	entry     record.Entry
 	genesis   *record.Genesis
-	key       keys.Public // of the producer
+	own       []keys.Public // the log's, that the operator names
+	key       keys.Public   // of the producer
 	seal      *record.Seal
 	beaconSeq uint64
 	weak      bool  // the beacon's checkpoint does not satisfy the policy
@@ -144,12 +145,7 @@ func (v *verifier) checkGenesis() error {
 	if v.operator != nil && v.genesis.Operator.ID() != v.operator.ID() {
 		return refuse(GenesisInvalid, "the genesis names operator %s, pinned is %s", v.genesis.Operator, v.operator)
 	}
-	for _, l := range v.policy.Logs {
-		if l.Key.Name == v.head.Origin && l.Key.ID() == v.genesis.Log.ID() && v.genesis.Log.Name == v.head.Origin {
-			return nil
-		}
-	}
-	return refuse(GenesisInvalid, "the genesis is that of another log: it names the key %s", v.genesis.Log)
+	return v.checkLogKeys()
 }
 
 // checkProducer ties the entry to a producer, and a record into its tree.
@@ -294,6 +290,14 @@ func (v *verifier) checkBeacon() error {
 	cp, err := v.policy.Verify(signed)
 	if v.weak = errors.Is(err, policy.ErrQuorum); v.weak { // as in an audit: it bounds no time, and that is all
 		cp, err = v.policy.VerifyLogOnly(signed)
+	}
+	if errors.Is(err, policy.ErrSignature) {
+		// As in an audit too: of a time when the log did not have the policy's key.
+		if all, err2 := v.policy.Also(v.own...); err2 == nil {
+			if older, err2 := all.VerifyLogOnly(signed); err2 == nil {
+				cp, v.weak, err = older, true, nil
+			}
+		}
 	}
 	if err != nil {
 		return refuse(checkpointCode(err), "the checkpoint in the beacon is not to be trusted: %v", err)

@@ -37,6 +37,7 @@ func (p *producers) finishStreams() {
 			s.finishSilence(now)
 		}
 	}
+	p.checkLogKeys()
 	if p.weak > 0 {
 		p.firstWeak.Detail = fmt.Sprintf("%d checkpoints in beacons are the log's own and of this history, but do not satisfy the policy (which may have been another one then), so they bound no time. The first: %s",
 			p.weak, p.firstWeak.Detail)

@@ -8,6 +8,7 @@ import (
 	"github.com/sealtap/sealtap/checkpoint"
 	"github.com/sealtap/sealtap/keys"
 	"github.com/sealtap/sealtap/record"
+	"github.com/sealtap/sealtap/witness/policy"
 )
 
 // producers follows who may write, and what each of them wrote.
@@ -21,6 +22,7 @@ type producers struct {
 	strays     []item // altered records, whose place in their stream is not known
 	refused    map[record.Stream]bool
 	consistent map[checkpoint.Body]bool // beacons' checkpoints compared already
+	own        *policy.Policy           // with all keys of the log, once it is needed; nil after another one was named
 	weak       uint64                   // beacons whose checkpoints are the log's, but do not satisfy the policy
 	firstWeak  Finding                  // about the first of them
 }
@@ -97,9 +99,6 @@ func (p *producers) openGenesis(it *item) {
 	}
 	p.ring = ring
 	a.report.Operator = it.genesis.Operator.String()
-	if !a.trustedLogKey(it.genesis.Log) {
-		bad("the genesis is that of another log: it names the key %s, which is not a key of the policy for %q", it.genesis.Log, a.head.Origin)
-	}
 	a.openPredecessor(it.genesis)
 	if a.Operator == nil {
 		a.add(notice(OperatorNotPinned, "no operator's key is pinned, so the one in the genesis was believed: %s", it.genesis.Operator).at(0))
@@ -119,6 +118,9 @@ func (p *producers) keyChange(it *item) {
 	}
 	for _, k := range it.change.Enrol {
 		p.a.known.Store(k.ID(), k)
+	}
+	if len(it.change.Log) > 0 {
+		p.own = nil
 	}
 }
 
@@ -228,7 +230,7 @@ func (p *producers) sight(ctx context.Context, it *item, seen *sighting) {
 	if p.former(it, seen) {
 		return
 	}
-	if seen.err != nil {
+	if seen = p.recognised(seen); seen.err != nil {
 		bad(checkpointCode(seen.err), nil, "the checkpoint in the beacon is not to be trusted, so it bounds no time: %v", seen.err)
 		return
 	}

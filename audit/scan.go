@@ -68,6 +68,7 @@ type sighting struct {
 	cp     *policy.Checkpoint // nil if there is an err
 	err    error
 	origin string // of the log that it is about, whatever else is wrong with it
+	signed []byte // the checkpoint, if there is an err
 	quorum error  // why the checkpoint does not satisfy the policy, so that it bounds no time; nil if it does
 }
 
@@ -322,6 +323,9 @@ func (c *beaconCache) verify(p *policy.Policy, signed []byte) *sighting {
 	if s.cp, s.err = p.Verify(signed); errors.Is(s.err, policy.ErrQuorum) {
 		s.quorum = s.err
 		s.cp, s.err = p.VerifyLogOnly(signed)
+	}
+	if s.err != nil {
+		s.signed = signed
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

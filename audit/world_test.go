@@ -32,6 +32,7 @@ const (
 type world struct {
 	t         testing.TB
 	log       *keys.Private
+	quantum   *keys.Private // the log's second key; nil: it has none
 	operator  *keys.Private
 	witnesses []*keys.Private
 	policy    *policy.Policy
@@ -105,7 +106,15 @@ func (w *world) sign(body checkpoint.Body, witnesses ...*keys.Private) []byte {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	signed, err := note.Sign(&note.Note{Text: string(body.Marshal())}, signer)
+	signers := []note.Signer{signer}
+	if w.quantum != nil {
+		more, err := w.quantum.Signer()
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		signers = append(signers, more)
+	}
+	signed, err := note.Sign(&note.Note{Text: string(body.Marshal())}, signers...)
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -11,6 +11,13 @@ const (
 	leastHeartbeat = 100_000_000
 	leastPrune     = 100_000_000
 	mostBuffer     = 64 << 20 // a body of that size is held for every exchange
+
+	// A proxy sends up to so much in one batch; refused, it could never get past it.
+	leastBatchEntries = 3072
+	leastBatchBytes   = 4 << 20
+	mostBatchBytes    = 256 << 20      // a batch is held in memory
+	mostQueueBatches  = 1 << 20        // the queue has its places from the start
+	mostPublishWait   = 50_000_000_000 // the server takes a client for gone whose request began a minute ago
 )
 
 // checker finds what is wrong with values that were well-formed. It keeps the
@@ -95,6 +102,7 @@ func (f *File) check() error {
 		if l.PruneInterval != 0 && l.PruneInterval < leastPrune {
 			c.fail("log.prune_interval", ": it is at least 100ms")
 		}
+		c.limits(l.Limits)
 	}
 	names := make(map[string]bool)
 	for i, w := range f.Witnesses {
@@ -108,6 +116,21 @@ func (f *File) check() error {
 		names[w.Name] = true
 	}
 	return c.err
+}
+
+func (c *checker) limits(l Limits) {
+	if l.BatchEntries != 0 && l.BatchEntries < leastBatchEntries {
+		c.fail("log.limits.batch_entries", ": a proxy sends up to 3072 entries in a batch, so it is at least that")
+	}
+	if l.BatchBytes != 0 && l.BatchBytes < leastBatchBytes || l.BatchBytes > mostBatchBytes {
+		c.fail("log.limits.batch_bytes", ": a proxy sends up to 4MiB in a batch, and each is held in memory: from 4MiB to 256MiB")
+	}
+	if l.QueueBatches > mostQueueBatches {
+		c.fail("log.limits.queue_batches", ": it is at most %d", mostQueueBatches)
+	}
+	if l.PublishWait > mostPublishWait {
+		c.fail("log.limits.publish_wait", ": it is at most 50s, for the server gives a request a minute")
+	}
 }
 
 func (c *checker) proxy(p *Proxy) {

@@ -84,13 +84,25 @@ type Log struct {
 	Listen             string  `yaml:"listen"`              // required
 	Database           Path    `yaml:"database"`            // SQLite file; required
 	Key                Path    `yaml:"key"`                 // signs checkpoints; its name is the log's origin; required
-	OperatorKey        Path    `yaml:"operator_key"`        // signs the genesis of an empty database; not needed later
+	PostQuantumKey     Path    `yaml:"post_quantum_key"`    // signs checkpoints beside key; of the same name
+	OperatorKey        Path    `yaml:"operator_key"`        // signs the genesis of an empty database, and that post_quantum_key is the log's; not needed later
 	Genesis            Path    `yaml:"genesis"`             // what an empty database begins with, in the place of operator_key: of a successor
 	Policy             Path    `yaml:"policy"`              // whose cosignatures a checkpoint needs; required
 	CheckpointInterval Period  `yaml:"checkpoint_interval"` // 0 means 100ms
 	PruneInterval      Period  `yaml:"prune_interval"`      // between two looks at what the retention policy lets go; 0 means 1h
 	OpeningsIdentity   Path    `yaml:"openings_identity"`   // age identity that opens sealed fields for readers
 	Readers            Readers `yaml:"readers"`
+	Limits             Limits  `yaml:"limits"`
+}
+
+// Limits bound what a log takes at once.
+type Limits struct {
+	BatchEntries           Count  `yaml:"batch_entries"`             // 0 means 4096
+	BatchBytes             Size   `yaml:"batch_bytes"`               // 0 means 8MiB
+	ProducerBytesPerSecond Size   `yaml:"producer_bytes_per_second"` // of each producer, on average; 0 means 64MiB
+	QueueBatches           Count  `yaml:"queue_batches"`             // that wait; 0 means 4096
+	QueueBytes             Size   `yaml:"queue_bytes"`               // that wait; 0 means 64MiB
+	PublishWait            Period `yaml:"publish_wait"`              // for a batch that asks for it; 0 means 20s
 }
 
 // Readers says who may see sealed fields. Nobody may, by default.
@@ -122,6 +134,9 @@ type Period time.Duration
 
 // Size is a number of bytes such as 4096, 64KiB, 16MiB or 1GiB.
 type Size int64
+
+// Count is a number of things.
+type Count int
 
 // VKey is a verifier key.
 type VKey struct{ keys.Public }
@@ -173,7 +188,7 @@ func (f *File) resolve(dir string) {
 		}
 	}
 	if l := f.Log; l != nil {
-		at(&l.Database, &l.Key, &l.OperatorKey, &l.Genesis, &l.Policy, &l.OpeningsIdentity, &l.Readers.Tokens)
+		at(&l.Database, &l.Key, &l.PostQuantumKey, &l.OperatorKey, &l.Genesis, &l.Policy, &l.OpeningsIdentity, &l.Readers.Tokens)
 	}
 	for i := range f.Witnesses {
 		at(&f.Witnesses[i].Database, &f.Witnesses[i].Key)
@@ -226,6 +241,16 @@ func (s *Size) UnmarshalYAML(n *yaml.Node) error {
 		return fmt.Errorf("%q is not a number of bytes such as 4096, 64KiB or 1GiB", n.Value)
 	}
 	*s = Size(v << shift)
+	return nil
+}
+
+// UnmarshalYAML implements [yaml.Unmarshaler].
+func (c *Count) UnmarshalYAML(n *yaml.Node) error {
+	v, err := strconv.ParseUint(n.Value, 10, 31)
+	if err != nil {
+		return fmt.Errorf("%q is not a number such as 4096", n.Value)
+	}
+	*c = Count(v)
 	return nil
 }
 

@@ -50,6 +50,46 @@ func TestParse(t *testing.T) {
 	}
 }
 
+const logSection = `
+log:
+  listen: 127.0.0.1:8081
+  database: log.db
+  key: keys/log.key
+  policy: policy.txt
+  limits:
+    batch_entries: 8192
+    batch_bytes: 16MiB
+    producer_bytes_per_second: 256KiB
+    queue_batches: 100
+    queue_bytes: 32MiB
+    publish_wait: 5s
+`
+
+func TestLimits(t *testing.T) {
+	f, err := Parse("c.yaml", []byte(logSection))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Limits{8192, 16 << 20, 256 << 10, 100, 32 << 20, Period(5 * time.Second)}
+	if f.Log.Limits != want {
+		t.Errorf("limits %+v", f.Log.Limits)
+	}
+	for _, c := range []struct{ old, new, want string }{
+		{"8192", "many", `c.yaml:8: log.limits.batch_entries: "many" is not a number such as 4096`},
+		{"8192", "-1", `c.yaml:8: log.limits.batch_entries: "-1" is not a number`},
+		{"8192", "100", `c.yaml:8: log.limits.batch_entries: a proxy sends up to`},
+		{"16MiB", "1MiB", `c.yaml:9: log.limits.batch_bytes: a proxy sends up to`},
+		{"16MiB", "1GiB", `c.yaml:9: log.limits.batch_bytes: a proxy sends up to`},
+		{"100\n", "2000000\n", `c.yaml:11: log.limits.queue_batches: it is at most 1048576`},
+		{"5s", "3m", `c.yaml:13: log.limits.publish_wait: it is at most 50s`},
+		{"queue_bytes", "queue_byte", `c.yaml:12: log.limits: unknown key "queue_byte"`},
+	} {
+		if _, err := Parse("c.yaml", []byte(strings.Replace(logSection, c.old, c.new, 1))); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("error %v, want %q", err, c.want)
+		}
+	}
+}
+
 func TestParseErrors(t *testing.T) {
 	for _, c := range []struct{ name, old, new, want string }{
 		{"unknown key", "  spool: ", "  spooool: ", `c.yaml:8: proxy: unknown key "spooool"`},

@@ -2,7 +2,8 @@
 // one, or none, and never half of one.
 //
 // It also keeps two processes from one set of files. Call [Replace] for a file that
-// changes, [Create] for one that must not, [Lock] for what one process owns.
+// changes, [Rewrite] for one that changes all the time, [Create] for one that must
+// not, [Lock] for what one process owns.
 package durable
 
 import (
@@ -10,6 +11,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/sealtap/sealtap/failpoint"
 )
 
 // Replace writes data to the file at path, whether there is one or not. On return
@@ -32,12 +35,15 @@ func put(path string, data []byte, mode fs.FileMode, move func(from, to string) 
 	}
 	defer os.Remove(f.Name())
 	_, err = f.Write(data)
+	failpoint.Here("file-written")
 	if err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()); err != nil {
 		return err
 	}
+	failpoint.Here("file-synced")
 	if err := move(f.Name(), path); err != nil {
 		return err
 	}
+	failpoint.Here("file-renamed")
 	return SyncDir(dir)
 }
 

@@ -8,11 +8,12 @@ import (
 	"strings"
 	"testing"
 
+	fnote "github.com/transparency-dev/formats/note"
 	"golang.org/x/mod/sumdb/note"
 )
 
 func TestSaveAndLoad(t *testing.T) {
-	for _, typ := range []Type{Ed25519, Cosignature} {
+	for _, typ := range []Type{Ed25519, Cosignature, MLDSA44} {
 		path := filepath.Join(t.TempDir(), "a.key")
 		k, err := Generate("example.com/a", typ)
 		if err != nil {
@@ -91,7 +92,51 @@ func TestGenerateRefuses(t *testing.T) {
 			t.Errorf("name %q: %v", name, err)
 		}
 	}
-	if _, err := Generate("a", MLDSA44); !errors.Is(err, ErrMalformed) {
+	if _, err := Generate("a", 0x05); !errors.Is(err, ErrMalformed) {
 		t.Errorf("another type: %v", err)
+	}
+	// An ML-DSA-44 signature has one byte for the length of the name.
+	if _, err := Generate(strings.Repeat("a", 255), MLDSA44); err != nil {
+		t.Error(err)
+	}
+	if _, err := Generate(strings.Repeat("a", 256), MLDSA44); !errors.Is(err, ErrMalformed) {
+		t.Errorf("a long name: %v", err)
+	}
+}
+
+// TestForeignMLDSA: keys of transparency-dev/formats are read, and it verifies and
+// reads ours.
+func TestForeignMLDSA(t *testing.T) {
+	skey, vkey, err := fnote.GenerateMLDSAKey("example.com/log")
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs, err := ParsePrivate(skey)
+	if err != nil || theirs.Public.String() != vkey || theirs.Encode() != skey {
+		t.Fatalf("their key is read as %v, %v; want %s", theirs, err, vkey)
+	}
+	ours, err := Generate("example.com/log", MLDSA44)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := fnote.NewMLDSASigner(ours.Encode())
+	if err != nil || signer.KeyHash() != ours.KeyID() {
+		t.Fatalf("they read our key as %v, %v", signer, err)
+	}
+	own, err := ours.Signer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := "example.com/log\n0\n47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=\n"
+	signed, err := note.Sign(&note.Note{Text: text}, own)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := fnote.NewMLDSAVerifier(ours.Public.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := note.Open(signed, note.VerifierList(v)); err != nil || len(n.Sigs) != 1 {
+		t.Errorf("they do not verify our signature: %v", err)
 	}
 }

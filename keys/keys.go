@@ -1,10 +1,11 @@
 // Package keys makes, stores and names the signing keys of Sealtap.
 //
-// Every key is an Ed25519 key in the encodings of C2SP signed-note
-// (https://c2sp.org/signed-note): a private key is a PRIVATE+KEY+… line in a
-// file of its own, a public key is a vkey. A key has one role for its whole
-// life, and its signature type is part of the key: witnesses hold type 0x04
-// (timestamped cosignatures), everybody else type 0x01.
+// Keys are in the encodings of C2SP signed-note (https://c2sp.org/signed-note): a
+// private key is a PRIVATE+KEY+… line in a file of its own, a public key is a
+// vkey. A key has one role for its whole life, and its signature type is part of
+// the key: witnesses hold Ed25519 keys of type 0x04 (timestamped cosignatures),
+// everybody else of type 0x01. A log may have a second, post-quantum key, of type
+// 0x06 (ML-DSA-44).
 //
 // Start with [Generate] or [Load].
 package keys
@@ -24,6 +25,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"filippo.io/mldsa"
 	fnote "github.com/transparency-dev/formats/note"
 	"golang.org/x/mod/sumdb/note"
 )
@@ -35,8 +37,12 @@ type Type byte
 const (
 	Ed25519     Type = 0x01 // plain note signatures: logs, producers, operators
 	Cosignature Type = 0x04 // timestamped Ed25519 cosignatures: witnesses
-	MLDSA44     Type = 0x06 // timestamped ML-DSA-44 cosignatures: verified, not made
+	MLDSA44     Type = 0x06 // timestamped ML-DSA-44 cosignatures: logs, beside the other key
 )
+
+// maxMLDSAName is the longest name that an ML-DSA-44 signature can commit to
+// (tlog-cosignature, "ML-DSA-44 signed message").
+const maxMLDSAName = 255
 
 // ErrMalformed is wrapped by every error about the encoding of a key.
 var ErrMalformed = errors.New("malformed key")
@@ -149,19 +155,38 @@ type Private struct {
 	seed []byte
 }
 
-// Generate makes a new key of type [Ed25519] or [Cosignature].
+// Generate makes a new key.
 func Generate(name string, t Type) (*Private, error) {
 	if !ValidName(name) {
 		return nil, fmt.Errorf("%w: %q cannot name a key: a name is not empty and holds no space, plus or control character", ErrMalformed, name)
 	}
-	if t != Ed25519 && t != Cosignature {
+	seed := make([]byte, seedSize)
+	_, _ = rand.Read(seed)
+	return newPrivate(name, t, seed)
+}
+
+// seedSize is the number of bytes in the secret of a key, whatever its type.
+const seedSize = ed25519.SeedSize
+
+// newPrivate derives a key from its seed.
+func newPrivate(name string, t Type, seed []byte) (*Private, error) {
+	p := &Private{Public: Public{Name: name, Type: t}, seed: seed}
+	switch t {
+	case Ed25519, Cosignature:
+		p.Key = ed25519.NewKeyFromSeed(seed).Public().(ed25519.PublicKey)
+	case MLDSA44:
+		if len(name) > maxMLDSAName {
+			return nil, fmt.Errorf("%w: the name of an ML-DSA-44 key has at most %d bytes", ErrMalformed, maxMLDSAName)
+		}
+		k, err := mldsa.NewPrivateKey(mldsa.MLDSA44(), seed)
+		if err != nil {
+			return nil, fmt.Errorf("%w: deriving ML-DSA-44 key: %w", ErrMalformed, err)
+		}
+		p.Key = k.PublicKey().Bytes()
+	default:
 		return nil, fmt.Errorf("%w: keys of type 0x%02x are not made here", ErrMalformed, byte(t))
 	}
-	pub, priv, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		return nil, fmt.Errorf("generating key: %w", err)
-	}
-	return &Private{Public: Public{Name: name, Type: t, Key: pub}, seed: priv.Seed()}, nil
+	return p, nil
 }
 
 // ParsePrivate parses a PRIVATE+KEY+NAME+KEYID+BASE64 line.
@@ -174,15 +199,13 @@ func ParsePrivate(skey string) (*Private, error) {
 		return nil, fmt.Errorf("%w: a signing key reads PRIVATE+KEY+NAME+KEYID+BASE64", ErrMalformed)
 	}
 	raw, err := base64.StdEncoding.Strict().DecodeString(key64)
-	if err != nil || len(raw) != 1+ed25519.SeedSize {
-		return nil, fmt.Errorf("%w: signing key %q does not hold an Ed25519 seed", ErrMalformed, name)
+	if err != nil || len(raw) != 1+seedSize {
+		return nil, fmt.Errorf("%w: signing key %q does not hold a seed of %d bytes", ErrMalformed, name, seedSize)
 	}
-	t := Type(raw[0])
-	if t != Ed25519 && t != Cosignature {
-		return nil, fmt.Errorf("%w: signing key %q has the unknown signature type 0x%02x", ErrMalformed, name, raw[0])
+	p, err := newPrivate(name, Type(raw[0]), raw[1:])
+	if err != nil {
+		return nil, fmt.Errorf("signing key %q: %w", name, err)
 	}
-	p := &Private{seed: raw[1:]}
-	p.Public = Public{Name: name, Type: t, Key: ed25519.NewKeyFromSeed(p.seed).Public().(ed25519.PublicKey)}
 	if hash, err := strconv.ParseUint(hash16, 16, 32); err != nil || len(hash16) != 8 || uint32(hash) != p.KeyID() {
 		return nil, fmt.Errorf("%w: the key ID of signing key %q does not match its key", ErrMalformed, name)
 	}
@@ -201,8 +224,9 @@ func (p *Private) String() string { return "signing key of " + p.Public.String()
 // GoString hides the secret.
 func (p *Private) GoString() string { return p.String() }
 
-// Signer returns a signer of notes. For a [Cosignature] key each signature
-// carries the time at which it is made.
+// Signer returns a signer of notes. For a [Cosignature] or [MLDSA44] key each
+// signature carries the time at which it is made; the latter signs checkpoints
+// only.
 func (p *Private) Signer() (note.Signer, error) {
 	if p.Type == Ed25519 {
 		return note.NewSigner(p.Encode())

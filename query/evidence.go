@@ -91,6 +91,11 @@ func (h *handler) prove(ctx context.Context, index uint64, entry []byte, e recor
 	if ev.Genesis, err = h.proven(ctx, 0, at); err != nil {
 		return nil, err
 	}
+	if named, ok := h.ix.logKey(at.body.Size); ok {
+		if ev.LogKey, err = h.proven(ctx, named, at); err != nil {
+			return nil, err
+		}
+	}
 	var producer *keys.ID
 	switch {
 	case e.Record != nil:
@@ -118,6 +123,22 @@ func (h *handler) behind(index uint64) error {
 		return fmt.Errorf("%w: it has read %d entries", ErrUnavailable, h.ix.Indexed())
 	}
 	return fmt.Errorf("%w in the log", errNotFound)
+}
+
+// logKey returns the index of the newest statement, among the first size entries,
+// that names a key of the log; the genesis apart.
+func (ix *Index) logKey(size uint64) (index uint64, ok bool) {
+	ix.mu.RLock()
+	defer ix.mu.RUnlock()
+	if ix.ring == nil {
+		return 0, false
+	}
+	for _, k := range ix.ring.LogKeys() {
+		if k.Index > 0 && k.Index < size {
+			index, ok = k.Index, true
+		}
+	}
+	return index, ok
 }
 
 // enrolled returns the index of the statement that enrolled a producer.

@@ -14,6 +14,7 @@ import (
 	"github.com/sealtap/sealtap/checkpoint"
 	"github.com/sealtap/sealtap/keys"
 	"github.com/sealtap/sealtap/record"
+	"github.com/sealtap/sealtap/serve"
 	"github.com/sealtap/sealtap/storage"
 )
 
@@ -51,13 +52,13 @@ type handler struct {
 
 // Handler serves GET /v1/records, /v1/records/{index}, its /evidence,
 // and /v1/producers.
-func (ix *Index) Handler(c HandlerConfig) http.Handler {
+func (ix *Index) Handler(c HandlerConfig) *serve.Mux {
 	h := &handler{ix: ix, proofs: c.Proofs, reader: c.Readers}
 	if c.Openings != nil && len(c.Identities) > 0 {
 		h.opener = newOpener(c.Openings, c.Identities)
 	}
-	mux := http.NewServeMux()
-	for path, serve := range map[string]func(http.ResponseWriter, *http.Request) error{
+	mux := serve.NewMux()
+	for path, call := range map[string]func(http.ResponseWriter, *http.Request) error{
 		"/v1/records":                  h.records,
 		"/v1/records/{index}":          h.record,
 		"/v1/records/{index}/evidence": h.evidence,
@@ -73,7 +74,7 @@ func (ix *Index) Handler(c HandlerConfig) http.Handler {
 			w.Header().Set("Cache-Control", "no-store")
 			ctx, cancel := context.WithTimeout(r.Context(), searchTimeout)
 			defer cancel()
-			if err := serve(w, r.WithContext(ctx)); err != nil {
+			if err := call(w, r.WithContext(ctx)); err != nil {
 				h.fail(w, r, err)
 			}
 		})

@@ -66,7 +66,6 @@ func (ix *Index) step(ctx context.Context) error {
 			return err
 		}
 		entry := entries[index%bundleWidth]
-		b.leaves = append(b.leaves, record.LeafHash(entry))
 		if err := ix.take(ctx, b, index, entry); err != nil {
 			return fmt.Errorf("indexing entry %d: %w", index, err)
 		}
@@ -90,10 +89,12 @@ func (ix *Index) step(ctx context.Context) error {
 func (ix *Index) take(ctx context.Context, b *batch, index uint64, entry []byte) error {
 	e, err := record.Parse(entry)
 	if err != nil {
+		b.leaves = append(b.leaves, record.LeafHash(entry))
 		ix.in.malformed++
 		ix.log.Warn("entry is malformed and cannot be searched for", "index", index, "error", err, "malformed", ix.in.malformed)
 		return nil
 	}
+	b.leaves = append(b.leaves, e.Leaf)
 	switch {
 	case e.Record != nil:
 		return ix.takeRecord(ctx, b, index, &e)

@@ -74,8 +74,10 @@ func (h *handler) producers(w http.ResponseWriter, r *http.Request) error {
 	h.ix.mu.RUnlock()
 	answer := struct {
 		Producers []producerView `json:"producers"`
-		Next      string         `json:"next,omitempty"`
-	}{Producers: []producerView{}}
+		// Size is how many entries of the log are looked at.
+		Size uint64 `json:"size"`
+		Next string `json:"next,omitempty"`
+	}{Producers: []producerView{}, Size: size}
 	for i := from; i < uint64(len(all)) && all[i].index < size; i++ {
 		if len(answer.Producers) == limit {
 			answer.Next = formatCursor(i, producersDigest())

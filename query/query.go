@@ -56,6 +56,10 @@ const cachedBytes = 16 << 20
 // rebuilt, has not read so far, or a search took too long.
 var ErrUnavailable = errors.New("search index not available")
 
+// gather is how long entries are waited for, once there is one, so that they are
+// indexed together.
+const gather = 10 * time.Millisecond
+
 // errOtherLog says that the index file belongs to another log, or to a history
 // that the log no longer has.
 var errOtherLog = errors.New("the index does not match the log")
@@ -255,6 +259,8 @@ func (ix *Index) follow(ctx context.Context) error {
 			if err := ix.await(ctx, n); err != nil {
 				return err
 			}
+			// Searches see what is published, which takes longer than this.
+			sleep(ctx, gather)
 			continue
 		}
 		if err := ix.step(ctx); err != nil {

@@ -71,7 +71,7 @@ func (h Hash) String() string { return hex.EncodeToString(h[:]) }
 // producer's tree and in the log's.
 func LeafHash(entry []byte) Hash {
 	// One call on a stack buffer is twice as fast as a streaming hash.
-	var buf [1024]byte
+	var buf [2048]byte
 	if len(entry) < len(buf) {
 		buf[0] = 0x00
 		n := copy(buf[1:], entry)

@@ -25,6 +25,7 @@ type Evidence struct {
 	// checkpoint in it. Nil if there is none.
 	Beacon    *Proven
 	KeyChange *Proven // the statement that enrolled the producer, in the log; nil if the entry is not a producer's
+	LogKey    *Proven // the newest statement that names a key of the log, in the log; nil if the genesis names all
 	Genesis   *Proven // the genesis of the log, in the log
 }
 
@@ -53,7 +54,7 @@ func (e *Evidence) Marshal() []byte {
 	for _, p := range []struct {
 		name string
 		*Proven
-	}{{"beacon", e.Beacon}, {"key-change", e.KeyChange}, {"genesis", e.Genesis}} {
+	}{{"beacon", e.Beacon}, {"key-change", e.KeyChange}, {"log-key", e.LogKey}, {"genesis", e.Genesis}} {
 		if p.Proven != nil {
 			section(p.name, base64Line(p.Entry))
 			section(p.name+".tlog-proof", p.Proof.Marshal())
@@ -103,7 +104,7 @@ func ParseEvidence(text []byte) ([]*Evidence, error) {
 
 func parseEvidence(doc []byte) (*Evidence, error) {
 	e := new(Evidence)
-	parts := map[string]**Proven{"beacon": &e.Beacon, "key-change": &e.KeyChange, "genesis": &e.Genesis}
+	parts := map[string]**Proven{"beacon": &e.Beacon, "key-change": &e.KeyChange, "log-key": &e.LogKey, "genesis": &e.Genesis}
 	for len(doc) > 0 {
 		var name string
 		var text []byte

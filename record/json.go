@@ -94,10 +94,14 @@ func NewView(e Entry, index uint64, name func(keys.ID) string, openings []*sealt
 		v.Detail = map[string]any{"size": e.Seal.Size, "root": b64(e.Seal.Root[:])}
 	case e.Genesis != nil:
 		v.Time = e.Genesis.Created.Format(time.RFC3339)
-		v.Detail = map[string]any{"log": e.Genesis.Log.String(), "operator": e.Genesis.Operator.String()}
-		if p, ok := e.Genesis.PredecessorHead(); ok {
-			v.Detail.(map[string]any)["predecessor"] = map[string]any{"origin": p.Origin, "size": p.Size, "root": b64(p.Root[:])}
+		d := map[string]any{"log": e.Genesis.Log.String(), "operator": e.Genesis.Operator.String()}
+		if e.Genesis.PostQuantum != nil {
+			d["post_quantum"] = e.Genesis.PostQuantum.String()
 		}
+		if p, ok := e.Genesis.PredecessorHead(); ok {
+			d["predecessor"] = map[string]any{"origin": p.Origin, "size": p.Size, "root": b64(p.Root[:])}
+		}
+		v.Detail = d
 	case e.KeyChange != nil:
 		v.Detail = keyChangeDetail(e.KeyChange)
 	case e.Statement != nil:
@@ -109,9 +113,13 @@ func NewView(e Entry, index uint64, name func(keys.ID) string, openings []*sealt
 func keyChangeDetail(c *KeyChange) any {
 	d := struct {
 		Number uint64   `json:"number"`
+		Log    []string `json:"log,omitempty"`
 		Enrol  []string `json:"enrol,omitempty"`
 		Revoke []string `json:"revoke,omitempty"`
 	}{Number: c.Number}
+	for _, k := range c.Log {
+		d.Log = append(d.Log, k.String())
+	}
 	for _, k := range c.Enrol {
 		d.Enrol = append(d.Enrol, k.String())
 	}

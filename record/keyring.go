@@ -1,6 +1,7 @@
 package record
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -25,6 +26,7 @@ type Keyring struct {
 	producers map[keys.ID]*enrolment
 	retained  []Retained // oldest first
 	closed    *Closed    // nil while the log goes on
+	logKeys   map[keys.ID]LogKey
 }
 
 type enrolment struct {
@@ -39,7 +41,31 @@ func NewKeyring(g *Genesis, operator *keys.Public) (*Keyring, error) {
 	if operator != nil && g.Operator.ID() != operator.ID() {
 		return nil, fmt.Errorf("%w: the genesis names operator %s, pinned is %s", ErrStatement, g.Operator, operator)
 	}
-	return &Keyring{Genesis: g, producers: make(map[keys.ID]*enrolment)}, nil
+	k := &Keyring{Genesis: g, producers: make(map[keys.ID]*enrolment), logKeys: make(map[keys.ID]LogKey)}
+	k.logKeys[g.Log.ID()] = LogKey{Key: g.Log}
+	if g.PostQuantum != nil {
+		k.logKeys[g.PostQuantum.ID()] = LogKey{Key: *g.PostQuantum}
+	}
+	return k, nil
+}
+
+// LogKey is a key that signs the log's checkpoints.
+type LogKey struct {
+	Key   keys.Public
+	Index uint64 // of the statement that names it: 0 for the genesis
+}
+
+// LogKey returns a key of the log, and reports whether a statement names it.
+func (k *Keyring) LogKey(id keys.ID) (LogKey, bool) {
+	l, ok := k.logKeys[id]
+	return l, ok
+}
+
+// LogKeys returns the keys of the log, oldest first.
+func (k *Keyring) LogKeys() []LogKey {
+	return slices.SortedFunc(maps.Values(k.logKeys), func(a, b LogKey) int {
+		return cmp.Or(cmp.Compare(a.Index, b.Index), cmp.Compare(a.Key.Type, b.Key.Type), cmp.Compare(a.Key.String(), b.Key.String()))
+	})
 }
 
 // Check says whether the key change can be applied now.
@@ -55,6 +81,11 @@ func (k *Keyring) Check(c *KeyChange) error {
 	}
 	if err := k.checkOpen(); err != nil {
 		return err
+	}
+	for i, key := range c.Log {
+		if _, known := k.logKeys[key.ID()]; known || slices.ContainsFunc(c.Log[:i], func(o keys.Public) bool { return o.ID() == key.ID() }) {
+			return fmt.Errorf("%w: the key %08x of the log was named before", ErrStatement, key.KeyID())
+		}
 	}
 	names := make(map[string]bool)
 	for _, e := range k.producers {
@@ -114,6 +145,9 @@ func (k *Keyring) Apply(c *KeyChange, index uint64) error {
 		return err
 	}
 	k.Number = c.Number
+	for _, key := range c.Log {
+		k.logKeys[key.ID()] = LogKey{Key: key, Index: index}
+	}
 	for _, r := range c.Revoke {
 		k.producers[r.Key.ID()].revoked = &r
 	}

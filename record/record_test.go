@@ -350,7 +350,7 @@ func sampleEvidence() *Evidence {
 	p := tp(1)
 	return &Evidence{
 		Entry: []byte{1, 2, 3}, Openings: []*sealtapv1.Opening{{Field: "query", Type: "string", Salt: make([]byte, 32), Value: []byte("q")}, {Field: "source", Type: "string", Salt: make([]byte, 32)}},
-		Log: tp(9), Producer: &p, Beacon: &Proven{[]byte{7}, tp(0)}, KeyChange: &Proven{[]byte{8}, tp(1)}, Genesis: &Proven{[]byte{9}, tp(0)},
+		Log: tp(9), Producer: &p, Beacon: &Proven{[]byte{7}, tp(0)}, KeyChange: &Proven{[]byte{8}, tp(1)}, LogKey: &Proven{[]byte{6}, tp(5)}, Genesis: &Proven{[]byte{9}, tp(0)},
 	}
 }
 
@@ -401,10 +401,13 @@ func FuzzParse(f *testing.F) {
 	seal, _ := NewSeal(s, 1, Hash{}, signer)
 	genesis, _ := NewGenesis(key.Public, newKey(f, "o"), time.Unix(1, 0))
 	change, _ := NewKeyChange(KeyChange{Origin: "o", Number: 1, Enrol: []keys.Public{key.Public}, Revoke: []Revocation{{key.Public, []LastSequence{{s.Incarnation, 4}}}}}, key)
+	quantum := newQuantumKey(f, "p")
+	genesis2, _ := NewGenesis(key.Public, newKey(f, "o"), time.Unix(1, 0), quantum.Public)
+	change2, _ := NewKeyChange(KeyChange{Origin: "p", Number: 1, Log: []keys.Public{quantum.Public}}, key)
 	rec, _ := Encode(sample(s))
 	keep, _ := NewRetention("o", 2, Retention{Keep: time.Hour, Entries: 5}, key)
 	forever, _ := NewRetention("o", 3, Retention{Forever: true}, key)
-	for _, e := range [][]byte{seal, genesis, change, rec, keep, forever} {
+	for _, e := range [][]byte{seal, genesis, change, genesis2, change2, rec, keep, forever} {
 		f.Add(e)
 	}
 	f.Fuzz(func(t *testing.T, entry []byte) {

@@ -24,21 +24,26 @@ const (
 // operator's, and is signed by the latter: the root of trust of everything that
 // producers sign.
 type Genesis struct {
-	Log      keys.Public
-	Operator keys.Public
-	Created  time.Time // whole seconds, the operator's claim
+	Log         keys.Public
+	PostQuantum *keys.Public // the log's second key, of type 0x06; nil if it has none
+	Operator    keys.Public
+	Created     time.Time // whole seconds, the operator's claim
 	// Predecessor is the last cosigned checkpoint of the log that this one goes on
 	// from, verbatim; nil if it begins by itself.
 	Predecessor []byte
 	Note        []byte // the signed note, verbatim
 }
 
-// NewGenesis returns the genesis entry of a log.
-func NewGenesis(log keys.Public, operator *keys.Private, created time.Time) ([]byte, error) {
-	return signStatement(KindGenesis, operator, genesisHeader,
-		"log "+log.String(),
+// NewGenesis returns the genesis entry of a log. Its post-quantum key, if it has
+// one, follows as more.
+func NewGenesis(log keys.Public, operator *keys.Private, created time.Time, more ...keys.Public) ([]byte, error) {
+	lines := []string{genesisHeader, "log " + log.String()}
+	for _, k := range more {
+		lines = append(lines, "log "+k.String())
+	}
+	return signStatement(KindGenesis, operator, append(lines,
 		"operator "+operator.Public.String(),
-		"created "+created.UTC().Format(time.RFC3339))
+		"created "+created.UTC().Format(time.RFC3339))...)
 }
 
 // ParseGenesis parses the body of a genesis entry. It checks that the entry is
@@ -49,12 +54,23 @@ func ParseGenesis(body []byte) (Genesis, error) {
 	if err != nil {
 		return Genesis{}, err
 	}
-	if len(lines) != 3 && len(lines) != 4 {
-		return Genesis{}, fmt.Errorf("%w: a genesis has lines for log, operator and created, and perhaps predecessor", ErrMalformed)
-	}
 	g := Genesis{Note: body}
+	if len(lines) >= 4 && strings.HasPrefix(lines[1], "log ") {
+		k, err := logLine(lines[1])
+		if err != nil {
+			return Genesis{}, err
+		}
+		g.PostQuantum = &k
+		lines = append(lines[:1], lines[2:]...)
+	}
+	if len(lines) != 3 && len(lines) != 4 {
+		return Genesis{}, fmt.Errorf("%w: a genesis has one or two lines for log, one each for operator and created, and perhaps predecessor", ErrMalformed)
+	}
 	if g.Log, err = keyLine(lines[0], "log "); err != nil {
 		return Genesis{}, err
+	}
+	if k := g.PostQuantum; k != nil && (g.Log.Type != keys.Ed25519 || k.Name != g.Log.Name) {
+		return Genesis{}, fmt.Errorf("%w: the log's keys are one of type 0x01 and one of type 0x06, of one name", ErrMalformed)
 	}
 	if g.Operator, err = keyLine(lines[1], "operator "); err != nil {
 		return Genesis{}, err
@@ -71,10 +87,13 @@ func ParseGenesis(body []byte) (Genesis, error) {
 	return g, verifyNote(body, g.Operator)
 }
 
-// KeyChange is a statement by the operator about producers' keys.
+// KeyChange is a statement by the operator about the keys of producers, and of the
+// log.
 type KeyChange struct {
 	Origin string // of the log that it is meant for
 	Number uint64 // 1 for the operator's first statement in a log, then one more each
+	// Log is post-quantum keys that sign the log's checkpoints from now on.
+	Log    []keys.Public
 	Enrol  []keys.Public
 	Revoke []Revocation
 	Note   []byte // the signed note, verbatim
@@ -94,9 +113,15 @@ type LastSequence struct {
 	Sequence    uint64
 }
 
-// NewKeyChange returns the entry of a statement about producers' keys.
+// NewKeyChange returns the entry of a statement about keys.
 func NewKeyChange(c KeyChange, operator *keys.Private) ([]byte, error) {
 	lines := []string{"log " + c.Origin, "number " + strconv.FormatUint(c.Number, 10)}
+	for _, k := range c.Log {
+		if k.Type != keys.MLDSA44 {
+			return nil, fmt.Errorf("adding %q: a log's second key has signature type 0x06, not 0x%02x", k.Name, byte(k.Type))
+		}
+		lines = append(lines, "log "+k.String())
+	}
 	for _, k := range c.Enrol {
 		if k.Type != keys.Ed25519 {
 			return nil, fmt.Errorf("enrolling %q: a producer's key has signature type 0x01, not 0x%02x", k.Name, byte(k.Type))
@@ -140,6 +165,13 @@ func (c KeyChange) Verify(operator keys.Public) error { return verifyNote(c.Note
 func (c *KeyChange) parseLine(line string) error {
 	word, rest, _ := strings.Cut(line, " ")
 	switch word {
+	case "log":
+		k, err := logLine(line)
+		if err == nil && k.Name != c.Origin {
+			err = fmt.Errorf("%w: the name %q of a log's key is not its origin %q", ErrMalformed, k.Name, c.Origin)
+		}
+		c.Log = append(c.Log, k)
+		return err
 	case "enrol":
 		k, err := keyLine(line, "enrol ")
 		if err == nil && k.Type != keys.Ed25519 {
@@ -190,6 +222,15 @@ func statementLines(body []byte, header string) ([]string, error) {
 		return nil, fmt.Errorf("%w: the statement starts with %q, not %q", ErrMalformed, lines[0], header)
 	}
 	return lines[1:], nil
+}
+
+// logLine reads the line of a log's second key.
+func logLine(line string) (keys.Public, error) {
+	k, err := keyLine(line, "log ")
+	if err == nil && k.Type != keys.MLDSA44 {
+		err = fmt.Errorf("%w: the second key of log %q has signature type 0x%02x, 0x%02x is wanted", ErrMalformed, k.Name, byte(k.Type), byte(keys.MLDSA44))
+	}
+	return k, err
 }
 
 func keyLine(line, prefix string) (keys.Public, error) {

@@ -1,9 +1,11 @@
 package record
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"sync"
+	"unicode/utf8"
 
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -22,6 +24,7 @@ type fieldShape struct {
 	bit   uint64 // of its own, or that of its oneof; 0 if it may occur any number of times
 	wire  protowire.Type
 	limit uint64 // of a varint
+	text  bool   // whether it must be UTF-8
 	child *shape // of a message
 }
 
@@ -55,6 +58,8 @@ func newShape(d protoreflect.MessageDescriptor, known map[protoreflect.FullName]
 			f.wire, f.limit = protowire.VarintType, math.MaxUint64
 		case protoreflect.Sfixed64Kind:
 			f.wire = protowire.Fixed64Type
+		case protoreflect.StringKind:
+			f.text = true
 		case protoreflect.MessageKind:
 			f.child = newShape(fd.Message(), known)
 		}
@@ -113,6 +118,9 @@ func (f *fieldShape) checkValue(wire protowire.Type, value []byte) error {
 	}
 	if wire == protowire.VarintType && v > f.limit {
 		return fmt.Errorf("%d is out of range", v)
+	}
+	if f.text && !utf8.Valid(value[n:]) {
+		return errors.New("it is not UTF-8")
 	}
 	if f.child != nil {
 		return f.child.checkWire(value[n:])

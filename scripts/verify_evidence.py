@@ -6,7 +6,8 @@
 Written from docs/formats.md and the C2SP specifications alone, it shares no line with the Go code: it shows that
 those pages are enough, and that two implementations agree. It prints PASS or FAIL for each file; exit code 0 if all
 pass, 1 if one fails, 2 for a policy that cannot be used. Unlike `sealtap verify` it insists on a pinned operator.
-It does not know ML-DSA-44 (type 0x06): such a witness counts as one that has not cosigned. Of records it reads what it
+It does not know ML-DSA-44 (type 0x06): such a witness counts as one that has not cosigned, and of a log's keys only
+those of type 0x01 count. Of records it reads what it
 needs; it does not look into requests and responses. A policy is believed to be well-formed."""
 import base64, functools, hashlib, re, struct, sys
 
@@ -150,7 +151,9 @@ class Policy:
             elif not f[0] or f[0].startswith("#"):
                 continue
             elif f[0] == "log":
-                self.logs[vkey(f[1])[1]] = vkey(f[1])
+                key = vkey(f[1])
+                if key[3] == 1:  # another one of the log's keys may be of type 0x06
+                    self.logs[key[1]] = key
             elif f[0] == "witness":
                 self.witnesses[f[1]] = vkey(f[2])
             elif f[0] == "group":
@@ -159,7 +162,7 @@ class Policy:
                 self.quorum = f[1]
             else:
                 raise Bad("line " + line)
-        need(self.quorum and self.logs, "policy without quorum or log")
+        need(self.quorum and self.logs, "policy without quorum, or without a log whose key is of type 0x01")
         need(self.operator and self.operator[3] == 1, "policy pins no operator")
 
     def time(self, name, times):
@@ -290,10 +293,19 @@ def verify(sections, openings, policy):
         return e, i
 
     first = in_log("genesis", 0)[0]
-    operator = vkey(first.decode().split("\n")[2].removeprefix("operator "))  # the pin may give it another name
+    lines = first.decode().split("\n")
+    quantum = [vkey(x[4:]) for x in lines[2:3] if x.startswith("log ")]  # the log's second key, if it has one
+    operator = vkey(lines[2 + len(quantum)].removeprefix("operator "))  # the pin may give it another name
     need(operator[3:] == policy.operator[3:], "genesis of another operator")
     genesis = statement(first, 0, "sealtap/genesis/v1", operator)
+    need(all(k[1] == log[1] and k[3] == 6 for k in quantum), "second key of the log")
+    if quantum:
+        del genesis[1]
     need(genesis[:2] == ["log " + log[0], "operator " + operator[0]], "genesis of another log")
+    if "log-key" in sections:
+        more = statement(in_log("log-key")[0], 1, "sealtap/key-change/v1", operator)
+        named = [vkey(x[4:]) for x in more[1:] if x.startswith("log ")]
+        need(more[0] == "log " + log[1] and named and all(k[1] == log[1] and k[3] == 6 for k in named), "log-key")
     need(len(genesis) in (3, 4) and re.fullmatch(r"created \d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", genesis[2]), "genesis")
     for line in genesis[3:]:  # the log before, which its own policy verifies
         need(line.startswith("predecessor "), "predecessor")
@@ -353,7 +365,7 @@ def verify_record(sections, openings, policy, r, entry, beacon_entry, enrolled, 
 
 
 ORDER = ["entry", "opening", "log.tlog-proof", "producer.tlog-proof", "beacon", "beacon.tlog-proof",
-         "key-change", "key-change.tlog-proof", "genesis", "genesis.tlog-proof"]
+         "key-change", "key-change.tlog-proof", "log-key", "log-key.tlog-proof", "genesis", "genesis.tlog-proof"]
 
 
 def evidences(text):
@@ -367,7 +379,8 @@ def evidences(text):
         need(found[0] == "" and set(names) <= set(ORDER) and names == sorted(names, key=ORDER.index), "sections")
         need(all(names.count(n) == 1 for n in names if n != "opening"), "a section twice")
         need({"entry", "log.tlog-proof", "genesis"} <= set(names), "a section is missing")
-        need(all((n + ".tlog-proof" in names) == (n in names) for n in ("beacon", "key-change", "genesis")), "sections")
+        pairs = ("beacon", "key-change", "log-key", "genesis")
+        need(all((n + ".tlog-proof" in names) == (n in names) for n in pairs), "sections")
         openings = [b for n, b in zip(names, bodies) if n == "opening"]
         split = [o[:-1].split(" ") for o in openings]
         need(all(len(o) == 4 for o in split), "opening")

@@ -1,7 +1,7 @@
 // Package serve runs an HTTP server for as long as a context lives, with the time
 // limits that every server of Sealtap has and a stop that does not dawdle.
 //
-// Call [HTTP].
+// Call [HTTP]; a [Mux] says what it serves.
 package serve
 
 import (
@@ -18,10 +18,15 @@ import (
 const grace = 5 * time.Second
 
 // HTTP answers requests on ln until ctx ends, finishes those under way, and
-// closes ln. It returns nil when ctx ended.
+// closes ln. It returns nil when ctx ended. It speaks HTTP/1.1 and, to clients that
+// begin so, HTTP/2 without TLS, which gRPC needs.
 func HTTP(ctx context.Context, ln net.Listener, h http.Handler) error {
 	fresh := connections{list: make(map[net.Conn]bool)}
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true)
 	srv := &http.Server{
+		Protocols:         protocols,
 		Handler:           h,
 		ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout:       time.Minute,

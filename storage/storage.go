@@ -147,6 +147,10 @@ type Openings interface {
 	// Those of the same record, and keys, are kept only where there are none and
 	// none were erased.
 	Put(ctx context.Context, openings []Opening, keys []WrappedKey) error
+	// Discard forgets the openings of all entries from the index on: they were put
+	// for a batch that was never stored, and the indices are about to become those
+	// of other entries.
+	Discard(ctx context.Context, from uint64) error
 	// Opening returns the openings of the entry at the index, and reports whether
 	// there are any.
 	Opening(ctx context.Context, index uint64) ([]byte, bool, error)

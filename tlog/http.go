@@ -2,20 +2,15 @@ package tlog
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"mime"
 	"net/http"
 	"strconv"
 	"strings"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-	"google.golang.org/protobuf/encoding/protojson"
-	"google.golang.org/protobuf/proto"
 
-	sealtapv1 "github.com/sealtap/sealtap/proto/sealtap/v1"
-	"github.com/sealtap/sealtap/tlog/tiles"
+	"github.com/sealtap/sealtap/proto/sealtap/v1/sealtapv1connect"
+	"github.com/sealtap/sealtap/serve"
 )
 
 const (
@@ -35,12 +30,12 @@ type endpoint func(w http.ResponseWriter, r *http.Request) error
 // Handler serves everything that needs no index of the records: C2SP tlog-tiles,
 // proofs, submission, health and metrics. What readers see ends at the published
 // checkpoint.
-func (l *Log) Handler() http.Handler {
-	mux := http.NewServeMux()
+func (l *Log) Handler() *serve.Mux {
+	mux := serve.NewMux()
 	read := func(path string, e endpoint) { mux.Handle(path, l.only(e, http.MethodGet, http.MethodHead)) }
 	read("/checkpoint", l.serveCheckpoint)
 	read("/tile/", l.serveTile)
-	read("/v1/proof/inclusion", l.serveInclusion)
+	mux.Handle("/v1/proof/inclusion", l.only(l.serveInclusion, http.MethodGet, http.MethodHead, http.MethodPost))
 	read("/v1/proof/consistency", l.serveConsistency)
 	read("/v1/records/{index}/proof", l.serveProof)
 	read("/v1/witnesses", l.serveWitnesses)
@@ -48,6 +43,7 @@ func (l *Log) Handler() http.Handler {
 	read("/healthz", serveHealth)
 	read("/readyz", l.serveReady)
 	mux.Handle("/v1/entries", l.only(l.serveSubmit, http.MethodPost))
+	mux.Handle(sealtapv1connect.LogServiceSubmitProcedure, l.only(l.rpcEndpoint(), http.MethodPost))
 	metrics := promhttp.HandlerFor(l.config.Metrics, promhttp.HandlerOpts{})
 	read("/metrics", func(w http.ResponseWriter, r *http.Request) error {
 		metrics.ServeHTTP(w, r)
@@ -100,64 +96,6 @@ func serveJSON(w http.ResponseWriter, status int, v any) error {
 	return nil
 }
 
-func (l *Log) serveCheckpoint(w http.ResponseWriter, _ *http.Request) error {
-	signed, _, ok := l.Checkpoint()
-	if !ok {
-		return fmt.Errorf("%w: there is no checkpoint yet", ErrNotPublished)
-	}
-	return serveBytes(w, typeText, cacheNever, signed)
-}
-
-// serveTile serves tiles and entry bundles (tlog-tiles, "Merkle Tree" and "Log
-// Entries").
-func (l *Log) serveTile(w http.ResponseWriter, r *http.Request) error {
-	p, err := tiles.ParsePath(strings.TrimPrefix(r.URL.Path, "/"))
-	if err != nil {
-		return err
-	}
-	if !p.Entries {
-		hashes, err := l.tileBytes(r.Context(), p)
-		if err != nil {
-			return err
-		}
-		return serveBytes(w, typeBytes, cacheForever, hashes)
-	}
-	if acceptsZstd(r) {
-		packed, ok, err := l.packedBundle(r.Context(), p)
-		if err != nil {
-			return err
-		}
-		if ok {
-			w.Header().Set("Content-Encoding", "zstd")
-			w.Header().Set("Vary", "Accept-Encoding")
-			return serveBytes(w, typeBytes, cacheForever, packed)
-		}
-	}
-	bundle, err := l.bundleBytes(r.Context(), p)
-	if err != nil {
-		return err
-	}
-	w.Header().Set("Vary", "Accept-Encoding")
-	return serveBytes(w, typeBytes, cacheForever, bundle)
-}
-
-// acceptsZstd reports whether the client names zstd as an encoding it takes
-// (RFC 9110, section 12.5.3).
-func acceptsZstd(r *http.Request) bool {
-	for _, line := range r.Header.Values("Accept-Encoding") {
-		for item := range strings.SplitSeq(line, ",") {
-			coding, params, _ := strings.Cut(item, ";")
-			if !strings.EqualFold(strings.TrimSpace(coding), "zstd") {
-				continue
-			}
-			q, ok := strings.CutPrefix(strings.TrimSpace(params), "q=")
-			weight, err := strconv.ParseFloat(q, 64)
-			return !ok || err == nil && weight > 0
-		}
-	}
-	return false
-}
-
 func serveHealth(w http.ResponseWriter, _ *http.Request) error {
 	return serveJSON(w, http.StatusOK, map[string]string{"status": "ok"})
 }
@@ -168,47 +106,4 @@ func (l *Log) serveReady(w http.ResponseWriter, _ *http.Request) error {
 		return nil
 	}
 	return serveJSON(w, http.StatusOK, map[string]any{"status": "ready", "size": l.Size(), "published": l.Published()})
-}
-
-// serveSubmit takes a SubmitRequest, as protobuf or as its JSON form.
-func (l *Log) serveSubmit(w http.ResponseWriter, r *http.Request) error {
-	mediaType, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	if err != nil || mediaType != typeProto && mediaType != typeJSON {
-		w.Header().Set("Accept", typeProto+", "+typeJSON)
-		writeProblem(w, problem{Type: "about:blank", Title: http.StatusText(http.StatusUnsupportedMediaType), Status: http.StatusUnsupportedMediaType,
-			Detail: "a submission is " + typeProto + " or " + typeJSON})
-		return nil
-	}
-	// Base64 and the frame of each item come on top of what Submit counts.
-	limit := 2*int64(l.config.MaxBatchBytes) + 64*int64(l.config.MaxBatchEntries)
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
-	if err != nil {
-		var tooLong *http.MaxBytesError
-		if errors.As(err, &tooLong) {
-			return err
-		}
-		return fmt.Errorf("%w: reading submission: %w", errBadRequest, err)
-	}
-	req := new(sealtapv1.SubmitRequest)
-	if mediaType == typeProto {
-		err = proto.Unmarshal(body, req)
-	} else {
-		err = protojson.Unmarshal(body, req)
-	}
-	if err != nil {
-		return fmt.Errorf("%w: not a SubmitRequest: %w", errBadRequest, err)
-	}
-	response, err := l.Submit(r.Context(), req)
-	if err != nil {
-		return err
-	}
-	if mediaType == typeProto {
-		body, err = proto.Marshal(response)
-	} else {
-		body, err = protojson.Marshal(response)
-	}
-	if err != nil {
-		return fmt.Errorf("encoding answer: %w", err)
-	}
-	return serveBytes(w, mediaType, cacheNever, body)
 }

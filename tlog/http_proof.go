@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strconv"
 	"time"
 
 	"github.com/transparency-dev/formats/proof"
@@ -15,22 +16,6 @@ import (
 	"github.com/sealtap/sealtap/witness"
 	"github.com/sealtap/sealtap/witness/policy"
 )
-
-// inclusion is the answer of /v1/proof/inclusion. The checkpoint is absent where
-// the size asked for is not that of the published one.
-type inclusion struct {
-	Index      uint64   `json:"index"`
-	Size       uint64   `json:"size"`
-	LeafHash   []byte   `json:"leaf_hash"`
-	Hashes     [][]byte `json:"hashes"`
-	Checkpoint string   `json:"checkpoint,omitempty"`
-}
-
-type consistency struct {
-	From   uint64   `json:"from"`
-	To     uint64   `json:"to"`
-	Hashes [][]byte `json:"hashes"`
-}
 
 // number reads a decimal parameter, and reports whether it is there.
 func number(q url.Values, name string) (uint64, bool, error) {
@@ -71,7 +56,11 @@ func (l *Log) head() (*policy.Checkpoint, error) {
 	return cp, nil
 }
 
+// serveInclusion serves one inclusion proof, or those that a POST asks for.
 func (l *Log) serveInclusion(w http.ResponseWriter, r *http.Request) error {
+	if r.Method == http.MethodPost {
+		return l.serveInclusions(w, r)
+	}
 	q, err := query(r, "index", "leaf", "size")
 	if err != nil {
 		return err
@@ -94,19 +83,21 @@ func (l *Log) serveInclusion(w http.ResponseWriter, r *http.Request) error {
 	if index >= size {
 		return fmt.Errorf("%w: entry %d, in a tree of size %d", ErrNotPublished, index, size)
 	}
-	path, err := l.InclusionProof(r.Context(), index, size)
+	if err := l.checkPublished(size); err != nil {
+		return err
+	}
+	list, err := l.inclusionProofs(r.Context(), []uint64{index}, size)
 	if err != nil {
 		return err
 	}
-	leaf, err := l.LeafHash(r.Context(), index)
-	if err != nil {
-		return err
-	}
-	answer := inclusion{Index: index, Size: size, LeafHash: leaf[:], Hashes: raw(path)}
+	b := make([]byte, 0, 256+len(cp.Note)+48*len(list[0].Path))
+	b = append(appendInclusion(append(b, '{'), list[0]), ',')
+	b = appendSize(b, size)
+	// The one of another size is not kept.
 	if size == cp.Size {
-		answer.Checkpoint = string(cp.Note)
+		b = append(append(b, `,"checkpoint":`...), l.noteJSON(cp)...)
 	}
-	return serveJSON(w, http.StatusOK, answer)
+	return serveBytes(w, typeJSON, cacheNever, append(b, "}\n"...))
 }
 
 // indexOf returns the entry that a request names, by index or by leaf hash.
@@ -159,7 +150,11 @@ func (l *Log) serveConsistency(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return serveJSON(w, http.StatusOK, consistency{From: from, To: to, Hashes: raw(path)})
+	b := make([]byte, 0, 64+48*len(path))
+	b = strconv.AppendUint(append(b, `{"from":`...), from, 10)
+	b = strconv.AppendUint(append(b, `,"to":`...), to, 10)
+	b = appendHashes(append(b, ','), path)
+	return serveBytes(w, typeJSON, cacheNever, append(b, "}\n"...))
 }
 
 // serveProof serves C2SP tlog-proof (https://c2sp.org/tlog-proof).
@@ -234,12 +229,4 @@ func (l *Log) serveWitnesses(w http.ResponseWriter, _ *http.Request) error {
 		list = append(list, info)
 	}
 	return serveJSON(w, http.StatusOK, map[string]any{"witnesses": list, "quorum": l.config.Policy.Quorum, "published": l.Published(), "size": l.Size()})
-}
-
-func raw(hashes []record.Hash) [][]byte {
-	list := make([][]byte, len(hashes))
-	for i := range hashes {
-		list[i] = hashes[i][:]
-	}
-	return list
 }

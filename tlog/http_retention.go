@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+
+	"github.com/sealtap/sealtap/record"
 )
 
 // maxStreams and maxStatements bound a page.
@@ -69,7 +71,7 @@ func (l *Log) serveStreams(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 		for _, s := range list {
-			answer.Streams = append(answer.Streams, streamInfo{s.Stream.Producer.String(), s.Stream.Incarnation.String(), s.Size, raw(s.Edge)})
+			answer.Streams = append(answer.Streams, streamInfo{s.Stream.Producer.String(), s.Stream.Incarnation.String(), s.Size, rawHashes(s.Edge)})
 		}
 		if next > 0 {
 			answer.Next = strconv.FormatUint(next, 10)
@@ -124,4 +126,12 @@ func page(r *http.Request, most int) (place uint64, limit int, err error) {
 		return place, most, nil
 	}
 	return place, int(n), nil
+}
+
+func rawHashes(hashes []record.Hash) [][]byte {
+	list := make([][]byte, len(hashes))
+	for i := range hashes {
+		list[i] = hashes[i][:]
+	}
+	return list
 }

@@ -3,14 +3,65 @@ package tlog_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/sealtap/sealtap/record"
+	"github.com/sealtap/sealtap/storage"
 )
+
+// TestServePrunedFromMemory: the tiles and bundles that are in memory are denied
+// with those in storage once they are below the minimum index.
+func TestServePrunedFromMemory(t *testing.T) {
+	f := pruning(t)
+	p := f.producer("proxy-1")
+	for range 30 {
+		f.mustSubmit(p.batch(50)...)
+	}
+	f.published(f.log.Size())
+	server := f.serve()
+	ask := func(path string) int {
+		t.Helper()
+		method, body := http.MethodGet, ""
+		if path, body, _ = strings.Cut(path, " "); body != "" {
+			method = http.MethodPost
+		}
+		req, err := http.NewRequestWithContext(t.Context(), method, server.URL+path, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", "application/json")
+		resp, err := http.DefaultTransport.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		return resp.StatusCode
+	}
+	paths := []string{"/tile/entries/001", "/tile/entries/002.p/7", "/tile/0/001", "/tile/0/003.p/9", "/v1/records/300/proof", "/v1/proof/inclusion?index=700",
+		"/v1/proof/inclusion?index=0&size=700", "/v1/proof/consistency?from=300&to=1200", "/v1/proof/consistency?from=256&to=700",
+		`/v1/proof/inclusion {"indices":[1200,700]}`, `/v1/proof/inclusion {"indices":[0],"size":700}`}
+	for _, path := range paths {
+		if status := ask(path); status != http.StatusOK {
+			t.Fatalf("%s: %d before it was pruned", path, status)
+		}
+	}
+	f.retain(record.Retention{Entries: 500})
+	f.pruned(1024)
+	for _, path := range paths {
+		if status := ask(path); status != http.StatusGone {
+			t.Errorf("%s: %d of what was pruned", path, status)
+		}
+	}
+	if _, err := f.log.LeafHash(t.Context(), 700); !errors.Is(err, storage.ErrPruned) {
+		t.Errorf("leaf hash of what was pruned: %v", err)
+	}
+}
 
 func TestServePruned(t *testing.T) {
 	f := pruning(t)

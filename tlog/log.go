@@ -57,7 +57,11 @@ type Cosigner interface {
 type Config struct {
 	// Key signs checkpoints; its name is the log's origin. Required.
 	Key *keys.Private
-	// Operator signs the genesis of a new log. Nil: the log must exist.
+	// PostQuantumKey signs checkpoints beside Key: of type 0x06, with the same name.
+	// The operator's statements must name it. Nil: the log has none.
+	PostQuantumKey *keys.Private
+	// Operator signs the genesis of a new log, and the statement that names
+	// PostQuantumKey in one that exists. Nil: the log must exist, and name its keys.
 	Operator *keys.Private
 	// Begin are the entries with which a new log begins: a genesis, and the
 	// statements behind it, made elsewhere. Nil: Operator signs a genesis.
@@ -67,7 +71,7 @@ type Config struct {
 	// Openings keeps encrypted openings. Nil: submissions with openings are refused.
 	Openings storage.Openings
 	// Policy says what must be true of a checkpoint to be published. It names
-	// this log. Required.
+	// this log, by both keys if it has two (see [OwnPolicy]). Required.
 	Policy *policy.Policy
 	// Cosigner asks the witnesses. Nil: nobody is asked, which suits a policy
 	// without a quorum only.
@@ -78,8 +82,15 @@ type Config struct {
 	MaxBatchEntries int
 	// MaxBatchBytes bounds a submission. 0: 8 MiB.
 	MaxBatchBytes int
-	// MaxQueue and MaxQueueBytes bound the submissions that wait. 0: 4096, 64 MiB.
+	// MaxQueue and MaxQueueBytes bound the submissions that wait to be stored;
+	// MaxQueue also those that wait for a checkpoint. 0: 4096, 64 MiB.
 	MaxQueue, MaxQueueBytes int
+	// ProducerBytesPerSecond is what each producer may submit on average; one second's
+	// worth, or a batch of the largest size, may come at once. 0: 64 MiB.
+	ProducerBytesPerSecond int
+	// PublishWait bounds how long a submission waits for a checkpoint. 0: 20 s, less
+	// than what clients commonly wait for an answer.
+	PublishWait time.Duration
 	// CacheBytes is about the memory for tree nodes. 0: 64 MiB.
 	CacheBytes int
 	// LeafIndex finds the index of an entry by its leaf hash. Nil: proofs are
@@ -105,10 +116,14 @@ func (c *Config) setDefaults() {
 	if c.PruneInterval == 0 {
 		c.PruneInterval = time.Hour
 	}
+	if c.PublishWait == 0 {
+		c.PublishWait = 20 * time.Second
+	}
 	for _, d := range []struct {
 		value *int
 		zero  int
-	}{{&c.MaxBatchEntries, 4096}, {&c.MaxBatchBytes, 8 << 20}, {&c.MaxQueue, 4096}, {&c.MaxQueueBytes, 64 << 20}, {&c.CacheBytes, 64 << 20}} {
+	}{{&c.MaxBatchEntries, 4096}, {&c.MaxBatchBytes, 8 << 20}, {&c.MaxQueue, 4096}, {&c.MaxQueueBytes, 64 << 20},
+		{&c.ProducerBytesPerSecond, 64 << 20}, {&c.CacheBytes, 64 << 20}} {
 		if *d.value == 0 {
 			*d.value = d.zero
 		}
@@ -130,12 +145,7 @@ func (c *Config) check() error {
 	case strings.HasPrefix(c.Key.Name, record.OriginPrefix):
 		return fmt.Errorf("%w: the name %q of the log's key starts like the origin of a seal", ErrConfig, c.Key.Name)
 	}
-	for _, l := range c.Policy.Logs {
-		if l.Key.String() == c.Key.Public.String() {
-			return nil
-		}
-	}
-	return fmt.Errorf("%w: the policy does not name this log, %s", ErrConfig, c.Key.Public)
+	return c.checkKeys()
 }
 
 // Log is a transparency log. Its methods can be called by many goroutines, Run
@@ -143,13 +153,18 @@ func (c *Config) check() error {
 type Log struct {
 	config   Config
 	origin   string
-	signer   note.Signer
-	verifier note.Verifier
+	signers  []note.Signer  // of the keys of the log
+	verifier note.Verifiers // of the same
 	metrics  *metrics
 	cache    *tiles.Cache
 
+	compressor *compressor
+
 	queue       chan *submission
-	queuedBytes atomic.Int64
+	queued      atomic.Int64 // submissions in the queue and behind the commit under way
+	queuedBytes atomic.Int64 // theirs
+	waiting     atomic.Int64 // submissions that wait for a checkpoint
+	budgets     *budgets
 	stopped     chan struct{} // closed when Run returns
 
 	// durable is what is stored. The writer replaces it.
@@ -157,6 +172,8 @@ type Log struct {
 	// published is nil until there is a checkpoint to show. The publisher
 	// replaces it.
 	published atomic.Pointer[policy.Checkpoint]
+	news      bell                     // rings after published was replaced
+	note      atomic.Pointer[noteText] // of published, once somebody has asked for it
 
 	ringMu sync.RWMutex
 	ring   *record.Keyring // the writer changes it
@@ -179,6 +196,7 @@ type snapshot struct {
 	root    record.Hash
 	partial []tiles.Tile  // of the right edge
 	head    []byte        // the last size%256 entries in the form of a bundle
+	recent  []recent      // the newest complete bundles, in order
 	next    chan struct{} // closed when there is a newer snapshot
 }
 
@@ -192,13 +210,14 @@ func Open(ctx context.Context, c Config) (*Log, error) {
 		config:  c,
 		origin:  c.Key.Name,
 		queue:   make(chan *submission, c.MaxQueue),
+		budgets: newBudgets(c.ProducerBytesPerSecond, c.MaxBatchBytes),
 		stopped: make(chan struct{}),
 	}
 	var err error
-	if l.signer, err = c.Key.Signer(); err != nil {
+	if err = l.openKeys(); err != nil {
 		return nil, err
 	}
-	if l.verifier, err = c.Key.Verifier(); err != nil {
+	if l.compressor, err = newCompressor(); err != nil {
 		return nil, err
 	}
 	l.pruner, _ = c.Storage.(storage.Pruner)
@@ -215,6 +234,9 @@ func Open(ctx context.Context, c Config) (*Log, error) {
 		return nil, fmt.Errorf("opening log %q: %w", l.origin, err)
 	}
 	if l.metrics, err = newMetrics(l); err != nil {
+		return nil, fmt.Errorf("opening log %q: %w", l.origin, err)
+	}
+	if err := l.nameKey(); err != nil {
 		return nil, fmt.Errorf("opening log %q: %w", l.origin, err)
 	}
 	return l, nil
@@ -291,12 +313,17 @@ func (l *Log) setPublishing(err error) {
 	l.health.publishing = err
 }
 
-// Ready returns nil if entries are being taken and checkpoints published, else
-// what is wrong.
+// Ready returns nil if entries are being taken and checkpoints published, and the
+// storage, where it can say, is sound; else what is wrong.
 func (l *Log) Ready() error {
 	l.healthMu.Lock()
 	h := l.health
 	l.healthMu.Unlock()
+	for _, s := range []any{l.config.Storage, l.config.Openings} {
+		if s, ok := s.(interface{ Health() error }); ok && s.Health() != nil {
+			return s.Health()
+		}
+	}
 	switch {
 	case h.writing != nil:
 		return fmt.Errorf("entries cannot be stored: %w", h.writing)

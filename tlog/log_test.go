@@ -466,3 +466,24 @@ func (f *fixture) witnesses(n int) []*witnessServer {
 	}
 	return servers
 }
+
+// unsound is a storage that says so.
+type unsound struct{ storage.Log }
+
+func (unsound) Health() error { return errors.New("the disk is failing") }
+
+func TestReadyAsksTheStorage(t *testing.T) {
+	f := newFixture(t)
+	f.start()
+	f.published(1)
+	if err := f.log.Ready(); err != nil {
+		t.Errorf("a sound log: %v", err)
+	}
+	f.stop()
+	f.config = func(c *tlog.Config) { c.Storage = unsound{c.Storage} }
+	f.start()
+	f.published(1)
+	if err := f.log.Ready(); err == nil || !strings.Contains(err.Error(), "failing") {
+		t.Errorf("a log on a failing disk: %v", err)
+	}
+}

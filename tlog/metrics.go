@@ -49,7 +49,7 @@ func newMetrics(l *Log) (*metrics, error) {
 		gauge("sealtap_log_minimum_index", "Index from which on all entries are kept.", func() float64 { return float64(l.Minimum()) }),
 		gauge("sealtap_log_size", "Entries stored.", func() float64 { return float64(l.Size()) }),
 		gauge("sealtap_log_published_size", "Entries under the published checkpoint.", func() float64 { return float64(l.Published()) }),
-		gauge("sealtap_log_queue", "Submissions that wait.", func() float64 { return float64(len(l.queue)) }),
+		gauge("sealtap_log_queue", "Submissions that wait.", func() float64 { return float64(l.queued.Load()) }),
 	} {
 		if err := l.config.Metrics.Register(c); err != nil {
 			return nil, fmt.Errorf("registering metrics: %w", err)
@@ -81,6 +81,10 @@ func (m *metrics) submitted(err error) {
 		result = "out-of-sequence"
 	case errors.Is(err, ErrBusy):
 		result = "busy"
+	case errors.Is(err, ErrRate):
+		result = "rate"
+	case errors.Is(err, ErrUnpublished):
+		result = "unpublished"
 	case errors.Is(err, ErrUnavailable), errors.Is(err, ErrStopped):
 		result = "unavailable"
 	case errors.As(err, new(*ClosedError)):

@@ -89,6 +89,41 @@ func TestOpenings(t *testing.T) {
 	}
 }
 
+// Openings and entries are stored at the same time. Where the entries were not,
+// the openings must not become those of what is stored at their index later.
+func TestOpeningsOfEntriesNeverStored(t *testing.T) {
+	ctx := context.Background()
+	f := newFixture(t).start()
+	p, q := f.producer("proxy-1"), f.producer("proxy-2")
+	sealer, _ := newSealer(t)
+	it := p.sealedRecord(sealer)
+	req := &sealtapv1.SubmitRequest{Items: []*sealtapv1.Item{it, {Entry: p.seal()}}, Keys: []*sealtapv1.WrappedKey{sealer.WrappedKey()}}
+	f.storage.Fail("Commit", storagetest.Failed)
+	if _, err := f.log.Submit(ctx, req); !errors.Is(err, tlog.ErrUnavailable) {
+		t.Fatalf("while entries cannot be stored: %v", err)
+	}
+	var index uint64
+	other := q.batch(1)
+	eventually(t, "recovery", func() bool {
+		resp, err := f.submit(other...)
+		if err == nil {
+			index = resp.Runs[0].FirstIndex
+		}
+		return err == nil
+	})
+	if _, ok, err := f.openings.Opening(ctx, index); ok || err != nil {
+		t.Errorf("entry %d has the openings of one that was never stored: %v, %v", index, ok, err)
+	}
+	resp, err := f.log.Submit(ctx, req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	index = resp.Runs[0].FirstIndex
+	if box, _, err := f.openings.Opening(ctx, index); err != nil || !bytes.Equal(box, it.Openings) {
+		t.Errorf("openings of entry %d: %v, or others", index, err)
+	}
+}
+
 func TestOpeningsRefused(t *testing.T) {
 	f := newFixture(t).start()
 	p := f.producer("proxy-1")

@@ -27,13 +27,26 @@ type problem struct {
 	MinimumIndex *uint64 `json:"minimum_index,omitempty"`
 	// Successor is the key of the log that goes on from a closed one.
 	Successor string `json:"successor,omitempty"`
+	// Limit is which limit was hit, as the configuration names it, Got what was
+	// compared with Maximum.
+	Limit   string `json:"limit,omitempty"`
+	Got     uint64 `json:"got,omitempty"`
+	Maximum uint64 `json:"maximum,omitempty"`
+	// Durable says that the entries are stored, and only their checkpoint is missing.
+	Durable bool `json:"durable,omitempty"`
+
+	retryAfter int // seconds, the Retry-After field; 0: none
 }
 
 // retryAfter is what those are told who come when the log is busy, in seconds.
 const retryAfter = 1
 
-// errBadRequest is wrapped by errors about the form of a request.
-var errBadRequest = errors.New("bad request")
+var (
+	// errBadRequest is wrapped by errors about the form of a request.
+	errBadRequest = errors.New("bad request")
+	// errMediaType is wrapped where a request comes in a form that is not taken.
+	errMediaType = errors.New("unsupported media type")
+)
 
 // describe maps an error to what the client is told. It is the one place that
 // knows status codes.
@@ -41,9 +54,12 @@ func describe(err error) problem {
 	p := problem{Type: "about:blank", Detail: err.Error()}
 	var sequence *SequenceError
 	var fork *ForkError
-	var tooLong *http.MaxBytesError
 	var pruned *PrunedError
 	var closed *ClosedError
+	var limit *LimitError
+	if errors.As(err, &limit) {
+		p.Limit, p.Got, p.Maximum = limit.Limit, limit.Got, limit.Max
+	}
 	switch {
 	case errors.As(err, &closed):
 		p.Status, p.Successor = http.StatusGone, closed.Successor.String()
@@ -60,16 +76,24 @@ func describe(err error) problem {
 		}
 	case errors.Is(err, record.ErrUnknownProducer), errors.Is(err, record.ErrRevoked), errors.Is(err, ErrSignature), errors.Is(err, record.ErrStatement):
 		p.Status = http.StatusForbidden
-	case errors.Is(err, ErrTooLarge), errors.As(err, &tooLong):
+	case errors.Is(err, ErrTooLarge):
 		p.Status = http.StatusRequestEntityTooLarge
+	case errors.Is(err, ErrRate):
+		p.Status, p.retryAfter = http.StatusTooManyRequests, max(retryAfter, int(limit.RetryAfter.Seconds()))
+	case errors.Is(err, ErrUnpublished):
+		p.Status, p.retryAfter, p.Durable = http.StatusServiceUnavailable, retryAfter, true
 	case errors.Is(err, ErrRefused), errors.Is(err, errBadRequest), errors.Is(err, tiles.ErrRange):
 		p.Status = http.StatusBadRequest
 	case errors.Is(err, ErrNotPublished), errors.Is(err, storage.ErrNotFound), errors.Is(err, tiles.ErrPath):
 		p.Status = http.StatusNotFound
+	case errors.Is(err, errMediaType):
+		p.Status = http.StatusUnsupportedMediaType
+	case errors.Is(err, errNotAcceptable):
+		p.Status = http.StatusNotAcceptable
 	case errors.Is(err, ErrBusy), errors.Is(err, ErrUnavailable), errors.Is(err, ErrStopped):
-		p.Status = http.StatusServiceUnavailable
+		p.Status, p.retryAfter = http.StatusServiceUnavailable, retryAfter
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		p.Status = http.StatusServiceUnavailable
+		p.Status, p.retryAfter = http.StatusServiceUnavailable, retryAfter
 	default:
 		// What is behind it is for the operator's log.
 		p.Status, p.Detail = http.StatusInternalServerError, "the log could not read its storage"
@@ -81,11 +105,11 @@ func describe(err error) problem {
 // fail answers with an error.
 func (l *Log) fail(w http.ResponseWriter, r *http.Request, err error) {
 	p := describe(err)
-	switch p.Status {
-	case http.StatusInternalServerError:
+	if p.Status == http.StatusInternalServerError {
 		l.config.Logger.Error("a request failed", "method", r.Method, "path", r.URL.Path, "error", err)
-	case http.StatusServiceUnavailable:
-		w.Header().Set("Retry-After", strconv.Itoa(retryAfter))
+	}
+	if p.retryAfter > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(p.retryAfter))
 	}
 	writeProblem(w, p)
 }

@@ -1,6 +1,7 @@
 package tlog
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"golang.org/x/mod/sumdb/note"
 
 	"github.com/sealtap/sealtap/checkpoint"
+	"github.com/sealtap/sealtap/failpoint"
 	"github.com/sealtap/sealtap/record"
 	"github.com/sealtap/sealtap/storage"
 	"github.com/sealtap/sealtap/tlog/tiles"
@@ -97,6 +99,7 @@ func (l *Log) publish(ctx context.Context, head storage.Head) error {
 	if err != nil {
 		return err
 	}
+	failpoint.Here("signed-kept")
 	cosigned := signed.Note
 	var cosignErr error
 	if l.config.Cosigner != nil {
@@ -104,6 +107,7 @@ func (l *Log) publish(ctx context.Context, head storage.Head) error {
 			cosigned = signed.Note
 		}
 	}
+	failpoint.Here("cosigned")
 	cp, err := l.config.Policy.Verify(cosigned)
 	if err != nil {
 		return errors.Join(cosignErr, err)
@@ -111,13 +115,19 @@ func (l *Log) publish(ctx context.Context, head storage.Head) error {
 	if cp.Origin != l.origin || cp.Size != signed.Size || record.Hash(cp.Root) != signed.Root {
 		return fmt.Errorf("collecting cosignatures: size %d of %q came back for size %d", cp.Size, cp.Origin, signed.Size)
 	}
+	if !bytes.HasPrefix(cosigned, signed.Note) {
+		return errors.New("collecting cosignatures: a signature of the log's own was lost; the cosigner does not have the log's own policy")
+	}
 	if cosignErr != nil {
 		l.config.Logger.Warn("not every witness cosigned", "size", signed.Size, "error", cosignErr)
 	}
 	if err := l.config.Storage.SetPublished(ctx, storage.Head{Size: signed.Size, Root: signed.Root, Note: cosigned}); err != nil {
 		return err
 	}
+	failpoint.Here("published-kept")
 	l.published.Store(cp)
+	failpoint.Here("published-shown")
+	l.news.ring()
 	return nil
 }
 
@@ -129,10 +139,11 @@ func (l *Log) sign(ctx context.Context, head storage.Head) (storage.Head, error)
 	} else {
 		body := checkpoint.Body{Origin: l.origin, Size: head.Size, Root: head.Root}
 		var err error
-		if head.Note, err = note.Sign(&note.Note{Text: string(body.Marshal())}, l.signer); err != nil {
+		if head.Note, err = note.Sign(&note.Note{Text: string(body.Marshal())}, l.signers...); err != nil {
 			return head, fmt.Errorf("signing checkpoint: %w", err)
 		}
 	}
+	failpoint.Here("signed")
 	// Again for one that was signed before: it may have got half way.
 	if err := l.config.Storage.SetSigned(ctx, head); err != nil {
 		return head, err

@@ -37,6 +37,9 @@ func (l *Log) Bundle(ctx context.Context, n uint64) ([]byte, error) {
 	if n == s.size/tiles.Width && len(s.head) > 0 {
 		return s.head, nil
 	}
+	if b, ok := s.recentBundle(n); ok {
+		return b.entries, nil
+	}
 	return l.config.Storage.Bundle(ctx, n)
 }
 
@@ -70,10 +73,11 @@ func (l *Log) InclusionProof(ctx context.Context, index, size uint64) ([]record.
 	if err := l.checkPublished(size); err != nil {
 		return nil, err
 	}
-	if err := l.checkKept(index / tiles.Width); err != nil {
+	list, err := l.inclusionProofs(ctx, []uint64{index}, size)
+	if err != nil {
 		return nil, err
 	}
-	return tiles.InclusionProof(ctx, l.cache, index, size)
+	return list[0].Path, nil
 }
 
 // ConsistencyProof returns the proof that the tree of size from is a prefix of
@@ -82,7 +86,35 @@ func (l *Log) ConsistencyProof(ctx context.Context, from, to uint64) ([]record.H
 	if err := l.checkPublished(to); err != nil {
 		return nil, err
 	}
+	if from > 0 && from < to {
+		if err := errors.Join(l.checkEdge(from), l.checkEdge(to)); err != nil {
+			return nil, err
+		}
+	}
 	return tiles.ConsistencyProof(ctx, l.cache, from, to)
+}
+
+// inclusionProofs returns leaves with their audit paths. What was pruned may still
+// be in the cache: whether it is kept is asked first.
+func (l *Log) inclusionProofs(ctx context.Context, indices []uint64, size uint64) ([]tiles.Inclusion, error) {
+	for _, index := range indices {
+		if err := l.checkKept(index / tiles.Width); err != nil {
+			return nil, err
+		}
+	}
+	if err := l.checkEdge(size); err != nil {
+		return nil, err
+	}
+	return tiles.InclusionProofs(ctx, l.cache, indices, size)
+}
+
+// checkEdge returns an error if the right edge of the tree of a size needs leaf
+// hashes that are no longer kept.
+func (l *Log) checkEdge(size uint64) error {
+	if size%tiles.Width == 0 {
+		return nil
+	}
+	return l.checkKept(size / tiles.Width)
 }
 
 func (l *Log) checkPublished(size uint64) error {
@@ -97,12 +129,9 @@ func (l *Log) tileBytes(ctx context.Context, p tiles.Path) ([]byte, error) {
 	if err := l.checkPath(p); err != nil {
 		return nil, err
 	}
-	hashes, err := treeReader{l}.Tile(ctx, p.Level, p.N)
+	hashes, err := l.cache.Prefix(ctx, p.Level, p.N, p.Width)
 	if err != nil {
 		return nil, err
-	}
-	if len(hashes) < p.Width*len(record.Hash{}) {
-		return nil, fmt.Errorf("%w: tile %d/%d has %d bytes", storage.ErrCorrupt, p.Level, p.N, len(hashes))
 	}
 	return hashes[:p.Width*len(record.Hash{})], nil
 }

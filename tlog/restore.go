@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	"golang.org/x/mod/sumdb/note"
-
 	"github.com/sealtap/sealtap/checkpoint"
 	"github.com/sealtap/sealtap/record"
 	"github.com/sealtap/sealtap/storage"
@@ -73,7 +71,7 @@ func (l *Log) begin(ctx context.Context) error {
 	if l.config.Operator == nil {
 		return fmt.Errorf("%w: the storage is empty, and there is no operator key to start a log with", ErrConfig)
 	}
-	entry, err := record.NewGenesis(l.config.Key.Public, l.config.Operator, time.Now())
+	entry, err := record.NewGenesis(l.config.Key.Public, l.config.Operator, time.Now(), l.config.moreKeys()...)
 	if err != nil {
 		return fmt.Errorf("making genesis: %w", err)
 	}
@@ -182,7 +180,7 @@ func storedEntry(ctx context.Context, s storage.Log, index uint64) ([]byte, erro
 // tree.
 func (l *Log) restoreHeads(ctx context.Context, state *storage.State) error {
 	if l.signed = state.Signed; l.signed != nil {
-		body, _, err := checkpoint.Open(l.signed.Note, note.VerifierList(l.verifier))
+		body, _, err := checkpoint.Open(l.signed.Note, l.verifier)
 		if err != nil {
 			return fmt.Errorf("reading the last signed checkpoint: %w", err)
 		}

@@ -24,6 +24,7 @@ type group struct {
 	openings []storage.Opening
 	keys     []storage.WrappedKey
 	accepted []accepted
+	after    *snapshot // the log with it, once it is put behind the rest
 }
 
 type accepted struct {
@@ -213,12 +214,17 @@ func (d *draft) storedSeal(ctx context.Context, s record.Stream, size uint64) (r
 	return leaf, at.Index + at.Count, err
 }
 
-// find returns the run that holds a stored record, or one of the group.
+// find returns the run that holds a stored record, or one of this group or of the
+// one that is being stored.
 func (d *draft) find(ctx context.Context, s record.Stream, sequence uint64) (storage.Run, error) {
-	durable := d.seq.streams[s]
-	for i := len(d.runs) - 1; i >= 0 && (durable == nil || sequence >= durable.Size()); i-- {
-		if r := d.runs[i]; r.Stream == s && sequence >= r.Sequence && sequence-r.Sequence < r.Count {
-			return r, nil
+	for _, g := range []*group{d.group, d.seq.committing} {
+		if g == nil || g.streams[s] == nil && d.streams[s] == nil {
+			continue
+		}
+		for i := len(g.runs) - 1; i >= 0; i-- {
+			if r := g.runs[i]; r.Stream == s && sequence >= r.Sequence && sequence-r.Sequence < r.Count {
+				return r, nil
+			}
 		}
 	}
 	at, ok, err := d.seq.log.config.Storage.Run(ctx, s, sequence)
@@ -234,10 +240,13 @@ func (d *draft) find(ctx context.Context, s record.Stream, sequence uint64) (sto
 	return at, nil
 }
 
-// leaf returns the leaf hash of a stored entry, or of one of the group.
+// leaf returns the leaf hash of a stored entry, or of one of this group or of the
+// one that is being stored.
 func (d *draft) leaf(ctx context.Context, index uint64) (record.Hash, error) {
-	if index >= d.first {
-		return d.leaves[index-d.first], nil
+	for _, g := range []*group{d.group, d.seq.committing} {
+		if g != nil && index >= g.first && index-g.first < uint64(len(g.leaves)) {
+			return g.leaves[index-g.first], nil
+		}
 	}
 	h, err := d.seq.log.LeafHash(ctx, index)
 	if errors.Is(err, storage.ErrPruned) {

@@ -89,6 +89,7 @@ type outcome struct {
 type run struct {
 	first   int // item
 	stream  record.Stream
+	key     keys.Public // of the producer, once its signature is verified
 	records []item
 	seal    record.Seal
 	sealed  item
@@ -105,9 +106,10 @@ type item struct {
 // sequence is that of the first record.
 func (r *run) sequence() uint64 { return r.seal.Size - uint64(len(r.records)) }
 
-// Submit has a batch stored, and returns when it is durable. A batch is stored
-// as a whole or not at all. To submit the same entries again gives the same
-// answer and stores nothing.
+// Submit has a batch stored, and returns when it is durable or, where the request
+// says so, when a published checkpoint covers it. A batch is stored as a whole or
+// not at all. To submit the same entries again gives the same answer and stores
+// nothing.
 func (l *Log) Submit(ctx context.Context, req *sealtapv1.SubmitRequest) (*sealtapv1.SubmitResponse, error) {
 	response, err := l.submit(ctx, req)
 	l.metrics.submitted(err)
@@ -124,17 +126,29 @@ func (l *Log) submit(ctx context.Context, req *sealtapv1.SubmitRequest) (*sealta
 			return nil, err
 		}
 	}
-	if err := l.enqueue(s); err != nil {
+	taken, err := l.charge(ctx, s)
+	if err != nil {
 		return nil, err
 	}
+	if err := l.enqueue(s); err != nil {
+		l.refund(taken)
+		return nil, err
+	}
+	var o outcome
 	select {
-	case o := <-s.done:
-		return o.response, o.err
+	case o = <-s.done:
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return nil, fmt.Errorf("%w: %w before the batch was stored", ErrUnavailable, ctx.Err())
 	case <-l.stopped:
 		return nil, ErrStopped
 	}
+	if o.err == nil && req.GetLevel() == sealtapv1.Level_LEVEL_PUBLISHED {
+		o.err = l.awaitPublished(ctx, o.response)
+	}
+	if o.err != nil {
+		return nil, o.err
+	}
+	return o.response, nil
 }
 
 func (l *Log) enqueue(s *submission) error {
@@ -144,17 +158,24 @@ func (l *Log) enqueue(s *submission) error {
 	default:
 	}
 	// An empty queue takes a submission of any allowed size.
-	if before := l.queuedBytes.Add(int64(s.bytes)) - int64(s.bytes); before > 0 && before+int64(s.bytes) > int64(l.config.MaxQueueBytes) {
-		l.queuedBytes.Add(-int64(s.bytes))
-		return fmt.Errorf("%w: %d bytes wait to be stored", ErrBusy, before)
+	before := l.queuedBytes.Add(int64(s.bytes)) - int64(s.bytes)
+	waiting := l.queued.Add(1)
+	switch most := int64(l.config.MaxQueueBytes); {
+	case before > 0 && before+int64(s.bytes) > most:
+		l.leaveQueue(s)
+		return &LimitError{Kind: ErrBusy, Limit: limitQueueBytes, What: "bytes would wait to be stored", Got: uint64(before) + uint64(s.bytes), Max: uint64(most)}
+	case waiting > int64(l.config.MaxQueue):
+		l.leaveQueue(s)
+		return &LimitError{Kind: ErrBusy, Limit: limitQueue, What: "submissions would wait to be stored", Got: uint64(waiting), Max: uint64(l.config.MaxQueue)}
 	}
-	select {
-	case l.queue <- s:
-		return nil
-	default:
-		l.queuedBytes.Add(-int64(s.bytes))
-		return fmt.Errorf("%w: %d submissions wait to be stored", ErrBusy, cap(l.queue))
-	}
+	l.queue <- s // has room for as many as may wait
+	return nil
+}
+
+// leaveQueue says that a submission waits no more.
+func (l *Log) leaveQueue(s *submission) {
+	l.queuedBytes.Add(-int64(s.bytes))
+	l.queued.Add(-1)
 }
 
 // parse checks everything about a request that does not depend on what is
@@ -164,8 +185,8 @@ func (l *Log) parse(req *sealtapv1.SubmitRequest) (*submission, error) {
 	if len(items) == 0 {
 		return nil, fmt.Errorf("%w: it has no items", ErrRefused)
 	}
-	if len(items) > l.config.MaxBatchEntries {
-		return nil, fmt.Errorf("%w: %d items, the limit is %d", ErrTooLarge, len(items), l.config.MaxBatchEntries)
+	if err := checkLevel(req.GetLevel()); err != nil {
+		return nil, err
 	}
 	s := &submission{items: len(items), done: make(chan outcome, 1)}
 	for _, it := range items {
@@ -174,8 +195,8 @@ func (l *Log) parse(req *sealtapv1.SubmitRequest) (*submission, error) {
 	for _, k := range req.GetKeys() {
 		s.bytes += len(k.GetWrapped())
 	}
-	if s.bytes > l.config.MaxBatchBytes {
-		return nil, fmt.Errorf("%w: %d bytes, the limit is %d", ErrTooLarge, s.bytes, l.config.MaxBatchBytes)
+	if err := l.checkSize(s.items, s.bytes); err != nil {
+		return nil, err
 	}
 	used := make(map[record.KeyID]bool)
 	var open *run // the run that lacks its seal
@@ -193,34 +214,22 @@ func (l *Log) parse(req *sealtapv1.SubmitRequest) (*submission, error) {
 
 // parseItem adds an item to the submission. It returns the run that goes on.
 func (l *Log) parseItem(s *submission, open *run, i int, pb *sealtapv1.Item, used map[record.KeyID]bool) (*run, error) {
-	if len(pb.GetEntry()) > record.MaxEntry {
-		return nil, fmt.Errorf("%w: an entry of %d bytes, the limit is %d", ErrTooLarge, len(pb.GetEntry()), record.MaxEntry)
+	if err := checkEntry(pb.GetEntry()); err != nil {
+		return nil, err
+	}
+	kind, body, err := record.Split(pb.GetEntry())
+	if err == nil && kind == record.KindRecord {
+		return l.parseRecord(open, i, pb, body, used)
+	}
+	if len(pb.GetOpenings()) > 0 {
+		return nil, fmt.Errorf("%w: openings of an entry that is no record", ErrRefused)
 	}
 	e, err := record.Parse(pb.GetEntry())
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrRefused, err)
 	}
-	it := item{entry: pb.GetEntry(), leaf: e.Leaf, box: pb.GetOpenings(), change: newChange(e)}
-	if len(it.box) > 0 {
-		if err := l.checkBox(e, it.box, used); err != nil {
-			return nil, err
-		}
-	}
+	it := item{entry: pb.GetEntry(), leaf: e.Leaf, change: newChange(e)}
 	switch {
-	case e.Record != nil:
-		if open == nil {
-			open = &run{first: i, stream: e.Record.Stream}
-			open.seal.Size = e.Record.GetSequence() // counts up to what the seal must say
-		}
-		if e.Record.Stream != open.stream {
-			return nil, fmt.Errorf("%w: a record of another stream than the one before, which lacks its seal", ErrRefused)
-		}
-		if want := open.seal.Size; e.Record.GetSequence() != want || want+1 == 0 {
-			return nil, fmt.Errorf("%w: sequence %d follows %d", ErrRefused, e.Record.GetSequence(), want-1)
-		}
-		open.records = append(open.records, it)
-		open.seal.Size++
-		return open, nil
 	case e.Seal != nil:
 		if open == nil {
 			open = &run{first: i, stream: e.Seal.Stream, seal: *e.Seal}
@@ -242,11 +251,38 @@ func (l *Log) parseItem(s *submission, open *run, i int, pb *sealtapv1.Item, use
 	return nil, fmt.Errorf("%w: an entry of kind %s is not submitted", ErrRefused, e.Kind)
 }
 
-func (l *Log) checkBox(e record.Entry, box []byte, used map[record.KeyID]bool) error {
+// parseRecord adds a record to the open run, or begins one. What the record is
+// about is not decoded: nothing here depends on it.
+func (l *Log) parseRecord(open *run, i int, pb *sealtapv1.Item, body []byte, used map[record.KeyID]bool) (*run, error) {
+	h, err := record.Scan(body)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrRefused, err)
+	}
+	if len(pb.GetOpenings()) > 0 {
+		if err := l.checkBox(h, pb.GetOpenings(), used); err != nil {
+			return nil, err
+		}
+	}
+	if open == nil {
+		open = &run{first: i, stream: h.Stream}
+		open.seal.Size = h.Sequence // counts up to what the seal must say
+	}
+	if h.Stream != open.stream {
+		return nil, fmt.Errorf("%w: a record of another stream than the one before, which lacks its seal", ErrRefused)
+	}
+	if want := open.seal.Size; h.Sequence != want || want+1 == 0 {
+		return nil, fmt.Errorf("%w: sequence %d follows %d", ErrRefused, h.Sequence, want-1)
+	}
+	open.records = append(open.records, item{entry: pb.GetEntry(), leaf: record.LeafHash(pb.GetEntry()), box: pb.GetOpenings()})
+	open.seal.Size++
+	return open, nil
+}
+
+func (l *Log) checkBox(h record.Head, box []byte, used map[record.KeyID]bool) error {
 	if l.config.Openings == nil {
 		return fmt.Errorf("%w: this log keeps no openings", ErrRefused)
 	}
-	if e.Record == nil || len(e.Record.GetSealed()) == 0 {
+	if h.Sealed == 0 {
 		return fmt.Errorf("%w: openings of an entry without sealed fields", ErrRefused)
 	}
 	id, err := record.BoxKey(box)
@@ -261,7 +297,8 @@ func (l *Log) checkBox(e record.Entry, box []byte, used map[record.KeyID]bool) e
 func (s *submission) parseKeys(list []*sealtapv1.WrappedKey, used map[record.KeyID]bool) error {
 	for _, k := range list {
 		if len(k.GetId()) != len(record.KeyID{}) || len(k.GetWrapped()) == 0 || len(k.GetWrapped()) > maxWrappedKey {
-			return fmt.Errorf("%w: a wrapped key has an id of 16 bytes and at most %d bytes", ErrRefused, maxWrappedKey)
+			return fmt.Errorf("%w: a wrapped key of %d bytes with an id of %d bytes: it has from 1 to %d, and its id %d", ErrRefused,
+				len(k.GetWrapped()), len(k.GetId()), maxWrappedKey, len(record.KeyID{}))
 		}
 		if id := record.KeyID(k.GetId()); used[id] {
 			s.keys = append(s.keys, storage.WrappedKey{ID: id, Wrapped: k.GetWrapped()})
@@ -282,6 +319,7 @@ func (l *Log) verify(r *run) error {
 	if err := r.seal.Verify(key); err != nil {
 		return fmt.Errorf("%w: seal of size %d: %w", ErrSignature, r.seal.Size, err)
 	}
+	r.key = key
 	return nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sealtap/sealtap/failpoint"
 	"github.com/sealtap/sealtap/record"
 	"github.com/sealtap/sealtap/storage"
 	"github.com/sealtap/sealtap/tlog/tiles"
@@ -23,106 +24,206 @@ const (
 	maxRetryDelay = 5 * time.Second
 )
 
-// sequencer is the writer's view of the log. Whatever fails, it is loaded again
-// from storage.
+// sequencer is the writer's view of the log: what is stored and what is being
+// stored. Whatever fails, it is loaded again from storage.
 type sequencer struct {
 	log        *Log
 	tree       *tiles.Writer
 	head       []byte // the last size%256 entries; grows in place
+	recent     []recent
 	streams    map[record.Stream]*record.Tree
 	keyChanges []uint64 // index by number of the operator's statements; 0 is the genesis
+	committing *group   // the group that is being stored, nil if none is
+	discarded  bool     // whether openings beyond the stored entries are gone; the commit's
+}
+
+// writer takes submissions from the queue. Two groups are under way: while one is
+// being stored, the submissions that arrive are put into the order of the next.
+type writer struct {
+	log  *Log
+	next *group
+	size int        // bytes of the submissions of next
+	done chan error // tells the end of the commit under way
 }
 
 // write stores submissions until the context ends.
 func (l *Log) write(ctx context.Context) {
+	w := &writer{log: l, next: l.seq.newGroup(), done: make(chan error, 1)}
 	for {
+		queue := l.queue
+		if w.full() {
+			queue = nil // what comes waits in the queue, which is bounded
+		}
 		select {
 		case <-ctx.Done():
-			return
-		case s := <-l.queue:
 			// What is begun is finished: a commit is not cut short by the end.
-			l.store(context.WithoutCancel(ctx), s)
+			w.flush(context.WithoutCancel(ctx))
+			return
+		case s := <-queue:
+			w.take(context.WithoutCancel(ctx), s)
+			w.takeWaiting(context.WithoutCancel(ctx))
+		case err := <-w.done:
+			w.finish(err)
 		}
-		l.recover(ctx)
-	}
-}
-
-// store stores a submission together with those that wait behind it.
-func (l *Log) store(ctx context.Context, s *submission) {
-	g := l.seq.newGroup()
-	bytes := 0
-	for s != nil {
-		l.queuedBytes.Add(-int64(s.bytes))
-		// A key change is in a group of its own, so that what comes after it is
-		// judged by the new keys.
-		if s.change != nil && len(g.accepted) > 0 {
-			l.finish(ctx, g)
-			if l.seq == nil {
-				s.done <- outcome{err: ErrUnavailable}
-				return
+		w.commitNext(context.WithoutCancel(ctx))
+		if l.seq == nil {
+			w.fail(ErrUnavailable)
+			if l.recover(ctx); l.seq == nil {
+				return // the context has ended
 			}
-			g, bytes = l.seq.newGroup(), 0
-		}
-		if err := g.add(ctx, s); err != nil {
-			s.done <- outcome{err: err}
-		}
-		bytes += s.bytes
-		if s.change != nil || len(g.entries) >= maxGroupEntries || bytes >= maxGroupBytes {
-			break
-		}
-		select {
-		case s = <-l.queue:
-		default:
-			s = nil
+			w.next = l.seq.newGroup()
 		}
 	}
-	l.finish(ctx, g)
 }
 
-// finish stores a group and answers its submissions. If that fails it leaves the
-// log without a sequencer.
-func (l *Log) finish(ctx context.Context, g *group) {
-	if len(g.accepted) == 0 {
+func (w *writer) full() bool {
+	return len(w.next.entries) >= maxGroupEntries || w.size >= maxGroupBytes
+}
+
+// takeWaiting takes what waits without waiting for it.
+func (w *writer) takeWaiting(ctx context.Context) {
+	for !w.full() && w.log.seq != nil {
+		select {
+		case s := <-w.log.queue:
+			w.take(ctx, s)
+		default:
+			return
+		}
+	}
+}
+
+// take puts a submission into the next group, or refuses it.
+func (w *writer) take(ctx context.Context, s *submission) {
+	// A key change is in a group of its own, so that what comes after it is judged
+	// by the new keys.
+	if s.change != nil {
+		w.flush(ctx)
+	}
+	err := ErrUnavailable
+	if w.log.seq != nil {
+		err = w.next.add(ctx, s)
+	}
+	if err != nil {
+		w.log.leaveQueue(s)
+		s.done <- outcome{err: err}
 		return
 	}
+	w.size += s.bytes
+	if s.change != nil {
+		w.flush(ctx)
+	}
+}
+
+// commitNext begins to store the next group, unless another one is being stored.
+func (w *writer) commitNext(ctx context.Context) {
+	seq := w.log.seq
+	if seq == nil || seq.committing != nil || len(w.next.accepted) == 0 {
+		return
+	}
+	g := w.next
+	b := seq.advance(g)
+	for _, a := range g.accepted {
+		w.log.leaveQueue(a.submission)
+	}
+	seq.committing, w.next, w.size = g, seq.newGroup(), 0
+	go func() { w.done <- w.log.commit(ctx, g, b) }()
+}
+
+// flush stores everything that was taken, unless something fails.
+func (w *writer) flush(ctx context.Context) {
+	for w.log.seq != nil && (w.log.seq.committing != nil || len(w.next.accepted) > 0) {
+		w.commitNext(ctx)
+		w.finish(<-w.done)
+	}
+	if w.log.seq == nil {
+		w.fail(ErrUnavailable)
+	}
+}
+
+// finish follows the end of a commit. After a failure there is no sequencer, and
+// what was put behind the group that failed is refused with it.
+func (w *writer) finish(err error) {
+	l := w.log
+	if err == nil {
+		l.seq.committing = nil
+		return
+	}
+	l.seq = nil
+	l.setWriting(err)
+	l.config.Logger.Error("entries could not be stored", "error", err)
+}
+
+// fail refuses the submissions of the next group.
+func (w *writer) fail(err error) {
+	for _, a := range w.next.accepted {
+		w.log.leaveQueue(a.submission)
+		a.submission.done <- outcome{err: err}
+	}
+	w.next, w.size = new(group), 0
+}
+
+// commit stores a group, shows it, and answers its submissions.
+func (l *Log) commit(ctx context.Context, g *group, b *storage.Batch) error {
 	start := time.Now()
 	// Openings and entries are in databases of their own: the two wait for the
 	// disk at the same time.
 	var wg sync.WaitGroup
-	var openingsErr error
-	if len(g.openings) > 0 {
-		wg.Go(func() { openingsErr = l.config.Openings.Put(ctx, g.openings, g.keys) })
+	openingsErr, err := error(nil), l.discard(ctx, g)
+	if err == nil && len(g.openings) > 0 {
+		wg.Go(func() {
+			openingsErr = l.config.Openings.Put(ctx, g.openings, g.keys)
+			failpoint.Here("openings-stored")
+		})
 	}
-	err := l.commit(ctx, g)
+	if err == nil && len(b.Entries) > 0 {
+		err = l.config.Storage.Commit(ctx, b)
+		failpoint.Here("entries-committed")
+		if err == nil && g.change != nil {
+			err = g.seq.apply(g.change, g.first)
+		}
+		if err == nil {
+			l.show(g.after)
+			failpoint.Here("snapshot-shown")
+		}
+	}
 	wg.Wait()
-	if err != nil {
-		l.seq = nil
-		l.setWriting(err)
-		l.config.Logger.Error("entries could not be stored", "entries", len(g.entries), "error", err)
-	}
 	if openingsErr != nil {
 		l.config.Logger.Error("openings could not be stored", "openings", len(g.openings), "error", openingsErr)
 	}
-	if err = errors.Join(err, openingsErr); err != nil {
-		err = fmt.Errorf("%w: %w", ErrUnavailable, err)
+	failed := errors.Join(err, openingsErr)
+	if failed != nil {
+		failed = fmt.Errorf("%w: %w", ErrUnavailable, failed)
 	} else {
 		l.metrics.committed(len(g.entries), time.Since(start))
 	}
+	failpoint.Here("group-stored")
 	for _, a := range g.accepted {
-		if err != nil {
-			a.submission.done <- outcome{err: err}
+		if failed != nil {
+			a.submission.done <- outcome{err: failed}
 		} else {
 			a.submission.done <- outcome{response: a.response}
 		}
 	}
+	failpoint.Here("answered")
+	return err
 }
 
-// commit stores the new entries of a group and shows them.
-func (l *Log) commit(ctx context.Context, g *group) error {
-	if len(g.entries) == 0 {
+// discard forgets openings that a crash or a failure left behind: they were put
+// while their entries were being stored, and the entries were not. The indices
+// become those of other entries now. It costs once after each load.
+func (l *Log) discard(ctx context.Context, g *group) error {
+	if g.seq.discarded || l.config.Openings == nil || len(g.entries) == 0 {
 		return nil
 	}
-	s := g.seq
+	if err := l.config.Openings.Discard(ctx, g.first); err != nil {
+		return err
+	}
+	g.seq.discarded = true
+	return nil
+}
+
+// advance puts the group behind what is stored, and returns what is to be stored.
+func (s *sequencer) advance(g *group) *storage.Batch {
 	for _, leaf := range g.leaves {
 		s.tree.Append(leaf)
 	}
@@ -139,45 +240,29 @@ func (l *Log) commit(ctx context.Context, g *group) error {
 	}
 	for st, tree := range g.streams {
 		b.Streams = append(b.Streams, storage.Stream{Stream: st, Size: tree.Size(), Edge: tree.Edge()})
+		s.streams[st] = tree
 	}
 	if g.change != nil {
 		b.KeyChanges = []uint64{g.first}
 	}
-	if err := l.config.Storage.Commit(ctx, b); err != nil {
-		return err
-	}
-	if g.change != nil {
-		if err := l.applyChange(g.change, g.first); err != nil {
-			return err
+	for i, entry := range g.entries {
+		s.head = storage.AppendEntry(s.head, entry)
+		if n := g.first + uint64(i) + 1; n%tiles.Width == 0 {
+			s.complete(n/tiles.Width - 1)
 		}
 	}
-	s.advance(g)
-	l.show(s.snapshot())
-	return nil
+	g.after = s.snapshot()
+	return b
 }
 
-func (l *Log) applyChange(c *change, index uint64) error {
-	l.ringMu.Lock()
-	defer l.ringMu.Unlock()
-	l.seq.keyChanges = append(l.seq.keyChanges, index)
-	l.statements = l.seq.keyChanges
-	return c.apply(l.ring, index)
-}
-
-// advance follows what was stored.
-func (s *sequencer) advance(g *group) {
-	for st, tree := range g.streams {
-		s.streams[st] = tree
-	}
-	rest := g.entries
-	if behind := s.tree.Size() % tiles.Width; uint64(len(rest)) > behind || behind == 0 {
-		// A bundle was completed. Readers keep the old head.
-		s.head = make([]byte, 0, len(s.head))
-		rest = rest[uint64(len(rest))-behind:]
-	}
-	for _, entry := range rest {
-		s.head = storage.AppendEntry(s.head, entry)
-	}
+// apply follows a statement of the operator that is stored. The writer waits for
+// it: a statement is a group of its own.
+func (s *sequencer) apply(c *change, index uint64) error {
+	s.log.ringMu.Lock()
+	defer s.log.ringMu.Unlock()
+	s.keyChanges = append(s.keyChanges, index)
+	s.log.statements = s.keyChanges
+	return c.apply(s.log.ring, index)
 }
 
 func (s *sequencer) snapshot() *snapshot {
@@ -186,6 +271,7 @@ func (s *sequencer) snapshot() *snapshot {
 		root:    s.tree.Root(),
 		partial: s.tree.Partial(),
 		head:    s.head[:len(s.head):len(s.head)],
+		recent:  s.recent,
 		next:    make(chan struct{}),
 	}
 }
@@ -220,6 +306,7 @@ func (l *Log) refuseQueued() {
 	for {
 		select {
 		case s := <-l.queue:
+			l.leaveQueue(s)
 			s.done <- outcome{err: ErrStopped}
 		default:
 			return

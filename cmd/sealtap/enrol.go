@@ -62,8 +62,10 @@ func (rd *reader) stateEntry(ctx context.Context, entry []byte) (index uint64, e
 // publication is how long a statement may take into a published head.
 const publication = 10 * time.Second
 
-// statement makes a command that submits a statement of the operator.
-func statement(use, short, long string, change func(args []string) (record.KeyChange, error), done string) (*cobra.Command, *reading) {
+// statement makes a command that submits a statement of the operator. Where the
+// statement depends on what is in the log, complete finishes it; it may be nil.
+func statement(use, short, long string, change func(args []string) (record.KeyChange, error),
+	complete func(context.Context, *reader, *record.KeyChange) error, done string) (*cobra.Command, *reading) {
 	var r reading
 	var operatorKey string
 	cmd := &cobra.Command{
@@ -81,6 +83,11 @@ func statement(use, short, long string, change func(args []string) (record.KeyCh
 			if err != nil {
 				return err
 			}
+			if complete != nil {
+				if err := complete(cmd.Context(), rd, &c); err != nil {
+					return err
+				}
+			}
 			index, err := rd.state(cmd.Context(), operator, c)
 			if err != nil {
 				return err
@@ -96,14 +103,51 @@ func statement(use, short, long string, change func(args []string) (record.KeyCh
 }
 
 func newEnrol() *cobra.Command {
+	var old string
+	var last []string
 	cmd, _ := statement("enrol VKEY", "Let a producer write to the log",
 		`Has the operator sign that the producer with this verifier key (or FILE.pub) may write to the
-log. The statement is an entry of the log, from which auditors learn the history of keys.`,
+log. The statement is an entry of the log, from which auditors learn the history of keys.
+
+With --replaces the same statement ends the producer's old key: what the log has of it stands,
+and nothing more is taken. Stop the proxy first, so that it hands over what is in its spool;
+then give it the new key, and a spool of its own. Where the old key is no longer only the
+producer's, say with --last what of it still stands.
+
+A key of signature type 0x06 is no producer's: the operator signs that it is the log's
+post-quantum key, and signs the log's heads beside the other one.`,
 		func(args []string) (record.KeyChange, error) {
 			k, err := vkeyArg(args[0])
-			return record.KeyChange{Enrol: []keys.Public{k}}, err
+			if err != nil {
+				return record.KeyChange{}, err
+			}
+			list, err := parseLasts(last)
+			switch {
+			case err != nil:
+				return record.KeyChange{}, err
+			case old == "" && len(list) > 0:
+				return record.KeyChange{}, usagef("--last says what stands of the key that --replaces names, and there is none")
+			case old != "" && k.Type == keys.MLDSA44:
+				return record.KeyChange{}, usagef("--replaces is for the key of a producer; %q is a post-quantum key, which is the log's: leave it out", k.Name)
+			case old == "" && k.Type == keys.MLDSA44:
+				return record.KeyChange{Log: []keys.Public{k}}, nil
+			case old == "":
+				return record.KeyChange{Enrol: []keys.Public{k}}, nil
+			}
+			o, err := vkeyArg(old)
+			if err != nil {
+				return record.KeyChange{}, err
+			}
+			return replacement(k, o, list)
+		}, func(ctx context.Context, rd *reader, c *record.KeyChange) error {
+			if len(c.Revoke) == 0 {
+				return nil
+			}
+			return rd.keepWritten(ctx, c)
 		}, "enrolled")
 	cmd.Args = exactArgs("VKEY")
+	cmd.Flags().StringVar(&old, "replaces", "", "`VKEY` (or FILE.pub) of the same name that ends with this statement")
+	cmd.Flags().StringArrayVar(&last, "last", nil, "with --replaces: `INCARNATION:SEQUENCE` up to which records stay admissible; may be repeated (default: what the log has)")
 	return cmd
 }
 
@@ -117,19 +161,24 @@ of each incarnation, its records up to and including a sequence.`,
 			if err != nil {
 				return record.KeyChange{}, err
 			}
-			r := record.Revocation{Key: k}
-			for _, s := range last {
-				l, err := parseLast(s)
-				if err != nil {
-					return record.KeyChange{}, err
-				}
-				r.Last = append(r.Last, l)
-			}
-			return record.KeyChange{Revoke: []record.Revocation{r}}, nil
-		}, "revoked")
+			list, err := parseLasts(last)
+			return record.KeyChange{Revoke: []record.Revocation{{Key: k, Last: list}}}, err
+		}, nil, "revoked")
 	cmd.Args = exactArgs("VKEY")
 	cmd.Flags().StringArrayVar(&last, "last", nil, "`INCARNATION:SEQUENCE` up to which records stay admissible; may be repeated")
 	return cmd
+}
+
+func parseLasts(list []string) ([]record.LastSequence, error) {
+	var last []record.LastSequence
+	for _, s := range list {
+		l, err := parseLast(s)
+		if err != nil {
+			return nil, err
+		}
+		last = append(last, l)
+	}
+	return last, nil
 }
 
 func parseLast(s string) (record.LastSequence, error) {

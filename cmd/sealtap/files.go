@@ -14,6 +14,7 @@ import (
 
 	"github.com/sealtap/sealtap/config"
 	"github.com/sealtap/sealtap/keys"
+	"github.com/sealtap/sealtap/tlog"
 	"github.com/sealtap/sealtap/witness/policy"
 )
 
@@ -116,6 +117,7 @@ func loadTLS(c *config.TLS) (*tls.Config, error) {
 type logFiles struct {
 	begin      [][]byte // the first entries of a successor
 	key        *keys.Private
+	quantum    *keys.Private // the post-quantum key; nil if none is named
 	operator   *keys.Private // nil if none is named
 	policy     *policy.Policy
 	identities []age.Identity
@@ -140,6 +142,17 @@ func readLogFiles(c *config.Log) (*logFiles, error) {
 	}
 	if f.policy, err = loadPolicy("log.policy", string(c.Policy)); err != nil {
 		return nil, err
+	}
+	if c.PostQuantumKey != "" {
+		if f.quantum, err = loadKey("log.post_quantum_key", string(c.PostQuantumKey), keys.MLDSA44); err != nil {
+			return nil, err
+		}
+		if f.quantum.Name != f.key.Name {
+			return nil, usagef("log.post_quantum_key: its name is %s, that of log.key is %s: make one with sealtap keygen --post-quantum %s", f.quantum.Name, f.key.Name, f.key.Name)
+		}
+		if f.policy, err = tlog.OwnPolicy(f.policy, f.key, f.quantum); err != nil {
+			return nil, usagef("log.policy: %w", err)
+		}
 	}
 	if c.OpeningsIdentity != "" {
 		r, err := os.Open(string(c.OpeningsIdentity))

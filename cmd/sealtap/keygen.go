@@ -12,19 +12,27 @@ import (
 
 func newKeygen() *cobra.Command {
 	var out string
-	var cosigner bool
+	var cosigner, quantum bool
 	cmd := &cobra.Command{
 		Use:   "keygen NAME",
 		Short: "Make a signing key and print its verifier key",
 		Long: `Makes a new Ed25519 key named NAME, writes it to a file that only you can read, and
 prints its verifier key (C2SP signed-note vkey), which is public. The name of a log's
 key is the log's origin, such as log.example.com/audit. A key has one role: make another
-one for every proxy, log, witness and operator.`,
+one for every proxy, log, witness and operator.
+
+With --post-quantum it is an ML-DSA-44 key (signature type 0x06) that a log holds beside
+its Ed25519 key, under the same NAME: log.post_quantum_key in the configuration.`,
 		Args: exactArgs("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			t := keys.Ed25519
-			if cosigner {
+			switch {
+			case cosigner && quantum:
+				return usagef("--witness and --post-quantum are keys of two kinds: say one of them")
+			case cosigner:
 				t = keys.Cosignature
+			case quantum:
+				t = keys.MLDSA44
 			}
 			k, err := keys.Generate(args[0], t)
 			if err != nil {
@@ -32,6 +40,9 @@ one for every proxy, log, witness and operator.`,
 			}
 			if out == "" {
 				out = fileName(args[0]) + ".key"
+				if quantum { // it has the name of another key
+					out = fileName(args[0]) + ".post-quantum.key"
+				}
 			}
 			if err := k.Save(out); errors.Is(err, fs.ErrExist) {
 				return usagef("%s exists: a key is never overwritten; say --out FILE", out)
@@ -43,8 +54,9 @@ one for every proxy, log, witness and operator.`,
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&out, "out", "", "`FILE` for the signing key (default NAME.key, with / as -)")
+	cmd.Flags().StringVar(&out, "out", "", "`FILE` for the signing key (default NAME.key or NAME.post-quantum.key, with / as -)")
 	cmd.Flags().BoolVar(&cosigner, "witness", false, "make a witness's key (signature type 0x04)")
+	cmd.Flags().BoolVar(&quantum, "post-quantum", false, "make a log's second key, ML-DSA-44 (signature type 0x06)")
 	return cmd
 }
 

@@ -51,6 +51,7 @@ func TestScript(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"await":    await,
 			"get":      get,
+			"fetch":    fetch,
 			"term":     terminate,
 			"readme":   readme,
 			"exits":    exits,
@@ -60,11 +61,19 @@ func TestScript(t *testing.T) {
 			"recorded": recorded,
 			"pruned":   pruned,
 			"headed":   headed,
+			"tiled":    copyTiles,
+			"quorum":   quorum,
+			"settled":  settled,
+			"answered": answered,
+			"killing":  killing,
 		},
 		Condition: func(cond string) (bool, error) {
 			if name, ok := strings.CutPrefix(cond, "has:"); ok {
 				_, err := exec.LookPath(name)
 				return err == nil, nil
+			}
+			if cond == "tmpfs" {
+				return exec.Command("unshare", "-rm", "mount", "-t", "tmpfs", "none", "/tmp").Run() == nil, nil
 			}
 			return false, fmt.Errorf("unknown condition %q", cond)
 		},
@@ -113,6 +122,19 @@ func get(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
+}
+
+// fetch URL FILE writes what a GET of the URL gives into the file.
+func fetch(ts *testscript.TestScript, neg bool, args []string) {
+	resp, err := http.Get(args[0])
+	ts.Check(err)
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	ts.Check(err)
+	if resp.StatusCode != http.StatusOK {
+		ts.Fatalf("GET %s: %s %s", args[0], resp.Status, body)
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), body, 0o644))
 }
 
 // terminate NAME sends SIGTERM to every running sealtap NAME.

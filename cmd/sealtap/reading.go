@@ -189,11 +189,14 @@ func (rd *reader) loadKeys(ctx context.Context) error {
 	return nil
 }
 
+// indexing is how long the log's index may take to catch up with its head.
+const indexing = 3 * time.Second
+
 // statements returns the indices of the operator's statements, in order.
 func (rd *reader) statements(ctx context.Context) ([]uint64, error) {
 	const maxProducers = 100_000 // more than that is a log that keeps its readers busy
 	places, producers := make(map[uint64]bool), make(map[string]bool)
-	cursor := make(url.Values)
+	cursor, deadline := make(url.Values), time.Now().Add(indexing)
 	for {
 		var page struct {
 			Producers []struct {
@@ -201,10 +204,20 @@ func (rd *reader) statements(ctx context.Context) ([]uint64, error) {
 				Enrolled uint64  `json:"enrolled"`
 				Revoked  *uint64 `json:"revoked"`
 			} `json:"producers"`
-			Next string `json:"next"`
+			Size *uint64 `json:"size"`
+			Next string  `json:"next"`
 		}
 		if err := rd.Get(ctx, "producers", cursor, &page); err != nil {
 			return nil, err
+		}
+		// The log's index may be a moment behind its head, above all after a start.
+		if page.Size != nil && *page.Size < rd.head.Size && time.Now().Before(deadline) {
+			select {
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			case <-time.After(20 * time.Millisecond):
+			}
+			continue
 		}
 		before := len(producers)
 		for _, p := range page.Producers {

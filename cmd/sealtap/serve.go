@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -38,6 +37,7 @@ type service struct {
 	addr  string
 	run   func(ctx context.Context) error // until ctx ends
 	ready func() error                    // of a log: why it publishes nothing; nil elsewhere
+	mux   *serve.Mux                      // of a log: what it serves; nil elsewhere
 	close func() error
 }
 
@@ -117,10 +117,13 @@ func startLog(ctx context.Context, c *config.Log, logger *slog.Logger) (_ *servi
 	}
 	closers = append(closers, cosigner.Close)
 	var index *query.Index
+	limits := c.Limits
 	l, err := tlog.Open(ctx, tlog.Config{
-		Key: f.key, Operator: f.operator, Begin: f.begin, Storage: store, Openings: openings, Policy: f.policy, Cosigner: cosigner,
+		Key: f.key, PostQuantumKey: f.quantum, Operator: f.operator, Begin: f.begin, Storage: store, Openings: openings, Policy: f.policy, Cosigner: cosigner,
 		CheckpointInterval: time.Duration(c.CheckpointInterval), PruneInterval: time.Duration(c.PruneInterval), Logger: logger,
-		OnPrune:   func(uint64) { index.Trim() },
+		OnPrune:         func(uint64) { index.Trim() },
+		MaxBatchEntries: int(limits.BatchEntries), MaxBatchBytes: int(limits.BatchBytes), MaxQueue: int(limits.QueueBatches), MaxQueueBytes: int(limits.QueueBytes),
+		ProducerBytesPerSecond: int(limits.ProducerBytesPerSecond), PublishWait: time.Duration(limits.PublishWait),
 		LeafIndex: func(ctx context.Context, leaf record.Hash) (uint64, bool, error) { return index.LeafIndex(ctx, leaf) },
 	})
 	if err != nil {
@@ -139,22 +142,21 @@ func startLog(ctx context.Context, c *config.Log, logger *slog.Logger) (_ *servi
 			return together(ctx, l.Run, index.Run, func(ctx context.Context) error { return serve.HTTP(ctx, ln, handler) })
 		},
 		ready: l.Ready,
+		mux:   handler,
 		close: closers.close,
 	}, nil
 }
 
 // logHandler serves everything under the log's URL.
-func logHandler(c *config.Log, f *logFiles, l *tlog.Log, index *query.Index, openings *sqlite.Openings) http.Handler {
+func logHandler(c *config.Log, f *logFiles, l *tlog.Log, index *query.Index, openings *sqlite.Openings) *serve.Mux {
 	search := index.Handler(query.HandlerConfig{
 		Proofs: l, Openings: openings, Identities: f.identities,
 		Readers: query.Readers{Loopback: c.Readers.Loopback, Tokens: f.tokens},
 	})
-	mux := http.NewServeMux()
-	mux.Handle("/", l.Handler())
-	mux.Handle("/v1/records", search)
-	mux.Handle("/v1/records/{index}", search)
-	mux.Handle("/v1/records/{index}/evidence", search)
-	mux.Handle("/v1/producers", search)
+	log, mux := l.Handler(), serve.NewMux()
+	mux.Handle("/", log)
+	mux.Mount(log)
+	mux.Mount(search)
 	mux.Handle("/{$}", web.Handler())
 	mux.Handle("/explorer/", web.Handler())
 	return mux
@@ -181,6 +183,12 @@ func untilPublished(ctx context.Context, l *tlog.Log) (context.Context, context.
 // notAsSigned tells an operator whose log does not open, since what is stored is
 // not what was signed, what to do next.
 func notAsSigned(err error, c *config.Log) error {
+	if errors.Is(err, tlog.ErrBehind) {
+		return fmt.Errorf("%w; to bring in what is missing from a mirror or another copy, run sealtap log restore --config FILE --from URL", err)
+	}
+	if errors.Is(err, sqlite.ErrNoSigned) {
+		return fmt.Errorf("%w; or run sealtap log restore --config FILE, which asks the witnesses", err)
+	}
 	if !errors.Is(err, storage.ErrCorrupt) {
 		return err
 	}
@@ -360,11 +368,12 @@ func newProxy() *cobra.Command {
 		})
 }
 
-// collectLess lets the heap of a proxy, of which little lives long, grow further
-// between two collections. GOGC and GOMEMLIMIT win.
+// collectLess lets the heap of a server, of which little lives long, grow further
+// between two collections, as long as it is small. GOGC and GOMEMLIMIT win.
 func collectLess() {
 	if os.Getenv("GOGC") == "" && os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetGCPercent(400)
+		debug.SetMemoryLimit(160 << 20)
 	}
 }
 
@@ -374,10 +383,11 @@ func newLog() *cobra.Command {
 			if f.Log == nil {
 				return "", nil, usagef("%s has no log section", f.Path)
 			}
+			collectLess()
 			s, err := startLog(ctx, f.Log, logger)
 			return "log", s, err
 		})
-	cmd.AddCommand(newRetention(), newSuccessor())
+	cmd.AddCommand(newRetention(), newSuccessor(), newLogBackup(), newLogRestore())
 	return cmd
 }
 

@@ -126,13 +126,15 @@ func (f *fleet) addWitness(p *policy.Policy) error {
 	if err := os.WriteFile(filepath.Join(f.dir, "policy.txt"), f.policy.Marshal(), 0o600); err != nil {
 		return err
 	}
-	conf, err := os.OpenFile(f.confPath(), os.O_WRONLY|os.O_APPEND, 0)
+	conf, err := os.ReadFile(f.confPath())
 	if err != nil {
 		return err
 	}
+	// One producer stands for many here.
+	text := strings.Replace(string(conf), "\nlog:\n", "\nlog:\n  limits: {producer_bytes_per_second: 4GiB}\n", 1)
 	// The witnesses are the last section of the file.
-	_, err = fmt.Fprintf(conf, "  - name: w3\n    listen: %s\n    database: w3.db\n    key: keys/w3.key\n    logs: [%q]\n", addr, p.Logs[0].Key)
-	return errors.Join(err, conf.Close())
+	text += fmt.Sprintf("  - name: w3\n    listen: %s\n    database: w3.db\n    key: keys/w3.key\n    logs: [%q]\n", addr, p.Logs[0].Key)
+	return os.WriteFile(f.confPath(), []byte(text), 0o600)
 }
 
 // published is the size of the log's published checkpoint.

@@ -21,6 +21,8 @@ type loadSpec struct {
 	Rate     float64 // requests a second over all connections; 0: as fast as the answers come
 	Body     int     // bytes of a POST; 0: a GET
 	Tree     uint64  // if not 0: GET inclusion proofs of random indices below it
+	Path     string  // if not empty: GET it
+	Tiles    uint64  // if not 0: GET random complete tiles of level 0, of which there are so many
 }
 
 // loadResult counts the requests that were answered within the duration.
@@ -40,6 +42,16 @@ func (s loadSpec) requests() [][]byte {
 			list[i] = fmt.Appendf(nil, "GET /v1/proof/inclusion?index=%d HTTP/1.1\r\nHost: %s\r\n\r\n", rand.Uint64N(s.Tree), s.Addr)
 		}
 		return list
+	}
+	if s.Tiles > 0 {
+		list := make([][]byte, 512)
+		for i := range list {
+			list[i] = fmt.Appendf(nil, "GET /%s HTTP/1.1\r\nHost: %s\r\n\r\n", tilePath(rand.Uint64N(s.Tiles)), s.Addr)
+		}
+		return list
+	}
+	if s.Path != "" {
+		return [][]byte{fmt.Appendf(nil, "GET %s HTTP/1.1\r\nHost: %s\r\n\r\n", s.Path, s.Addr)}
 	}
 	if s.Body == 0 {
 		return [][]byte{fmt.Appendf(nil, "GET / HTTP/1.1\r\nHost: %s\r\n\r\n", s.Addr)}

@@ -75,18 +75,21 @@ func cpuTime(pid int) (time.Duration, error) {
 }
 
 // peakMemory is the most resident memory that a process had, in bytes.
-func peakMemory(pid int) (int64, error) {
+func peakMemory(pid int) (int64, error) { return memory(pid, "VmHWM:") }
+
+// memory is a line of the status of a process, in bytes.
+func memory(pid int, name string) (int64, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return 0, err
 	}
 	for line := range strings.Lines(string(b)) {
-		if v, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+		if v, ok := strings.CutPrefix(line, name); ok {
 			kb, err := strconv.ParseInt(strings.Fields(v)[0], 10, 64)
 			return kb << 10, err
 		}
 	}
-	return 0, fmt.Errorf("reading memory of %d: no VmHWM", pid)
+	return 0, fmt.Errorf("reading memory of %d: no %s", pid, name)
 }
 
 // machine describes where the figures come from.

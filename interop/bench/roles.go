@@ -27,8 +27,10 @@ const (
 	roleUpstream = "upstream" // the service behind the proxies
 	roleBare     = "bare"     // httputil.ReverseProxy as it comes, with 256 idle connections
 	roleTuned    = "tuned"    // the same with a buffer pool, a large idle pool and GOGC=400
+	roleFiles    = "files"    // a directory by http.FileServer
 	roleLoad     = "load"
 	roleAppend   = "append"  // submits batches to a log over HTTP
+	roleFill     = "fill"    // submits records as a proxy makes them
 	roleTessera  = "tessera" // appends to a Tessera POSIX log in process
 	roleBuilder  = "builder" // Tessera's ProofBuilder
 	roleAudit    = "audit"
@@ -48,10 +50,14 @@ func play(role string, args []string) error {
 		return serve(serveUpstream)
 	case roleBare, roleTuned:
 		return serve(func(ln net.Listener) error { return reverseProxy(ln, spec, role == roleTuned) })
+	case roleFiles:
+		return serve(func(ln net.Listener) error { return serveFiles(ln, spec) })
 	case roleLoad:
 		return measure(spec, load)
 	case roleAppend:
 		return measure(spec, appendOurs)
+	case roleFill:
+		return measure(spec, fill)
 	case roleTessera:
 		return measure(spec, appendTessera)
 	case roleBuilder:

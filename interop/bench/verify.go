@@ -69,6 +69,7 @@ func fetcher(base string) (*client.HTTPFetcher, error) {
 		return nil, err
 	}
 	t := http.DefaultTransport.(*http.Transport).Clone()
+	t.DisableCompression = true // on one machine it would only cost
 	t.MaxIdleConnsPerHost = 4 * parallel
 	return client.NewHTTPFetcher(u, &http.Client{Transport: t})
 }

@@ -187,7 +187,7 @@ func (s *Spool) replay(n uint64, last *found) (empty bool, err error) {
 		return false, fmt.Errorf("segment %s: %w", filepath.Base(f.Name()), err)
 	}
 	if h.Producer != s.cfg.Key.ID().String() {
-		return false, fmt.Errorf("%w: it holds records of producer %s, the key is of %s (%s)", ErrDamaged, h.Producer, s.cfg.Key.ID(), s.cfg.Key.Name)
+		return false, fmt.Errorf("%w: it holds records of producer %s, the key is of %s (%s): give a new key a spool of its own", ErrDamaged, h.Producer, s.cfg.Key.ID(), s.cfg.Key.Name)
 	}
 	if err := last.enter(h, s.cfg.Key.ID()); err != nil {
 		return false, err

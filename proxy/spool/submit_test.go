@@ -28,7 +28,7 @@ type testLog struct {
 }
 
 // newLog starts a log that has enrolled the producer.
-func newLog(t *testing.T, producer keys.Public) *testLog {
+func newLog(t *testing.T, producer keys.Public, options ...func(*tlog.Config)) *testLog {
 	t.Helper()
 	must := func(err error) {
 		t.Helper()
@@ -49,7 +49,11 @@ func newLog(t *testing.T, producer keys.Public) *testLog {
 	openings, err := sqlite.OpenOpenings(ctx, filepath.Join(dir, "openings.db"))
 	must(err)
 	l := new(testLog)
-	l.Log, err = tlog.Open(ctx, tlog.Config{Key: key, Operator: operator, Storage: store, Openings: openings, Policy: p, CheckpointInterval: time.Millisecond})
+	c := tlog.Config{Key: key, Operator: operator, Storage: store, Openings: openings, Policy: p, CheckpointInterval: time.Millisecond}
+	for _, o := range options {
+		o(&c)
+	}
+	l.Log, err = tlog.Open(ctx, c)
 	must(err)
 	handler := l.Handler()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -70,9 +74,9 @@ func newLog(t *testing.T, producer keys.Public) *testLog {
 	})
 	l.client, err = client.New(server.URL, p, client.WithRetries(1, time.Millisecond))
 	must(err)
-	c, err := record.NewKeyChange(record.KeyChange{Origin: key.Name, Number: 1, Enrol: []keys.Public{producer}}, operator)
+	change, err := record.NewKeyChange(record.KeyChange{Origin: key.Name, Number: 1, Enrol: []keys.Public{producer}}, operator)
 	must(err)
-	_, err = l.Submit(ctx, &sealtapv1.SubmitRequest{Items: []*sealtapv1.Item{{Entry: c}}})
+	_, err = l.Submit(ctx, &sealtapv1.SubmitRequest{Items: []*sealtapv1.Item{{Entry: change}}})
 	must(err)
 	return l
 }
@@ -254,6 +258,42 @@ func TestAnswerThatPlacesNothing(t *testing.T) {
 	confirmed(t, s)
 	if st := s.Status(); st.Confirmed < 21 {
 		t.Errorf("status %+v: 21 records were written", st)
+	}
+}
+
+// TestOverTheRate sends faster than the log lets a producer. It backs off, and
+// everything gets there in the end.
+func TestOverTheRate(t *testing.T) {
+	key := testKey(t)
+	cfg := testConfig(t, t.TempDir(), key)
+	l := newLog(t, key.Public, func(c *tlog.Config) { c.MaxBatchBytes, c.ProducerBytesPerSecond = 20_000, 10_000 })
+	cfg.Log = l.client
+	s := openSpool(t, cfg)
+	defer closeSpool(t, s)
+	var err error
+	for err == nil {
+		write(t, s, 10)
+		err = submitAll(s)
+	}
+	var p *client.Problem
+	if !errors.As(err, &p) || p.Status != http.StatusTooManyRequests || p.RetryAfter < time.Second || !errors.Is(err, client.ErrUnavailable) {
+		t.Fatal(err)
+	}
+	if got := s.retry(err); got < time.Second {
+		t.Errorf("tries again after %s, asked for are %s", got, p.RetryAfter)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ran := make(chan error, 1)
+	go func() { ran <- s.Run(ctx) }()
+	for end := time.Now().Add(30 * time.Second); s.Status().Confirmed < s.Status().Records; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Errorf("not everything got through: %+v", s.Status())
+			break
+		}
+	}
+	cancel()
+	if err := <-ran; err != nil {
+		t.Error(err)
 	}
 }
 

@@ -41,6 +41,9 @@ type Schema struct {
 	// ApplicationID marks files of the kind (PRAGMA application_id). Not 0,
 	// which stands for any file.
 	ApplicationID int32
+	// PageSize is that of a new database, in bytes: SQLite spends its time by the
+	// page, but a small commit writes half a dozen of them. 0: 4096.
+	PageSize int
 	// Migrations are scripts; the one at i takes a database from version i to
 	// version i+1 (PRAGMA user_version). Released ones never change.
 	Migrations []string
@@ -57,6 +60,7 @@ type DB struct {
 	Reader *sql.DB
 
 	lock *os.File
+	wal  walKeeper
 }
 
 // Open opens the database at path, or makes it where there is none, and brings
@@ -85,6 +89,9 @@ func Open(ctx context.Context, path string, s Schema) (_ *DB, err error) {
 	if err = f.Close(); err != nil {
 		return nil, err
 	}
+	if err = rewriteWAL(path + "-wal"); err != nil {
+		return nil, err
+	}
 	if db.Writer, err = openPool(path, 1, "_txlock=immediate"); err != nil {
 		return nil, err
 	}
@@ -95,9 +102,14 @@ func Open(ctx context.Context, path string, s Schema) (_ *DB, err error) {
 	return db, err
 }
 
-// Close closes the database and gives up the lock.
+// Close closes the database and gives up the lock. After an [ErrSync] the process
+// keeps both until it ends.
 func (db *DB) Close() error {
-	var errs []error
+	err := db.wal.close()
+	if errors.Is(err, ErrSync) {
+		return fmt.Errorf("closing database: %w", err)
+	}
+	errs := []error{err}
 	// The writer goes last: the last connection to go checkpoints the WAL, and
 	// a reader must not.
 	for _, pool := range []*sql.DB{db.Reader, db.Writer} {
@@ -140,6 +152,11 @@ func prepare(ctx context.Context, w *sql.DB, s Schema) error {
 	version, err := identify(ctx, w, s)
 	if err != nil {
 		return err
+	}
+	if version == 0 && s.PageSize > 0 {
+		if _, err := w.ExecContext(ctx, fmt.Sprintf("PRAGMA page_size = %d", s.PageSize)); err != nil {
+			return fmt.Errorf("setting the page size: %w", err)
+		}
 	}
 	var mode string
 	if err := w.QueryRowContext(ctx, "PRAGMA journal_mode = WAL").Scan(&mode); err != nil {
@@ -190,6 +207,8 @@ func identify(ctx context.Context, w *sql.DB, s Schema) (version int, err error)
 		return 0, nil
 	case id != s.ApplicationID:
 		return 0, fmt.Errorf("%w: it is no %s database (application id 0x%08x)", ErrForeign, s.Kind, uint32(id))
+	case version < 0:
+		return 0, fmt.Errorf("%w: schema version %d, which none has", ErrForeign, version)
 	case version > len(s.Migrations):
 		return 0, fmt.Errorf("%w: it has schema version %d, this program knows %d; upgrade sealtap", ErrNewer, version, len(s.Migrations))
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/sealtap/sealtap/failpoint"
 	"github.com/sealtap/sealtap/record"
 	"github.com/sealtap/sealtap/storage"
 )
@@ -24,25 +25,62 @@ func (l *Log) Commit(ctx context.Context, b *storage.Batch) error {
 	ctx = context.WithoutCancel(ctx)
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	written, err := l.transact(ctx, b)
+	if err != nil {
+		return fmt.Errorf("committing entries %d to %d: %w", b.First, b.First+uint64(len(b.Entries)), err)
+	}
+	l.db.wal.wrote(written)
+	return nil
+}
+
+// transact stores the batch, and returns about how many bytes that were.
+func (l *Log) transact(ctx context.Context, b *storage.Batch) (int, error) {
+	before, err := l.headAt(ctx, b.First)
+	if err != nil {
+		return 0, err
+	}
+	// The packing takes the most time: the database is not locked meanwhile.
+	packed := l.pack(before, b)
+	defer func() {
+		for _, frame := range packed.bundles {
+			l.reuse(frame)
+		}
+	}()
 	tx, err := l.db.Writer.BeginTx(ctx, nil)
 	if err != nil {
-		return fmt.Errorf("committing entries: %w", err)
+		return 0, err
 	}
 	defer tx.Rollback()
-	added, err := l.commit(ctx, tx, b)
+	added, err := l.commit(ctx, tx, b, packed)
+	failpoint.Here("entries-written")
 	if err == nil {
+		l.head = head{} // until it is known what is stored
 		err = tx.Commit()
 	}
 	if err != nil {
-		return fmt.Errorf("committing entries %d to %d: %w", b.First, b.First+uint64(len(b.Entries)), err)
+		return 0, err
 	}
 	for s, id := range added {
 		l.streams[s] = id
 	}
-	return nil
+	l.head = head{b.First + uint64(len(b.Entries)), packed.head}
+	return packed.bytes() + tileBytes(b.Tiles), nil
 }
 
-func (l *Log) commit(ctx context.Context, tx *sql.Tx, b *storage.Batch) (added map[record.Stream]int64, err error) {
+// headAt returns the entries behind the last complete bundle of a log of the
+// given size.
+func (l *Log) headAt(ctx context.Context, size uint64) ([]byte, error) {
+	if size%storage.BundleWidth == 0 {
+		return nil, nil
+	}
+	if l.head.size == size {
+		return l.head.entries, nil
+	}
+	rows, err := l.readHead(ctx, size)
+	return rows.entries, err
+}
+
+func (l *Log) commit(ctx context.Context, tx *sql.Tx, b *storage.Batch, p packed) (added map[record.Stream]int64, err error) {
 	var size uint64
 	err = tx.QueryRowContext(ctx, `SELECT size FROM tree`).Scan(&size)
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
@@ -51,11 +89,14 @@ func (l *Log) commit(ctx context.Context, tx *sql.Tx, b *storage.Batch) (added m
 	if b.First != size {
 		return nil, fmt.Errorf("%w: the log has %d entries", storage.ErrMoved, size)
 	}
-	if err := l.commitEntries(ctx, tx, b); err != nil {
+	if err := l.commitEntries(ctx, tx, p); err != nil {
 		return nil, err
 	}
 	tile := tx.StmtContext(ctx, l.writes.tile)
 	for _, t := range b.Tiles {
+		if partialLeaves(t) {
+			continue // in head
+		}
 		if _, err := tile.ExecContext(ctx, tileID(t.Level, t.N), t.Hashes); err != nil {
 			return nil, err
 		}
@@ -74,42 +115,21 @@ func (l *Log) commit(ctx context.Context, tx *sql.Tx, b *storage.Batch) (added m
 
 // commitEntries writes the bundles that the batch completes, and puts the rest
 // into the head.
-func (l *Log) commitEntries(ctx context.Context, tx *sql.Tx, b *storage.Batch) error {
-	var bundle []byte
-	rest, index := b.Entries, b.First
-	for len(rest) > 0 {
-		room := int(storage.BundleWidth - index%storage.BundleWidth)
-		if len(rest) < room {
-			break
-		}
-		bundle = bundle[:0]
-		if index%storage.BundleWidth != 0 {
-			head, err := readHead(ctx, tx)
-			if err != nil {
-				return err
-			}
-			bundle = append(bundle, head...)
-			if _, err := tx.StmtContext(ctx, l.writes.fold).ExecContext(ctx); err != nil {
-				return err
-			}
-		}
-		for _, entry := range rest[:room] {
-			bundle = storage.AppendEntry(bundle, entry)
-		}
-		packed := l.encoder.EncodeAll(bundle, nil)
-		if _, err := tx.StmtContext(ctx, l.writes.bundle).ExecContext(ctx, index/storage.BundleWidth, packed); err != nil {
+func (l *Log) commitEntries(ctx context.Context, tx *sql.Tx, p packed) error {
+	for i, frame := range p.bundles {
+		if _, err := tx.StmtContext(ctx, l.writes.bundle).ExecContext(ctx, p.first+uint64(i), frame); err != nil {
 			return err
 		}
-		rest, index = rest[room:], index+uint64(room)
 	}
-	if len(rest) == 0 {
+	if len(p.bundles) > 0 {
+		if _, err := tx.StmtContext(ctx, l.writes.fold).ExecContext(ctx); err != nil {
+			return err
+		}
+	}
+	if len(p.row) == 0 {
 		return nil
 	}
-	bundle = bundle[:0]
-	for _, entry := range rest {
-		bundle = storage.AppendEntry(bundle, entry)
-	}
-	_, err := tx.StmtContext(ctx, l.writes.head).ExecContext(ctx, index, bundle)
+	_, err := tx.StmtContext(ctx, l.writes.head).ExecContext(ctx, p.rowFirst, p.row, p.leaves)
 	return err
 }
 
@@ -165,6 +185,19 @@ func (l *Log) AddFork(ctx context.Context, f storage.Fork) (bool, error) {
 	}
 	n, err := res.RowsAffected()
 	return n > 0, err
+}
+
+// partialLeaves reports whether a tile is the partial one of level 0.
+func partialLeaves(t storage.Tile) bool {
+	return t.Level == 0 && len(t.Hashes) < storage.BundleWidth*len(record.Hash{})
+}
+
+func tileBytes(list []storage.Tile) int {
+	n := 0
+	for _, t := range list {
+		n += len(t.Hashes)
+	}
+	return n
 }
 
 // tileID is the row of a tile: levels go to 7, since a log has less than 2^64

@@ -10,6 +10,7 @@ import (
 
 	"github.com/sealtap/sealtap/checkpoint"
 	"github.com/sealtap/sealtap/durable"
+	"github.com/sealtap/sealtap/failpoint"
 	"github.com/sealtap/sealtap/record"
 	"github.com/sealtap/sealtap/storage"
 )
@@ -23,7 +24,7 @@ var ErrNoSigned = errors.New("the last signed checkpoint is missing")
 type signedFile string
 
 // write replaces the checkpoint, durably and at once.
-func (f signedFile) write(note []byte) error { return durable.Replace(string(f), note, 0o600) }
+func (f signedFile) write(note []byte) error { return durable.Rewrite(string(f), note, 0o600) }
 
 // read returns the checkpoint, nil if there is no file. Its signature is for
 // the log to check.
@@ -79,12 +80,14 @@ func (l *Log) SetSigned(ctx context.Context, h storage.Head) error {
 	if err == nil {
 		err = l.signed.write(h.Note)
 	}
+	failpoint.Here("signed-file")
 	if err == nil {
 		_, err = l.db.Writer.ExecContext(context.WithoutCancel(ctx), setCheckpoint, "signed", h.Size, h.Root[:], h.Note)
 	}
 	if err != nil {
 		return fmt.Errorf("keeping signed checkpoint of size %d: %w", h.Size, err)
 	}
+	l.db.wal.wrote(len(h.Note))
 	return nil
 }
 
@@ -137,12 +140,14 @@ func (l *Log) SetPublished(ctx context.Context, h storage.Head) error {
 		err = fmt.Errorf("%w: one of size %d was published", storage.ErrConflict, last.Size)
 	default:
 		if _, err = tx.ExecContext(ctx, setCheckpoint, "published", h.Size, h.Root[:], h.Note); err == nil {
+			failpoint.Here("published-written")
 			err = tx.Commit()
 		}
 	}
 	if err != nil {
 		return fmt.Errorf("keeping published checkpoint of size %d: %w", h.Size, err)
 	}
+	l.db.wal.wrote(len(h.Note))
 	return nil
 }
 

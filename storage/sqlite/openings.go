@@ -51,6 +51,9 @@ func OpenOpenings(ctx context.Context, path string) (*Openings, error) {
 		return nil, err
 	}
 	o := &Openings{db: db}
+	if err = db.keepWAL(ctx, path); err != nil {
+		return nil, fmt.Errorf("opening openings storage %s: %w", path, errors.Join(err, db.Close()))
+	}
 	for _, s := range []struct {
 		stmt **sql.Stmt
 		pool *sql.DB
@@ -69,6 +72,9 @@ func OpenOpenings(ctx context.Context, path string) (*Openings, error) {
 	return o, nil
 }
 
+// Health returns [ErrSync] once the disk has failed to keep what it was given.
+func (o *Openings) Health() error { return o.db.Health() }
+
 // Close closes the storage.
 func (o *Openings) Close() error { return o.db.Close() }
 
@@ -85,13 +91,24 @@ func (o *Openings) Put(ctx context.Context, openings []storage.Opening, keys []s
 			return fmt.Errorf("keeping wrapped key: %w", err)
 		}
 	}
+	written := 0
 	for _, p := range openings {
+		written += len(p.Box)
 		if _, err := tx.StmtContext(ctx, o.addBox).ExecContext(ctx, p.Index, p.Leaf[:8], p.Box); err != nil {
 			return fmt.Errorf("keeping openings of entry %d: %w", p.Index, err)
 		}
 	}
 	if err := tx.Commit(); err != nil {
 		return fmt.Errorf("keeping openings: %w", err)
+	}
+	o.db.wal.wrote(written)
+	return nil
+}
+
+// Discard implements [storage.Openings].
+func (o *Openings) Discard(ctx context.Context, from uint64) error {
+	if _, err := o.db.Writer.ExecContext(context.WithoutCancel(ctx), `DELETE FROM opening WHERE entry >= ?`, int64(from)); err != nil {
+		return fmt.Errorf("discarding openings from entry %d on: %w", from, err)
 	}
 	return nil
 }

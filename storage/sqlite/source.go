@@ -45,6 +45,9 @@ func OpenLogFile(ctx context.Context, path string) (*LogFile, error) {
 	if f.log.selects.bundle, err = f.log.db.Reader.PrepareContext(ctx, selectBundle); err != nil {
 		return fail(err)
 	}
+	if f.log.selects.tile, err = f.log.db.Reader.PrepareContext(ctx, selectTile); err != nil {
+		return fail(err)
+	}
 	if f.log.decoder, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(maxBundle)); err != nil {
 		return fail(err)
 	}
@@ -81,8 +84,10 @@ func (f *LogFile) Bundle(ctx context.Context, n uint64, width int) ([]byte, erro
 
 // Tile returns the first width hashes of a tile.
 func (f *LogFile) Tile(ctx context.Context, level uint, n uint64, width int) ([]byte, error) {
-	var hashes []byte
-	err := f.log.db.Reader.QueryRowContext(ctx, `SELECT hashes FROM tile WHERE id = ?`, tileID(level, n)).Scan(&hashes)
+	hashes, err := f.log.tile(ctx, level, n)
+	if errors.Is(err, storage.ErrNotFound) {
+		err = fmt.Errorf("%w: %w", storage.ErrCorrupt, err) // the checkpoint says that it is there
+	}
 	if err != nil {
 		return nil, fmt.Errorf("reading tile %d/%d: %w", level, n, damage(err))
 	}

@@ -76,6 +76,9 @@ func OpenWitness(ctx context.Context, path string) (*Witness, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err = db.keepWAL(ctx, path); err != nil {
+		return nil, fmt.Errorf("opening database %s: %w", path, errors.Join(err, db.Close()))
+	}
 	w := &Witness{
 		db:         db,
 		committing: make(chan struct{}, 1),
@@ -220,6 +223,7 @@ func (w *Witness) commit(batch []*advance) error {
 	if err := tx.Commit(); err != nil {
 		return err
 	}
+	w.db.wal.wrote(0)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for origin, cosigned := range written {

@@ -414,8 +414,12 @@ func Openings(t *testing.T, open func(t *testing.T) (s storage.Openings, closeIt
 	put([]storage.WrappedKey{{ID: id, Wrapped: []byte("other key")}}, storage.Opening{Index: 5, Leaf: one, Box: []byte("repeated")},
 		storage.Opening{Index: 6, Leaf: one, Box: []byte("of a batch that was not stored")})
 	put(nil, storage.Opening{Index: 6, Leaf: two, Box: []byte("second")})
+	put(nil, storage.Opening{Index: 7, Leaf: two, Box: []byte("of another")}, storage.Opening{Index: 900, Leaf: two, Box: []byte("of one more")})
 	for range 2 {
-		for index, want := range map[uint64]string{5: "first", 6: "second", 7: ""} {
+		if err := s.Discard(ctx, 7); err != nil {
+			t.Fatal(err)
+		}
+		for index, want := range map[uint64]string{5: "first", 6: "second", 7: "", 900: ""} {
 			if got, ok, err := s.Opening(ctx, index); string(got) != want || ok != (want != "") || err != nil {
 				t.Errorf("openings of %d: %q, %v, %v; want %q", index, got, ok, err, want)
 			}

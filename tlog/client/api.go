@@ -38,6 +38,8 @@ type Problem struct {
 	Fork       bool          // with status 409: the log has another record of that sequence
 	Minimum    uint64        // with status 410: where the log's entries begin
 	Successor  string        // with status 410: the key of the log that takes what this one does not
+	Limit      string        // which limit of the log's configuration was hit, if one was
+	Durable    bool          // with status 503: the entries are stored, and no published checkpoint covers them yet
 	RetryAfter time.Duration // 0 if the log does not say
 }
 
@@ -81,12 +83,14 @@ func readProblem(resp *http.Response) error {
 	var body struct {
 		Type, Title, Detail string
 		Expected            uint64
-		Fork                bool
+		Fork, Durable       bool
+		Limit               string
 		Minimum             uint64 `json:"minimum_index"`
 		Successor           string
 	}
 	if json.Unmarshal(b, &body) == nil {
-		p.Type, p.Title, p.Detail, p.Expected, p.Fork, p.Minimum, p.Successor = body.Type, body.Title, body.Detail, body.Expected, body.Fork, body.Minimum, body.Successor
+		p.Type, p.Title, p.Detail, p.Expected, p.Fork = body.Type, body.Title, body.Detail, body.Expected, body.Fork
+		p.Limit, p.Durable, p.Minimum, p.Successor = body.Limit, body.Durable, body.Minimum, body.Successor
 	}
 	return p
 }

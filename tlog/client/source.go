@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -67,6 +68,8 @@ func Open(location string, opts ...Option) (*Source, error) {
 	if s.set.http == nil {
 		t := http.DefaultTransport.(*http.Transport).Clone()
 		t.MaxIdleConnsPerHost = 32
+		// On one machine to compress costs more than to pass on.
+		t.DisableCompression = u.Hostname() == "localhost" || net.ParseIP(u.Hostname()).IsLoopback()
 		s.set.http = &http.Client{Transport: t}
 	}
 	s.location = u.Redacted()

@@ -39,6 +39,7 @@ func TestPruned(t *testing.T) {
 	edges := [][]record.Hash{nil}
 	all := make(memoryTiles)
 	roots := []record.Hash{w.Root()}
+	model := newNaive(ls)
 	tree := record.NewTree()
 	for _, l := range ls {
 		w.Append(l)
@@ -54,7 +55,7 @@ func TestPruned(t *testing.T) {
 		}
 		for index := base; index < most; index += 1 + (index-base)/8 {
 			for size := index + 1; size <= most; size += 1 + (size-index)/3 {
-				checkProofs(t, p, ls, roots, index, size)
+				checkProofs(t, p, model, int(index), int(size))
 			}
 		}
 		for size := base; size <= most; size += 1 + (size-base)/16 {
@@ -106,6 +107,6 @@ func checkGrowth(t *testing.T, m memoryTiles, base uint64, edge, ls, roots []rec
 	if err != nil {
 		t.Fatal(err)
 	}
-	checkProofs(t, p, ls, roots, uint64(len(ls)-1), uint64(len(ls)))
-	checkProofs(t, p, ls, roots, base, uint64(len(ls)))
+	checkProofs(t, p, newNaive(ls), len(ls)-1, len(ls))
+	checkProofs(t, p, newNaive(ls), int(base), len(ls))
 }

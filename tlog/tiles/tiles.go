@@ -11,9 +11,9 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"math/bits"
 
 	"github.com/transparency-dev/merkle/compact"
-	"github.com/transparency-dev/merkle/proof"
 
 	"github.com/sealtap/sealtap/record"
 )
@@ -61,22 +61,68 @@ type Tile struct {
 // InclusionProof returns the audit path of RFC 6962, section 2.1.1, for the leaf
 // at the index in the tree of the given size.
 func InclusionProof(ctx context.Context, r Reader, index, size uint64) ([]record.Hash, error) {
-	nodes, err := proof.Inclusion(index, size)
-	if err != nil {
+	if index >= size {
 		return nil, fmt.Errorf("%w: index %d, size %d", ErrRange, index, size)
 	}
-	return fetch(ctx, r, nodes)
+	w := newWalk(r)
+	return w.path(ctx, make([]record.Hash, 0, bits.Len64(size-1)), 0, index, size)
+}
+
+// Inclusion is a leaf hash with its audit path.
+type Inclusion struct {
+	Index uint64
+	Leaf  record.Hash
+	Path  []record.Hash
+}
+
+// InclusionProofs returns the leaves at the indices with their audit paths in the
+// tree of the given size, in the order of the indices.
+func InclusionProofs(ctx context.Context, r Reader, indices []uint64, size uint64) ([]Inclusion, error) {
+	list := make([]Inclusion, len(indices))
+	hashes := make([]record.Hash, 0, len(indices)*bits.Len64(size)) // of all paths
+	w := newWalk(r)
+	for i, index := range indices {
+		if index >= size {
+			return nil, fmt.Errorf("%w: index %d, size %d", ErrRange, index, size)
+		}
+		leaf, err := w.node(ctx, 0, index)
+		if err != nil {
+			return nil, err
+		}
+		path, err := w.path(ctx, hashes, 0, index, size)
+		if err != nil {
+			return nil, err
+		}
+		n := len(hashes)
+		hashes = path
+		list[i] = Inclusion{Index: index, Leaf: leaf, Path: path[n:len(path):len(path)]}
+	}
+	return list, nil
 }
 
 // ConsistencyProof returns the proof of RFC 6962, section 2.1.2, that the tree
 // of size from is a prefix of the tree of size to. It is empty if from is 0 or
 // the sizes are equal.
 func ConsistencyProof(ctx context.Context, r Reader, from, to uint64) ([]record.Hash, error) {
-	nodes, err := proof.Consistency(from, to)
-	if err != nil {
+	if from > to {
 		return nil, fmt.Errorf("%w: sizes %d and %d", ErrRange, from, to)
 	}
-	return fetch(ctx, r, nodes)
+	if from == 0 || from == to {
+		return []record.Hash{}, nil
+	}
+	w := newWalk(r)
+	path := make([]record.Hash, 0, bits.Len64(to-1)+1)
+	// The last complete subtree of the smaller tree, and what lies beside its way
+	// up in the larger one. The verifier has the subtree if it is the whole tree.
+	level := uint(bits.TrailingZeros64(from))
+	if from != 1<<level {
+		h, err := w.node(ctx, level, (from-1)>>level)
+		if err != nil {
+			return nil, err
+		}
+		path = append(path, h)
+	}
+	return w.path(ctx, path, level, from-1, to)
 }
 
 // Root returns the root hash of the tree as it was with size leaves.
@@ -92,44 +138,16 @@ func Root(ctx context.Context, r Reader, size uint64) (record.Hash, error) {
 // reads O(log size) tiles.
 func Edge(ctx context.Context, r Reader, size uint64) (*record.Tree, error) {
 	ids := compact.RangeNodes(0, size, nil)
-	m := withMemory(r)
+	w := newWalk(r)
 	edge := make([]record.Hash, len(ids))
 	for i, id := range ids {
-		h, err := m.Node(ctx, id.Level, id.Index)
+		h, err := w.node(ctx, id.Level, id.Index)
 		if err != nil {
 			return nil, err
 		}
 		edge[i] = h
 	}
 	return record.RestoreTree(size, edge)
-}
-
-func fetch(ctx context.Context, r Reader, nodes proof.Nodes) ([]record.Hash, error) {
-	m := withMemory(r)
-	hashes := make([]record.Hash, len(nodes.IDs))
-	slices := make([][]byte, len(nodes.IDs))
-	for i, id := range nodes.IDs {
-		h, err := m.Node(ctx, id.Level, id.Index)
-		if err != nil {
-			return nil, err
-		}
-		hashes[i] = h
-		slices[i] = hashes[i][:]
-	}
-	path, err := nodes.Rehash(slices, hashPair)
-	if err != nil {
-		return nil, fmt.Errorf("assembling proof: %w", err)
-	}
-	out := make([]record.Hash, len(path))
-	for i := range path {
-		out[i] = record.Hash(path[i])
-	}
-	return out, nil
-}
-
-func hashPair(left, right []byte) []byte {
-	h := parent(left, right)
-	return h[:]
 }
 
 // parent is the interior node of RFC 6962, section 2.1.
@@ -149,17 +167,72 @@ func place(level uint, index uint64) (tileLevel uint, n uint64, first, count int
 	return level / Height, begin >> Height, int(begin % Width), 1 << up
 }
 
+// walk reads the nodes of a proof, or of several.
+type walk struct {
+	nodes NodeReader // nil if there is a cache
+	cache *Cache
+	// last is the tile used last of each level: the nodes of a proof on one level
+	// share it.
+	last [maxTileLevel + 1]*cached
+}
+
+// maxTileLevel is the highest level of a tile in a tree of less than 2^64 leaves.
+const maxTileLevel = 63 / Height
+
+func newWalk(r Reader) walk {
+	switch r := r.(type) {
+	case *Cache:
+		return walk{cache: r}
+	case NodeReader:
+		return walk{nodes: r}
+	}
+	return walk{nodes: &memory{r: r}}
+}
+
+// node returns the hash of a complete node.
+func (w *walk) node(ctx context.Context, level uint, index uint64) (record.Hash, error) {
+	if w.cache == nil {
+		return w.nodes.Node(ctx, level, index)
+	}
+	tileLevel, n, first, count := place(level, index)
+	t := w.last[tileLevel]
+	if t == nil || t.key.n != n || t.width < first+count {
+		var err error
+		if t, err = w.cache.tile(ctx, tileKey{tileLevel, n}, first+count); err != nil {
+			return record.Hash{}, err
+		}
+		w.last[tileLevel] = t
+	}
+	return t.node(first, count), nil
+}
+
+// path appends the siblings on the way up from the subtree of a level that holds
+// the leaf at the index. The right one at the edge of the tree may be incomplete;
+// there is at most one.
+func (w *walk) path(ctx context.Context, path []record.Hash, level uint, index, size uint64) ([]record.Hash, error) {
+	for ; (size-1)>>level > 0; level++ {
+		var h record.Hash
+		var err error
+		switch sibling, complete := index>>level^1, size>>level; {
+		case sibling < complete:
+			h, err = w.node(ctx, level, sibling)
+		case sibling == complete && size&(1<<level-1) != 0:
+			h, err = w.rest(ctx, size, level)
+		default:
+			continue // the tree ends before
+		}
+		if err != nil {
+			return nil, err
+		}
+		path = append(path, h)
+	}
+	return path, nil
+}
+
 // memory remembers the tiles of one proof: neighbouring nodes share them.
 type memory struct {
 	r     Reader
 	tiles []Tile
-}
-
-func withMemory(r Reader) NodeReader {
-	if n, ok := r.(NodeReader); ok {
-		return n
-	}
-	return &memory{r: r}
 }
 
 func (m *memory) Tile(ctx context.Context, level uint, n uint64) ([]byte, error) {

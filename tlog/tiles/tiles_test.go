@@ -2,7 +2,6 @@ package tiles_test
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"testing"
@@ -39,117 +38,12 @@ func leaves(n int) []record.Hash {
 	return list
 }
 
-// naiveRoot is RFC 6962, section 2.1, word for word.
-func naiveRoot(l []record.Hash) record.Hash {
-	switch len(l) {
-	case 0:
-		return sha256.Sum256(nil)
-	case 1:
-		return l[0]
-	}
-	k := split(len(l))
-	left, right := naiveRoot(l[:k]), naiveRoot(l[k:])
-	return sha256.Sum256(append(append([]byte{1}, left[:]...), right[:]...))
-}
-
-// naivePath is RFC 6962, section 2.1.1, word for word.
-func naivePath(m int, l []record.Hash) []record.Hash {
-	if len(l) == 1 {
-		return nil
-	}
-	if k := split(len(l)); m < k {
-		return append(naivePath(m, l[:k]), naiveRoot(l[k:]))
-	} else {
-		return append(naivePath(m-k, l[k:]), naiveRoot(l[:k]))
-	}
-}
-
-func split(n int) int {
-	k := 1
-	for 2*k < n {
-		k *= 2
-	}
-	return k
-}
-
 func raw(hs []record.Hash) [][]byte {
 	list := make([][]byte, len(hs))
 	for i := range hs {
 		list[i] = hs[i][:]
 	}
 	return list
-}
-
-// grown returns the tiles and the root of each size of one tree.
-func grown(t *testing.T, n int) (memoryTiles, []record.Hash, []record.Hash) {
-	t.Helper()
-	m, w, ls := memoryTiles{}, tiles.NewWriter(), leaves(n)
-	roots := []record.Hash{w.Root()}
-	for _, l := range ls {
-		w.Append(l)
-		m.save(w)
-		roots = append(roots, w.Root())
-	}
-	return m, ls, roots
-}
-
-func TestProofsExhaustive(t *testing.T) {
-	const n = 600
-	m, ls, roots := grown(t, n)
-	for name, r := range map[string]tiles.Reader{"plain": m, "cache": tiles.NewCache(m, 100), "small cache": tiles.NewCache(m, 2)} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			for size := uint64(1); size <= n; size++ {
-				// Every pair goes through the cache; the others, and the race
-				// detector, are slower.
-				if (name != "cache" || raceEnabled) && size > 70 && size%59 != 0 {
-					continue
-				}
-				root, err := tiles.Root(context.Background(), r, size)
-				if err != nil || root != roots[size] {
-					t.Fatalf("root of %d = %v, %v; want %v", size, root, err, roots[size])
-				}
-				for i := range size {
-					checkProofs(t, r, ls, roots, i, size)
-				}
-			}
-		})
-	}
-}
-
-// checkProofs checks the proof of a leaf, and that of a smaller tree.
-func checkProofs(t *testing.T, r tiles.Reader, ls, roots []record.Hash, i, size uint64) {
-	t.Helper()
-	p, err := tiles.InclusionProof(context.Background(), r, i, size)
-	if err == nil {
-		err = proof.VerifyInclusion(rfc6962.DefaultHasher, i, size, ls[i][:], raw(p), roots[size][:])
-	}
-	if err != nil {
-		t.Fatalf("inclusion of %d in %d: %v", i, size, err)
-	}
-	p, err = tiles.ConsistencyProof(context.Background(), r, i, size)
-	if err == nil && i > 0 {
-		err = proof.VerifyConsistency(rfc6962.DefaultHasher, i, size, raw(p), roots[i][:], roots[size][:])
-	}
-	if err != nil {
-		t.Fatalf("consistency of %d and %d: %v", i, size, err)
-	}
-}
-
-func TestAgainstNaiveTree(t *testing.T) {
-	const n = 600
-	m, ls, roots := grown(t, n)
-	for _, size := range []int{0, 1, 2, 3, 5, 8, 127, 255, 256, 257, 300, 511, 512, 513, 600} {
-		if want := naiveRoot(ls[:size]); roots[size] != want {
-			t.Errorf("root of %d = %v, want %v", size, roots[size], want)
-		}
-		for i := 0; i < size; i += 1 + size/50 {
-			p, err := tiles.InclusionProof(context.Background(), m, uint64(i), uint64(size))
-			if want := naivePath(i, ls[:size]); err != nil || fmt.Sprint(p) != fmt.Sprint(want) {
-				t.Errorf("path of %d in %d = %v, %v; want %v", i, size, p, err, want)
-			}
-		}
-	}
 }
 
 func TestWriterRestoresAtEverySize(t *testing.T) {
@@ -172,7 +66,7 @@ func TestWriterRestoresAtEverySize(t *testing.T) {
 		w.Append(l)
 	}
 	m.save(w)
-	if want := naiveRoot(ls); w.Root() != want {
+	if want := newNaive(ls).root(0, n); w.Root() != want {
 		t.Errorf("root = %v, want %v", w.Root(), want)
 	}
 	for _, i := range []uint64{0, 255, 256, 65535, 65536, n - 1} {
@@ -207,7 +101,7 @@ func TestHandedOutTilesStay(t *testing.T) {
 }
 
 func TestOutOfRange(t *testing.T) {
-	m, _, _ := grown(t, 300)
+	m, _ := grown(300)
 	ctx := context.Background()
 	if _, err := tiles.InclusionProof(ctx, m, 5, 5); !errors.Is(err, tiles.ErrRange) {
 		t.Errorf("index = size: %v", err)
@@ -269,22 +163,5 @@ func BenchmarkAppend(b *testing.B) {
 	for b.Loop() {
 		w.Append(l)
 		w.Complete()
-	}
-}
-
-func BenchmarkInclusionProof(b *testing.B) {
-	const n = 1 << 17
-	m, w := memoryTiles{}, tiles.NewWriter()
-	for _, l := range leaves(n + 77) {
-		w.Append(l)
-	}
-	m.save(w)
-	c := tiles.NewCache(m, 1024)
-	var i uint64
-	for b.Loop() {
-		i = (i*6364136223846793005 + 1442695040888963407)
-		if _, err := tiles.InclusionProof(context.Background(), c, i%n, n+77); err != nil {
-			b.Fatal(err)
-		}
 	}
 }

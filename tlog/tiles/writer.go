@@ -23,7 +23,10 @@ func NewWriter() *Writer { return &Writer{tree: record.NewTree()} }
 
 // RestoreWriter continues the tree of the given size, whose right edge it reads.
 func RestoreWriter(ctx context.Context, r Reader, size uint64) (*Writer, error) {
-	m := withMemory(r)
+	m, ok := r.(NodeReader)
+	if !ok {
+		m = &memory{r: r}
+	}
 	tree, err := Edge(ctx, m, size)
 	if err != nil {
 		return nil, fmt.Errorf("restoring the right edge of a tree of %d: %w", size, err)

@@ -98,6 +98,18 @@ func New(logs []Log, witnesses []Witness, groups []Group, quorum string, operato
 	return Parse(p.Marshal())
 }
 
+// Also returns the policy with more keys of logs, beside those that it has. It is
+// the policy of somebody who knows these logs from elsewhere, such as their own.
+func (p *Policy) Also(logs ...keys.Public) (*Policy, error) {
+	list := slices.Clone(p.Logs)
+	for _, k := range logs {
+		if !slices.ContainsFunc(list, func(l Log) bool { return l.Key.String() == k.String() }) {
+			list = append(list, Log{Key: k})
+		}
+	}
+	return New(list, p.Witnesses, p.Groups, p.Quorum, p.Operator)
+}
+
 // isItem reports whether s can stand as one item on a line of a policy file.
 func isItem(s string) bool {
 	for i := range len(s) {

@@ -354,3 +354,36 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// TestAlso: more keys of a log join those that a policy has, each once.
+func TestAlso(t *testing.T) {
+	one, two := newParty(t, "log.example", keys.Ed25519), newParty(t, "log.example", keys.MLDSA44)
+	w := newParty(t, "w.example", keys.Cosignature)
+	p, err := policy.Parse([]byte("# sealtap-operator " + one.vkey + "\nlog " + one.vkey + " https://log.example/\nwitness w " + w.vkey + "\nquorum w\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var both []keys.Public
+	for _, v := range []string{two.vkey, one.vkey, two.vkey} {
+		k, err := keys.ParsePublic(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		both = append(both, k)
+	}
+	q, err := p.Also(both...)
+	if err != nil || len(q.Logs) != 2 || q.Logs[0].URL != "https://log.example/" || q.Logs[1].Key.String() != two.vkey || q.Quorum != "w" || q.Operator == nil {
+		t.Fatalf("%v, %v", q, err)
+	}
+	if len(p.Logs) != 1 {
+		t.Error("the policy itself has changed")
+	}
+	// The same public key under another name is a duplicate (tlog-policy).
+	again, err := keys.ParsePublic(retype(t, two.vkey, "other.example", keys.MLDSA44))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := q.Also(again); !errors.Is(err, policy.ErrInvalid) {
+		t.Errorf("one key of two logs: %v", err)
+	}
+}

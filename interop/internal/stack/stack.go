@@ -28,13 +28,16 @@ const module = "github.com/sealtap/sealtap"
 
 // Build builds the sealtap command with the dependencies of its own module, and
 // returns the path of the binary in dir.
-func Build(dir string) (string, error) {
+func Build(dir string) (string, error) { return BuildTagged(dir, "") }
+
+// BuildTagged builds it with build tags.
+func BuildTagged(dir, tags string) (string, error) {
 	root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", module).Output()
 	if err != nil {
 		return "", fmt.Errorf("finding module %s: %w", module, err)
 	}
 	bin := filepath.Join(dir, "sealtap")
-	return bin, goBuild("-C", strings.TrimSpace(string(root)), "-o", bin, "./cmd/sealtap")
+	return bin, goBuild("-C", strings.TrimSpace(string(root)), "-tags", tags, "-o", bin, "./cmd/sealtap")
 }
 
 // BuildForeign builds a command of somebody else's, in the version that this
@@ -80,11 +83,27 @@ func (o *output) String() string {
 
 // Start starts a program. Its goroutine ends with the program.
 func Start(env []string, bin string, args ...string) (*Process, error) {
+	return start(&syscall.SysProcAttr{}, env, bin, args)
+}
+
+// StartInGroup starts a program in a process group, or with group 0 as the leader
+// of a new one, whose number is then its PID.
+func StartInGroup(group int, env []string, bin string, args ...string) (*Process, error) {
+	return start(&syscall.SysProcAttr{Setpgid: true, Pgid: group}, env, bin, args)
+}
+
+// StartAs starts a program with the rights of another user, which only root can.
+func StartAs(uid, gid int, env []string, bin string, args ...string) (*Process, error) {
+	return start(&syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}, env, bin, args)
+}
+
+func start(attr *syscall.SysProcAttr, env []string, bin string, args []string) (*Process, error) {
 	p := &Process{cmd: exec.Command(bin, args...), out: new(output), done: make(chan struct{})}
 	p.cmd.Env = append(os.Environ(), env...)
 	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
 	// A program that was forgotten must not outlive its parent.
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	attr.Pdeathsig = syscall.SIGKILL
+	p.cmd.SysProcAttr = attr
 	if err := p.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("starting %s: %w", filepath.Base(bin), err)
 	}
@@ -100,6 +119,28 @@ func (p *Process) Output() string { return p.out.String() }
 
 // PID is the number of the process.
 func (p *Process) PID() int { return p.cmd.Process.Pid }
+
+// Done is closed when the program has ended.
+func (p *Process) Done() <-chan struct{} { return p.done }
+
+// Killed reports whether the program was ended by SIGKILL. It waits for the end.
+func (p *Process) Killed() bool {
+	<-p.done
+	status, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	return ok && status.Signal() == syscall.SIGKILL
+}
+
+// ExitCode returns that of a program that has ended, -1 for one that a signal ended.
+func (p *Process) ExitCode() int {
+	<-p.done
+	return p.cmd.ProcessState.ExitCode()
+}
+
+// Kill ends the program with SIGKILL, and waits for it.
+func (p *Process) Kill() {
+	_ = p.cmd.Process.Kill() // it may have ended
+	<-p.done
+}
 
 // Stop asks the program to end, and waits for it. A program that does not end
 // within 20 s is killed, which is an error.

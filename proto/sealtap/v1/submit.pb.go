@@ -21,14 +21,65 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// SubmitRequest is the body of POST /v1/entries.
+// Level is how far the entries of a batch have got.
+type Level int32
+
+const (
+	Level_LEVEL_UNSPECIFIED Level = 0 // as sequenced
+	Level_LEVEL_SEQUENCED   Level = 1 // every entry is durable at its index
+	Level_LEVEL_PUBLISHED   Level = 2 // and lies under a checkpoint that satisfies the policy
+)
+
+// Enum value maps for Level.
+var (
+	Level_name = map[int32]string{
+		0: "LEVEL_UNSPECIFIED",
+		1: "LEVEL_SEQUENCED",
+		2: "LEVEL_PUBLISHED",
+	}
+	Level_value = map[string]int32{
+		"LEVEL_UNSPECIFIED": 0,
+		"LEVEL_SEQUENCED":   1,
+		"LEVEL_PUBLISHED":   2,
+	}
+)
+
+func (x Level) Enum() *Level {
+	p := new(Level)
+	*p = x
+	return p
+}
+
+func (x Level) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Level) Descriptor() protoreflect.EnumDescriptor {
+	return file_sealtap_v1_submit_proto_enumTypes[0].Descriptor()
+}
+
+func (Level) Type() protoreflect.EnumType {
+	return &file_sealtap_v1_submit_proto_enumTypes[0]
+}
+
+func (x Level) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Level.Descriptor instead.
+func (Level) EnumDescriptor() ([]byte, []int) {
+	return file_sealtap_v1_submit_proto_rawDescGZIP(), []int{0}
+}
+
+// SubmitRequest is the body of POST /v1/entries, and what LogService.Submit takes.
 //
 // Records come in the order of their sequences and every run of records ends
 // with the seal that covers it: one signature authenticates the whole batch.
 type SubmitRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Items         []*Item                `protobuf:"bytes,1,rep,name=items,proto3" json:"items,omitempty"`
-	Keys          []*WrappedKey          `protobuf:"bytes,2,rep,name=keys,proto3" json:"keys,omitempty"` // data keys that the openings of this batch use
+	Keys          []*WrappedKey          `protobuf:"bytes,2,rep,name=keys,proto3" json:"keys,omitempty"`                          // data keys that the openings of this batch use
+	Level         Level                  `protobuf:"varint,3,opt,name=level,proto3,enum=sealtap.v1.Level" json:"level,omitempty"` // what is to be true before the answer comes
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -75,6 +126,13 @@ func (x *SubmitRequest) GetKeys() []*WrappedKey {
 		return x.Keys
 	}
 	return nil
+}
+
+func (x *SubmitRequest) GetLevel() Level {
+	if x != nil {
+		return x.Level
+	}
+	return Level_LEVEL_UNSPECIFIED
 }
 
 // Item is one entry, with its openings where it has sealed fields.
@@ -187,8 +245,11 @@ func (x *WrappedKey) GetWrapped() []byte {
 // may stand nowhere: the log leaves out one over stored records that is not stored
 // itself, since a larger seal covers them already.
 type SubmitResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Runs          []*Run                 `protobuf:"bytes,1,rep,name=runs,proto3" json:"runs,omitempty"` // in the order of the items
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Runs  []*Run                 `protobuf:"bytes,1,rep,name=runs,proto3" json:"runs,omitempty"` // in the order of the items
+	// At level published, the signed and cosigned checkpoint that covers every entry
+	// of the batch: a signed note (C2SP tlog-checkpoint). Verify it.
+	Checkpoint    string `protobuf:"bytes,2,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -228,6 +289,13 @@ func (x *SubmitResponse) GetRuns() []*Run {
 		return x.Runs
 	}
 	return nil
+}
+
+func (x *SubmitResponse) GetCheckpoint() string {
+	if x != nil {
+		return x.Checkpoint
+	}
+	return ""
 }
 
 // Run is a number of consecutive items that stand at consecutive indices.
@@ -410,19 +478,23 @@ var File_sealtap_v1_submit_proto protoreflect.FileDescriptor
 const file_sealtap_v1_submit_proto_rawDesc = "" +
 	"\n" +
 	"\x17sealtap/v1/submit.proto\x12\n" +
-	"sealtap.v1\"c\n" +
+	"sealtap.v1\"\x8c\x01\n" +
 	"\rSubmitRequest\x12&\n" +
 	"\x05items\x18\x01 \x03(\v2\x10.sealtap.v1.ItemR\x05items\x12*\n" +
-	"\x04keys\x18\x02 \x03(\v2\x16.sealtap.v1.WrappedKeyR\x04keys\"8\n" +
+	"\x04keys\x18\x02 \x03(\v2\x16.sealtap.v1.WrappedKeyR\x04keys\x12'\n" +
+	"\x05level\x18\x03 \x01(\x0e2\x11.sealtap.v1.LevelR\x05level\"8\n" +
 	"\x04Item\x12\x14\n" +
 	"\x05entry\x18\x01 \x01(\fR\x05entry\x12\x1a\n" +
 	"\bopenings\x18\x02 \x01(\fR\bopenings\"6\n" +
 	"\n" +
 	"WrappedKey\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x18\n" +
-	"\awrapped\x18\x02 \x01(\fR\awrapped\"5\n" +
+	"\awrapped\x18\x02 \x01(\fR\awrapped\"U\n" +
 	"\x0eSubmitResponse\x12#\n" +
-	"\x04runs\x18\x01 \x03(\v2\x0f.sealtap.v1.RunR\x04runs\"[\n" +
+	"\x04runs\x18\x01 \x03(\v2\x0f.sealtap.v1.RunR\x04runs\x12\x1e\n" +
+	"\n" +
+	"checkpoint\x18\x02 \x01(\tR\n" +
+	"checkpoint\"[\n" +
 	"\x03Run\x12\x1d\n" +
 	"\n" +
 	"first_item\x18\x01 \x01(\x04R\tfirstItem\x12\x1f\n" +
@@ -435,7 +507,11 @@ const file_sealtap_v1_submit_proto_rawDesc = "" +
 	"\x05field\x18\x01 \x01(\tR\x05field\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x12\x12\n" +
 	"\x04salt\x18\x03 \x01(\fR\x04salt\x12\x14\n" +
-	"\x05value\x18\x04 \x01(\fR\x05valueB7Z5github.com/sealtap/sealtap/proto/sealtap/v1;sealtapv1b\x06proto3"
+	"\x05value\x18\x04 \x01(\fR\x05value*H\n" +
+	"\x05Level\x12\x15\n" +
+	"\x11LEVEL_UNSPECIFIED\x10\x00\x12\x13\n" +
+	"\x0fLEVEL_SEQUENCED\x10\x01\x12\x13\n" +
+	"\x0fLEVEL_PUBLISHED\x10\x02B7Z5github.com/sealtap/sealtap/proto/sealtap/v1;sealtapv1b\x06proto3"
 
 var (
 	file_sealtap_v1_submit_proto_rawDescOnce sync.Once
@@ -449,26 +525,29 @@ func file_sealtap_v1_submit_proto_rawDescGZIP() []byte {
 	return file_sealtap_v1_submit_proto_rawDescData
 }
 
+var file_sealtap_v1_submit_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
 var file_sealtap_v1_submit_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_sealtap_v1_submit_proto_goTypes = []any{
-	(*SubmitRequest)(nil),  // 0: sealtap.v1.SubmitRequest
-	(*Item)(nil),           // 1: sealtap.v1.Item
-	(*WrappedKey)(nil),     // 2: sealtap.v1.WrappedKey
-	(*SubmitResponse)(nil), // 3: sealtap.v1.SubmitResponse
-	(*Run)(nil),            // 4: sealtap.v1.Run
-	(*Openings)(nil),       // 5: sealtap.v1.Openings
-	(*Opening)(nil),        // 6: sealtap.v1.Opening
+	(Level)(0),             // 0: sealtap.v1.Level
+	(*SubmitRequest)(nil),  // 1: sealtap.v1.SubmitRequest
+	(*Item)(nil),           // 2: sealtap.v1.Item
+	(*WrappedKey)(nil),     // 3: sealtap.v1.WrappedKey
+	(*SubmitResponse)(nil), // 4: sealtap.v1.SubmitResponse
+	(*Run)(nil),            // 5: sealtap.v1.Run
+	(*Openings)(nil),       // 6: sealtap.v1.Openings
+	(*Opening)(nil),        // 7: sealtap.v1.Opening
 }
 var file_sealtap_v1_submit_proto_depIdxs = []int32{
-	1, // 0: sealtap.v1.SubmitRequest.items:type_name -> sealtap.v1.Item
-	2, // 1: sealtap.v1.SubmitRequest.keys:type_name -> sealtap.v1.WrappedKey
-	4, // 2: sealtap.v1.SubmitResponse.runs:type_name -> sealtap.v1.Run
-	6, // 3: sealtap.v1.Openings.openings:type_name -> sealtap.v1.Opening
-	4, // [4:4] is the sub-list for method output_type
-	4, // [4:4] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	2, // 0: sealtap.v1.SubmitRequest.items:type_name -> sealtap.v1.Item
+	3, // 1: sealtap.v1.SubmitRequest.keys:type_name -> sealtap.v1.WrappedKey
+	0, // 2: sealtap.v1.SubmitRequest.level:type_name -> sealtap.v1.Level
+	5, // 3: sealtap.v1.SubmitResponse.runs:type_name -> sealtap.v1.Run
+	7, // 4: sealtap.v1.Openings.openings:type_name -> sealtap.v1.Opening
+	5, // [5:5] is the sub-list for method output_type
+	5, // [5:5] is the sub-list for method input_type
+	5, // [5:5] is the sub-list for extension type_name
+	5, // [5:5] is the sub-list for extension extendee
+	0, // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_sealtap_v1_submit_proto_init() }
@@ -481,13 +560,14 @@ func file_sealtap_v1_submit_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sealtap_v1_submit_proto_rawDesc), len(file_sealtap_v1_submit_proto_rawDesc)),
-			NumEnums:      0,
+			NumEnums:      1,
 			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
 		GoTypes:           file_sealtap_v1_submit_proto_goTypes,
 		DependencyIndexes: file_sealtap_v1_submit_proto_depIdxs,
+		EnumInfos:         file_sealtap_v1_submit_proto_enumTypes,
 		MessageInfos:      file_sealtap_v1_submit_proto_msgTypes,
 	}.Build()
 	File_sealtap_v1_submit_proto = out.File
