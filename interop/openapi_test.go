@@ -356,5 +356,5 @@ func held(d *description, p *producer) {
 	large := strings.Repeat("x", 60_000)
 	sent := p.batch(50, large)
 	d.submit(200, 200, sent)
-	d.submit(429, 429, p.batch(50, large))
+	d.submit(429, 429, p.clone().batch(50, large))
 }
