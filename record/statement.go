@@ -37,13 +37,17 @@ type Genesis struct {
 // NewGenesis returns the genesis entry of a log. Its post-quantum key, if it has
 // one, follows as more.
 func NewGenesis(log keys.Public, operator *keys.Private, created time.Time, more ...keys.Public) ([]byte, error) {
+	return signStatement(KindGenesis, operator, genesisLines(log, operator, created, more)...)
+}
+
+func genesisLines(log keys.Public, operator *keys.Private, created time.Time, more []keys.Public) []string {
 	lines := []string{genesisHeader, "log " + log.String()}
 	for _, k := range more {
 		lines = append(lines, "log "+k.String())
 	}
-	return signStatement(KindGenesis, operator, append(lines,
+	return append(lines,
 		"operator "+operator.Public.String(),
-		"created "+created.UTC().Format(time.RFC3339))...)
+		"created "+created.UTC().Format(time.RFC3339))
 }
 
 // ParseGenesis parses the body of a genesis entry. It checks that the entry is

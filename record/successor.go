@@ -56,16 +56,14 @@ func (k *Keyring) checkOpen() error {
 }
 
 // NewSuccessor returns the genesis of a log that goes on from another one, whose
-// last cosigned checkpoint it holds verbatim.
-func NewSuccessor(log keys.Public, operator *keys.Private, created time.Time, predecessor []byte) ([]byte, error) {
+// last cosigned checkpoint it holds verbatim. Its post-quantum key, if it has one,
+// follows as more.
+func NewSuccessor(log keys.Public, operator *keys.Private, created time.Time, predecessor []byte, more ...keys.Public) ([]byte, error) {
 	if err := checkPredecessor(log, predecessor); err != nil {
 		return nil, err
 	}
-	return signStatement(KindGenesis, operator, genesisHeader,
-		"log "+log.String(),
-		"operator "+operator.Public.String(),
-		"created "+created.UTC().Format(time.RFC3339),
-		"predecessor "+base64.StdEncoding.EncodeToString(predecessor))
+	return signStatement(KindGenesis, operator, append(genesisLines(log, operator, created, more),
+		"predecessor "+base64.StdEncoding.EncodeToString(predecessor))...)
 }
 
 // parsePredecessor reads the line of a genesis that names the log before.

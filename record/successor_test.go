@@ -3,6 +3,7 @@ package record
 import (
 	"encoding/base64"
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -25,6 +26,38 @@ func headOf(t *testing.T, log *keys.Private, size uint64) []byte {
 		t.Fatal(err)
 	}
 	return signed
+}
+
+// The genesis of a successor with two keys has five lines: its second key comes
+// before, and the predecessor after, those that each genesis has.
+func TestSuccessorWithTwoKeys(t *testing.T) {
+	log, operator := newKey(t, "example.com/log/2027"), newKey(t, "operator")
+	quantum := newQuantumKey(t, log.Name)
+	head := headOf(t, newKey(t, "example.com/log/2026"), 7)
+	entry, err := NewSuccessor(log.Public, operator, time.Unix(1, 0), head, quantum.Public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := Parse(entry)
+	if err != nil || e.Genesis == nil || string(e.Genesis.Predecessor) != string(head) ||
+		e.Genesis.PostQuantum == nil || e.Genesis.PostQuantum.ID() != quantum.Public.ID() {
+		t.Fatalf("%+v, %v", e, err)
+	}
+	lines := genesisLines(log.Public, operator, time.Unix(1, 0), []keys.Public{quantum.Public})
+	predecessor := "predecessor " + base64.StdEncoding.EncodeToString(head)
+	for _, bad := range [][]string{
+		{lines[0], lines[1], predecessor, lines[2], lines[3], lines[4]},
+		append(slices.Clone(lines), predecessor, predecessor),
+		append(slices.Clone(lines[:3]), append([]string{lines[2]}, append(slices.Clone(lines[3:]), predecessor)...)...),
+	} {
+		entry, err := signStatement(KindGenesis, operator, bad...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Parse(entry); !errors.Is(err, ErrMalformed) {
+			t.Errorf("%q: %v", bad[1:], err)
+		}
+	}
 }
 
 func TestSuccessor(t *testing.T) {
