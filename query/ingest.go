@@ -87,7 +87,7 @@ func (ix *Index) step(ctx context.Context) error {
 // take indexes one entry. Only trouble with log or file is an error: what an
 // entry says never is.
 func (ix *Index) take(ctx context.Context, b *batch, index uint64, entry []byte) error {
-	e, err := record.Parse(entry)
+	e, err := record.ParseBrief(entry)
 	if err != nil {
 		b.leaves = append(b.leaves, record.LeafHash(entry))
 		ix.in.malformed++

@@ -25,11 +25,8 @@ func Scan(body []byte) (Head, error) {
 	var names [][]byte
 	// What stands in body has passed checkWire: its lengths are right, and no
 	// field that counts stands there twice.
-	for rest := body; len(rest) > 0; {
-		num, wire, n := protowire.ConsumeTag(rest)
-		size := protowire.ConsumeFieldValue(num, wire, rest[n:])
-		value := rest[n : n+size]
-		rest = rest[n+size:]
+	var err error
+	each(body, func(num protowire.Number, value []byte) {
 		switch num {
 		case fieldProducer:
 			producer = content(value)
@@ -40,12 +37,15 @@ func Scan(body []byte) (Head, error) {
 		case fieldExchange:
 			exchange = content(value)
 		case fieldSealed:
-			name, err := scanSealed(content(value), names)
-			if err != nil {
-				return Head{}, err
+			if err == nil {
+				var name []byte
+				name, err = scanSealed(content(value), names)
+				names = append(names, name)
 			}
-			names = append(names, name)
 		}
+	})
+	if err != nil {
+		return Head{}, err
 	}
 	h.Sealed = len(names)
 	if err := fixed(h.Stream.Producer[:], producer, "producer"); err != nil {
@@ -75,18 +75,14 @@ const (
 // scanSealed returns the name of a sealed field, which is none of those before.
 func scanSealed(message []byte, before [][]byte) ([]byte, error) {
 	var name, commitment []byte
-	for len(message) > 0 {
-		num, wire, n := protowire.ConsumeTag(message)
-		size := protowire.ConsumeFieldValue(num, wire, message[n:])
-		value := message[n : n+size]
-		message = message[n+size:]
+	each(message, func(num protowire.Number, value []byte) {
 		switch num {
 		case fieldSealedName:
 			name = content(value)
 		case fieldSealedCommitment:
 			commitment = content(value)
 		}
-	}
+	})
 	for _, other := range before {
 		if string(other) == string(name) {
 			return nil, fmt.Errorf("%w: two commitments to %q", ErrMalformed, name)

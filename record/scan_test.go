@@ -1,6 +1,7 @@
 package record
 
 import (
+	"fmt"
 	"testing"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -20,6 +21,20 @@ func agree(t *testing.T, body []byte) {
 	if scanErr == nil && h != (Head{r.Stream, r.GetSequence(), len(r.GetSealed())}) {
 		t.Fatalf("Scan read %+v of the record %v", h, r)
 	}
+	b, briefErr := Brief(body)
+	if (briefErr == nil) != (decodeErr == nil) {
+		t.Fatalf("Brief says %v, Decode says %v of %x", briefErr, decodeErr, body)
+	}
+	if briefErr == nil && summary(b) != summary(r) {
+		t.Fatalf("Brief read\n%s\nof\n%s", summary(b), summary(r))
+	}
+}
+
+// summary is what exchanges are searched by.
+func summary(r Record) string {
+	q := r.GetRequest()
+	return fmt.Sprintf("%v %d %d %x %s %q %q %q %q %x %d %x", r.Stream, r.GetSequence(), r.GetTime(), r.GetExchange(), r.Stage(),
+		q.GetWho().GetId(), q.GetService(), q.GetMethod(), q.GetPath(), q.GetTrace(), r.GetResponse().GetStatus(), r.GetBeacon().GetCheckpoint())
 }
 
 func scanSeeds(t testing.TB) [][]byte {
@@ -31,7 +46,11 @@ func scanSeeds(t testing.TB) [][]byte {
 	full.Sealed = append(full.Sealed, sealed("a"), sealed("b"))
 	twice := sample(NewStream(keys.ID{2}))
 	twice.Sealed = []*sealtapv1.SealedField{sealed("a"), sealed("a")}
-	for _, r := range []*sealtapv1.Record{full, twice, {}} {
+	response := sample(NewStream(keys.ID{3}))
+	response.About = &sealtapv1.Record_Response{Response: &sealtapv1.Response{Status: 404, Detail: "x", Headers: []*sealtapv1.Header{{Name: "a"}}}}
+	beacon := sample(NewStream(keys.ID{4}))
+	beacon.About = &sealtapv1.Record_Beacon{Beacon: &sealtapv1.Beacon{Checkpoint: []byte("checkpoint")}}
+	for _, r := range []*sealtapv1.Record{full, twice, response, beacon, {}} {
 		e, err := Encode(r)
 		if err != nil {
 			t.Fatal(err)
@@ -71,6 +90,14 @@ func BenchmarkScan(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
 			if _, err := Scan(body); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("brief", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, err := Brief(body); err != nil {
 				b.Fatal(err)
 			}
 		}
