@@ -41,9 +41,6 @@ type Schema struct {
 	// ApplicationID marks files of the kind (PRAGMA application_id). Not 0,
 	// which stands for any file.
 	ApplicationID int32
-	// PageSize is that of a new database, in bytes: SQLite spends its time by the
-	// page, but a small commit writes half a dozen of them. 0: 4096.
-	PageSize int
 	// Migrations are scripts; the one at i takes a database from version i to
 	// version i+1 (PRAGMA user_version). Released ones never change.
 	Migrations []string
@@ -152,11 +149,6 @@ func prepare(ctx context.Context, w *sql.DB, s Schema) error {
 	version, err := identify(ctx, w, s)
 	if err != nil {
 		return err
-	}
-	if version == 0 && s.PageSize > 0 {
-		if _, err := w.ExecContext(ctx, fmt.Sprintf("PRAGMA page_size = %d", s.PageSize)); err != nil {
-			return fmt.Errorf("setting the page size: %w", err)
-		}
 	}
 	var mode string
 	if err := w.QueryRowContext(ctx, "PRAGMA journal_mode = WAL").Scan(&mode); err != nil {

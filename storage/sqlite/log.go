@@ -23,7 +23,6 @@ func logSchema() Schema {
 	return Schema{
 		Kind:          "log",
 		ApplicationID: 0x53544c01, // "STL", 1
-		PageSize:      8192,
 		Migrations: []string{`
 CREATE TABLE tree (
 	id   INTEGER PRIMARY KEY CHECK (id = 0),
