@@ -2,6 +2,7 @@ package durable
 
 import (
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -22,7 +23,12 @@ func Rewrite(path string, data []byte, mode fs.FileMode) error {
 	if st, err := os.Lstat(path); err != nil || !st.Mode().IsRegular() {
 		return Replace(path, data, mode) // the first time; or it says what is wrong
 	}
-	next := path + Next
+	next, dir := path+Next, filepath.Dir(path)
+	// The exchange of the last time must be on the disk before the file that it took
+	// the name from is written over; where that process died it may not be.
+	if err := SyncDir(dir); err != nil {
+		return err
+	}
 	if err := overwrite(next, data, mode); err != nil {
 		return err
 	}
@@ -35,10 +41,39 @@ func Rewrite(path string, data []byte, mode fs.FileMode) error {
 		return &os.LinkError{Op: "exchanging", Old: next, New: path, Err: err}
 	}
 	failpoint.Here("file-renamed")
-	return SyncDir(filepath.Dir(path))
+	return SyncDir(dir)
 }
 
-// overwrite gives a file that nobody reads another content.
+// Read returns the content of a file that somebody may [Rewrite] meanwhile.
+func Read(path string) ([]byte, error) {
+	for {
+		data, whole, err := read(path)
+		if err != nil || whole {
+			return data, err
+		}
+	}
+}
+
+// read also reports whether the file still had its name when it was read: only
+// then nobody can have written over it.
+func read(path string) (data []byte, whole bool, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, false, err
+	}
+	defer f.Close()
+	if data, err = io.ReadAll(f); err != nil {
+		return nil, false, err
+	}
+	opened, err := f.Stat()
+	if err != nil {
+		return nil, false, err
+	}
+	named, err := os.Stat(path)
+	return data, err == nil && os.SameFile(opened, named), err
+}
+
+// overwrite gives the file beside another content.
 func overwrite(path string, data []byte, mode fs.FileMode) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE, mode)
 	if err != nil {

@@ -57,3 +57,37 @@ func TestRewrite(t *testing.T) {
 		t.Error("a directory was replaced")
 	}
 }
+
+// TestRead reads while the file is rewritten all the time: it gets one content or
+// another, whole.
+func TestRead(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	content := func(i int) string { return strings.Repeat(string(rune('a'+i%26)), 1+i%5000) }
+	if err := Rewrite(path, []byte(content(0)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error)
+	go func() {
+		for i := range 300 {
+			if err := Rewrite(path, []byte(content(i)), 0o600); err != nil {
+				done <- err
+				return
+			}
+		}
+		close(done)
+	}()
+	for {
+		b, err := Read(path)
+		if err != nil || len(b) == 0 || strings.Trim(string(b), string(b[:1])) != "" {
+			t.Fatalf("read %d bytes of two contents, %v", len(b), err)
+		}
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Fatal(err)
+			}
+			return
+		default:
+		}
+	}
+}

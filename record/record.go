@@ -2,7 +2,6 @@ package record
 
 import (
 	"fmt"
-	"slices"
 
 	"google.golang.org/protobuf/proto"
 
@@ -53,10 +52,11 @@ func Decode(body []byte) (Record, error) {
 	if n := len(pb.GetExchange()); n != 0 && n != 16 {
 		return Record{}, fmt.Errorf("%w: an exchange id of %d bytes", ErrMalformed, n)
 	}
-	for i, s := range pb.GetSealed() {
-		if slices.ContainsFunc(pb.GetSealed()[:i], func(o *sealtapv1.SealedField) bool { return o.GetField() == s.GetField() }) {
-			return Record{}, fmt.Errorf("%w: two commitments to %q", ErrMalformed, s.GetField())
-		}
+	list := pb.GetSealed()
+	if err := distinct(len(list), func(i int) string { return list[i].GetField() }); err != nil {
+		return Record{}, err
+	}
+	for _, s := range list {
 		if len(s.GetCommitment()) != len(Hash{}) {
 			return Record{}, fmt.Errorf("%w: the commitment to %q has %d bytes", ErrMalformed, s.GetField(), len(s.GetCommitment()))
 		}

@@ -39,11 +39,14 @@ func Scan(body []byte) (Head, error) {
 		case fieldSealed:
 			if err == nil {
 				var name []byte
-				name, err = scanSealed(content(value), names)
+				name, err = scanSealed(content(value))
 				names = append(names, name)
 			}
 		}
 	})
+	if err == nil {
+		err = distinct(len(names), func(i int) string { return string(names[i]) })
+	}
 	if err != nil {
 		return Head{}, err
 	}
@@ -72,8 +75,32 @@ const (
 	fieldSealedCommitment = 2
 )
 
-// scanSealed returns the name of a sealed field, which is none of those before.
-func scanSealed(message []byte, before [][]byte) ([]byte, error) {
+// distinct refuses two sealed fields of one name. Records have a few; an entry has
+// room for some thousands.
+func distinct(n int, name func(i int) string) error {
+	twice := func(name string) error { return fmt.Errorf("%w: two commitments to %q", ErrMalformed, name) }
+	if n <= 16 {
+		for i := range n {
+			for j := range i {
+				if name(i) == name(j) {
+					return twice(name(i))
+				}
+			}
+		}
+		return nil
+	}
+	seen := make(map[string]bool, n)
+	for i := range n {
+		if seen[name(i)] {
+			return twice(name(i))
+		}
+		seen[name(i)] = true
+	}
+	return nil
+}
+
+// scanSealed returns the name of a sealed field.
+func scanSealed(message []byte) ([]byte, error) {
 	var name, commitment []byte
 	each(message, func(num protowire.Number, value []byte) {
 		switch num {
@@ -83,11 +110,6 @@ func scanSealed(message []byte, before [][]byte) ([]byte, error) {
 			commitment = content(value)
 		}
 	})
-	for _, other := range before {
-		if string(other) == string(name) {
-			return nil, fmt.Errorf("%w: two commitments to %q", ErrMalformed, name)
-		}
-	}
 	if len(commitment) != len(Hash{}) {
 		return nil, fmt.Errorf("%w: the commitment to %q has %d bytes", ErrMalformed, name, len(commitment))
 	}

@@ -27,6 +27,7 @@ func HTTP(ctx context.Context, ln net.Listener, h http.Handler) error {
 	protocols.SetUnencryptedHTTP2(true)
 	srv := &http.Server{
 		Protocols:         protocols,
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: 32},
 		Handler:           h,
 		ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout:       time.Minute,

@@ -144,8 +144,8 @@ type Fork struct {
 type Openings interface {
 	// Put keeps openings and wrapped keys durably. Openings of another record
 	// at the same index, left from a batch that was never stored, are replaced.
-	// Those of the same record, and keys, are kept only where there are none and
-	// none were erased.
+	// Those of the same record are kept only where there are none and none were
+	// erased, and so are keys, if openings under them were kept by the same call.
 	Put(ctx context.Context, openings []Opening, keys []WrappedKey) error
 	// Discard forgets the openings of all entries from the index on: they were put
 	// for a batch that was never stored, and the indices are about to become those

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 
+	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
@@ -16,12 +17,16 @@ import (
 // client says how long it is.
 func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
 	var buf bytes.Buffer
+	// More only as it comes: a header is no reason to set memory aside.
 	if n := r.ContentLength; n > 0 && n <= limit {
-		buf.Grow(int(n) + bytes.MinRead)
+		buf.Grow(int(min(n, firstRead)) + bytes.MinRead)
 	}
 	_, err := buf.ReadFrom(http.MaxBytesReader(w, r.Body, limit))
 	return buf.Bytes(), err
 }
+
+// firstRead is the room that a body gets before it comes. A proxy's batch fits.
+const firstRead = 256 << 10
 
 // Numbers of fields, from submit.proto.
 const (
@@ -33,8 +38,9 @@ const (
 
 // decodeSubmit parses a SubmitRequest as proto.Unmarshal does, but entries and
 // openings stay where they are in b, which the caller leaves alone from then on:
-// they are most of it, and would be copied one by one.
-func decodeSubmit(b []byte) (*sealtapv1.SubmitRequest, error) {
+// they are most of it, and would be copied one by one. It stops at more than most
+// items: an empty one takes two bytes here, and a hundred in memory.
+func decodeSubmit(b []byte, most int) (*sealtapv1.SubmitRequest, error) {
 	var rest []byte // everything that is no item
 	var items [][]byte
 	for b := b; len(b) > 0; {
@@ -44,7 +50,9 @@ func decodeSubmit(b []byte) (*sealtapv1.SubmitRequest, error) {
 		}
 		if num == fieldItems && wire == protowire.BytesType {
 			item, _ := protowire.ConsumeBytes(b[tag:])
-			items = append(items, item)
+			if items = append(items, item); len(items) > most {
+				return nil, tooManyItems(len(items), most)
+			}
 		} else {
 			rest = append(rest, b[:tag+size]...)
 		}
@@ -63,6 +71,20 @@ func decodeSubmit(b []byte) (*sealtapv1.SubmitRequest, error) {
 		}
 	}
 	return req, nil
+}
+
+// decodeSubmitJSON parses the JSON form of a SubmitRequest. Every item and every
+// key is an object, and nothing else has a brace in it.
+func decodeSubmitJSON(b []byte, most int) (*sealtapv1.SubmitRequest, error) {
+	if n := bytes.Count(b, []byte("{")); n > 2*most+1 {
+		return nil, tooManyItems(n, most)
+	}
+	req := new(sealtapv1.SubmitRequest)
+	return req, protojson.Unmarshal(b, req)
+}
+
+func tooManyItems(n, most int) error {
+	return &LimitError{Kind: ErrTooLarge, Limit: limitBatchEntries, What: "entries in a batch, or more", Got: uint64(n), Max: uint64(most)}
 }
 
 func decodeItem(b []byte, it *sealtapv1.Item) error {

@@ -1,8 +1,13 @@
 package tlog
 
 import (
+	"bytes"
+	"errors"
+	"net/http/httptest"
+	"strings"
 	"testing"
 
+	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
@@ -40,7 +45,7 @@ func FuzzDecodeSubmit(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		got, err := decodeSubmit(b)
+		got, err := decodeSubmit(b, 1<<30)
 		want := new(sealtapv1.SubmitRequest)
 		wantErr := proto.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(b, want)
 		if (err == nil) != (wantErr == nil) {
@@ -53,4 +58,48 @@ func FuzzDecodeSubmit(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestDecodeBounds: what is small here and large in memory is refused before it is
+// there, and a header that promises much gets nothing for it.
+func TestDecodeBounds(t *testing.T) {
+	const most = 100
+	for name, decode := range map[string]func() error{
+		"protobuf": func() error {
+			_, err := decodeSubmit(bytes.Repeat([]byte{0x0a, 0x00}, 1<<20), most)
+			return err
+		},
+		"JSON": func() error {
+			_, err := decodeSubmitJSON([]byte(`{"items":[{}`+strings.Repeat(",{}", 1<<20)+`]}`), most)
+			return err
+		},
+		"JSON keys": func() error {
+			_, err := decodeSubmitJSON([]byte(`{"keys":[{}`+strings.Repeat(",{}", 1<<20)+`]}`), most)
+			return err
+		},
+	} {
+		var limit *LimitError
+		if err := decode(); !errors.As(err, &limit) || !errors.Is(err, ErrTooLarge) || limit.Limit != limitBatchEntries {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	full := &sealtapv1.SubmitRequest{}
+	for range most {
+		full.Items = append(full.Items, &sealtapv1.Item{Entry: []byte("{")})
+		full.Keys = append(full.Keys, &sealtapv1.WrappedKey{})
+	}
+	text, err := protojson.Marshal(full)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := decodeSubmitJSON(text, most); err != nil || !proto.Equal(got, full) {
+		t.Errorf("as many as there may be: %v", err)
+	}
+
+	r := httptest.NewRequest("POST", "/v1/entries", strings.NewReader("x"))
+	r.ContentLength = 16 << 20
+	body, err := readBody(httptest.NewRecorder(), r, 32<<20)
+	if err != nil || string(body) != "x" || cap(body) > 1<<20 {
+		t.Errorf("a body of %d bytes, room for %d, %v", len(body), cap(body), err)
+	}
 }

@@ -49,16 +49,16 @@ func (l *Log) readSubmission(w http.ResponseWriter, r *http.Request, mediaType s
 	case err != nil:
 		return nil, fmt.Errorf("%w: reading submission: %w", errBadRequest, err)
 	}
-	req := new(sealtapv1.SubmitRequest)
-	if mediaType == typeProto {
-		req, err = decodeSubmit(body)
-	} else {
-		err = protojson.Unmarshal(body, req)
+	decode := decodeSubmit
+	if mediaType == typeJSON {
+		decode = decodeSubmitJSON
 	}
-	if err != nil {
-		return nil, fmt.Errorf("%w: not a SubmitRequest: %w", errBadRequest, err)
+	req, err := decode(body, l.config.MaxBatchEntries)
+	var limit *LimitError
+	if err != nil && !errors.As(err, &limit) {
+		err = fmt.Errorf("%w: not a SubmitRequest: %w", errBadRequest, err)
 	}
-	return req, nil
+	return req, err
 }
 
 func (l *Log) answerSubmission(ctx context.Context, req *sealtapv1.SubmitRequest, mediaType string) ([]byte, error) {

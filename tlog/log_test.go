@@ -99,6 +99,12 @@ func (f *fixture) start() *fixture {
 	if err := f.open(); err != nil {
 		f.t.Fatal(err)
 	}
+	f.run()
+	return f
+}
+
+// run runs the open log until stop, or the end of the test.
+func (f *fixture) run() {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	log, closeAll := f.log, f.stop
@@ -114,7 +120,6 @@ func (f *fixture) start() *fixture {
 		closeAll()
 	})
 	f.t.Cleanup(f.stop)
-	return f
 }
 
 func (f *fixture) restart() {

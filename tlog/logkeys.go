@@ -78,6 +78,31 @@ func (l *Log) openKeys() error {
 	return nil
 }
 
+// namedSigners are the log's keys as far as the statements in the tree of the size
+// name them: a line by another key would be a stranger's.
+func (l *Log) namedSigners(size uint64) []note.Signer {
+	l.ringMu.RLock()
+	defer l.ringMu.RUnlock()
+	list := l.signers[:1:1] // the genesis names the first one
+	if k := l.config.PostQuantumKey; k != nil {
+		if stated, named := l.ring.LogKey(k.ID()); named && stated.Index < size {
+			list = append(list, l.signers[1:]...)
+		}
+	}
+	return list
+}
+
+// keepsOwn reports whether a cosigned checkpoint has every line that the log signed
+// with a key that it still has.
+func (l *Log) keepsOwn(signed, cosigned []byte) bool {
+	before, err := note.Open(signed, l.verifier)
+	if err != nil {
+		return false
+	}
+	after, err := note.Open(cosigned, l.verifier)
+	return err == nil && len(after.Sigs) >= len(before.Sigs)
+}
+
 // nameKey sees to it that the operator's statements name the post-quantum key: to
 // an auditor who knows no other key of the log, an unnamed one is a stranger's. A
 // statement of its own waits for Run to store it.
@@ -109,7 +134,7 @@ func (l *Log) nameKey() error {
 		return fmt.Errorf("naming the post-quantum key: %w", err)
 	}
 	l.config.Logger.Info("the operator names the log's post-quantum key", "key", k.Public.String())
-	// The first one in the queue: no head is signed with the key before it is stored.
+	// The first one in the queue. Heads are not signed with the key before it is stored.
 	return l.enqueue(&submission{items: 1, bytes: len(entry), done: make(chan outcome, 1),
 		change: &item{entry: entry, leaf: e.Leaf, change: newChange(e)}})
 }

@@ -280,3 +280,46 @@ func TestOwnPolicy(t *testing.T) {
 		t.Errorf("%d lines of the log", len(lines))
 	}
 }
+
+// TestNotBeforeItIsNamed: while the statement that names the log's second key is
+// still being stored, heads are published without it.
+func TestNotBeforeItIsNamed(t *testing.T) {
+	f := newFixture(t)
+	if err := f.open(); err != nil {
+		t.Fatal(err)
+	}
+	f.stop()
+	f.quantum()
+	if err := f.open(); err != nil {
+		t.Fatal(err)
+	}
+	reached, release := f.storage.Hold("Commit")
+	f.run()
+	<-reached
+	f.published(1)
+	if n := len(f.logLines()); n != 1 {
+		t.Errorf("the head before the statement has %d lines of the log", n)
+	}
+	release()
+	f.published(2)
+	eventually(t, "the second line", func() bool { return len(f.logLines()) == 2 })
+}
+
+// TestKeyTakenAway: a head that two keys signed is still published when the log has
+// lost one of them, and its cosigner no longer knows it.
+func TestKeyTakenAway(t *testing.T) {
+	f := newFixture(t)
+	f.witnesses(1)
+	before, config := f.policy, f.config
+	f.quantum()
+	f.start()
+	p := f.producer("proxy-1")
+	f.mustSubmit(p.batch(3)...)
+	f.published(f.log.Size())
+	f.stop()
+	f.policy, f.config = before, config
+	f.start()
+	eventually(t, "ready", func() bool { return f.log.Ready() == nil })
+	f.mustSubmit(p.batch(3)...)
+	f.published(f.log.Size())
+}

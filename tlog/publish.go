@@ -1,7 +1,6 @@
 package tlog
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -115,7 +114,7 @@ func (l *Log) publish(ctx context.Context, head storage.Head) error {
 	if cp.Origin != l.origin || cp.Size != signed.Size || record.Hash(cp.Root) != signed.Root {
 		return fmt.Errorf("collecting cosignatures: size %d of %q came back for size %d", cp.Size, cp.Origin, signed.Size)
 	}
-	if !bytes.HasPrefix(cosigned, signed.Note) {
+	if !l.keepsOwn(signed.Note, cosigned) {
 		return errors.New("collecting cosignatures: a signature of the log's own was lost; the cosigner does not have the log's own policy")
 	}
 	if cosignErr != nil {
@@ -139,7 +138,7 @@ func (l *Log) sign(ctx context.Context, head storage.Head) (storage.Head, error)
 	} else {
 		body := checkpoint.Body{Origin: l.origin, Size: head.Size, Root: head.Root}
 		var err error
-		if head.Note, err = note.Sign(&note.Note{Text: string(body.Marshal())}, l.signers...); err != nil {
+		if head.Note, err = note.Sign(&note.Note{Text: string(body.Marshal())}, l.namedSigners(head.Size)...); err != nil {
 			return head, fmt.Errorf("signing checkpoint: %w", err)
 		}
 	}

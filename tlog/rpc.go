@@ -3,10 +3,13 @@ package tlog
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"strconv"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
 
 	sealtapv1 "github.com/sealtap/sealtap/proto/sealtap/v1"
 	"github.com/sealtap/sealtap/proto/sealtap/v1/sealtapv1connect"
@@ -19,11 +22,56 @@ type rpc struct{ log *Log }
 // rpcEndpoint serves the call of LogService, which answers its errors itself.
 func (l *Log) rpcEndpoint() endpoint {
 	_, h := sealtapv1connect.NewLogServiceHandler(rpc{l},
-		connect.WithReadMaxBytes(l.bodyLimit())) // of the message as it is after decompression
+		connect.WithReadMaxBytes(l.bodyLimit()), // of the message as it is after decompression
+		connect.WithCodec(codec{"proto", l.config.MaxBatchEntries, decodeSubmit}),
+		connect.WithCodec(codec{"json", l.config.MaxBatchEntries, decodeSubmitJSON}))
 	return func(w http.ResponseWriter, r *http.Request) error {
 		h.ServeHTTP(w, r)
 		return nil
 	}
+}
+
+// codec reads submissions within the limits of a batch.
+type codec struct {
+	name   string
+	most   int // entries
+	decode func(b []byte, most int) (*sealtapv1.SubmitRequest, error)
+}
+
+// Name implements [connect.Codec].
+func (c codec) Name() string { return c.name }
+
+// Marshal implements [connect.Codec].
+func (c codec) Marshal(message any) ([]byte, error) {
+	m, ok := message.(proto.Message)
+	switch {
+	case !ok:
+		return nil, fmt.Errorf("%T is no message", message)
+	case c.name == "json":
+		return protojson.Marshal(m)
+	}
+	return proto.Marshal(m)
+}
+
+// Unmarshal implements [connect.Codec].
+func (c codec) Unmarshal(b []byte, message any) error {
+	req, ok := message.(*sealtapv1.SubmitRequest)
+	if !ok {
+		return fmt.Errorf("%T is no submission", message)
+	}
+	decoded, err := c.decode(b, c.most)
+	if limit := (*LimitError)(nil); errors.As(err, &limit) {
+		// An error from here would have another code. Submit refuses one too many.
+		req.Items = make([]*sealtapv1.Item, c.most+1)
+		return nil
+	}
+	if err == nil {
+		items := decoded.Items // which are not copied
+		decoded.Items = nil
+		proto.Merge(req, decoded)
+		req.Items = items
+	}
+	return err
 }
 
 // Submit implements [sealtapv1connect.LogServiceHandler].
@@ -73,8 +121,11 @@ func codeOf(p problem, err error) connect.Code {
 	case http.StatusRequestEntityTooLarge, http.StatusTooManyRequests:
 		return connect.CodeResourceExhausted // with a time to come again, or without
 	case http.StatusServiceUnavailable:
-		if errors.Is(err, context.Canceled) {
+		switch {
+		case errors.Is(err, context.Canceled):
 			return connect.CodeCanceled
+		case errors.Is(err, context.DeadlineExceeded):
+			return connect.CodeDeadlineExceeded
 		}
 		return connect.CodeUnavailable
 	}

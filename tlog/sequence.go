@@ -267,6 +267,10 @@ func (d *draft) fork(ctx context.Context, r *run, sequence uint64, fork *ForkErr
 	if err != nil || stored == r.sealed.leaf {
 		return fork
 	}
+	// What is still being stored may fail to be. The producer comes again.
+	if c := d.seq.committing; d.group.streams[r.stream] != nil || c != nil && c.streams[r.stream] != nil {
+		return fork
+	}
 	f := storage.Fork{Stream: r.stream, Sequence: sequence, Index: fork.Index, Seal: r.sealed.entry, Seen: time.Now()}
 	if i := sequence - r.sequence(); i < uint64(len(r.records)) {
 		f.Entry = r.records[i].entry

@@ -174,8 +174,6 @@ func (l *Log) commitStreams(ctx context.Context, tx *sql.Tx, b *storage.Batch) (
 
 // AddFork implements [storage.Log].
 func (l *Log) AddFork(ctx context.Context, f storage.Fork) (bool, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	res, err := l.db.Writer.ExecContext(context.WithoutCancel(ctx), `INSERT OR IGNORE INTO fork
 		(producer, incarnation, sequence, entry_index, entry, seal, seen)
 		SELECT ?, ?, ?, ?, ?, ?, ? WHERE (SELECT count(*) FROM fork) < ?`,
@@ -183,6 +181,7 @@ func (l *Log) AddFork(ctx context.Context, f storage.Fork) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("keeping fork: %w", err)
 	}
+	l.db.wal.wrote(len(f.Entry) + len(f.Seal))
 	n, err := res.RowsAffected()
 	return n > 0, err
 }

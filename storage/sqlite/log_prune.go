@@ -114,7 +114,9 @@ func (l *Log) setPruned(ctx context.Context, p storage.Pruned, edges []storage.S
 		ON CONFLICT (id) DO UPDATE SET minimum = excluded.minimum, at = excluded.at, old = excluded.old`, p.Minimum, p.At, p.Old); err != nil {
 		return err
 	}
-	return tx.Commit()
+	err = tx.Commit()
+	l.db.wal.wrote(len(edges) << 10)
+	return err
 }
 
 // sweeps delete what is below the minimum index, each at most so many rows. Tiles
@@ -158,6 +160,7 @@ func (l *Log) Sweep(ctx context.Context, bundles int) (more bool, err error) {
 	if err := tx.Commit(); err != nil {
 		return true, fmt.Errorf("deleting entries below %d: %w", p.Minimum, err)
 	}
+	l.db.wal.wrote(bundles << 10) // of a row that goes little is written
 	return more, nil
 }
 

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 
 	"github.com/sealtap/sealtap/checkpoint"
 	"github.com/sealtap/sealtap/durable"
@@ -29,7 +28,7 @@ func (f signedFile) write(note []byte) error { return durable.Rewrite(string(f),
 // read returns the checkpoint, nil if there is no file. Its signature is for
 // the log to check.
 func (f signedFile) read() (*storage.Head, error) {
-	note, err := os.ReadFile(string(f))
+	note, err := durable.Read(string(f))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

@@ -86,16 +86,29 @@ func (o *Openings) Put(ctx context.Context, openings []storage.Opening, keys []s
 		return fmt.Errorf("keeping openings: %w", err)
 	}
 	defer tx.Rollback()
-	for _, k := range keys {
-		if _, err := tx.StmtContext(ctx, o.addKey).ExecContext(ctx, k.ID[:], k.Wrapped); err != nil {
-			return fmt.Errorf("keeping wrapped key: %w", err)
+	written := 0
+	used := make(map[record.KeyID]bool)
+	for _, p := range openings {
+		res, err := tx.StmtContext(ctx, o.addBox).ExecContext(ctx, p.Index, p.Leaf[:8], p.Box)
+		if err != nil {
+			return fmt.Errorf("keeping openings of entry %d: %w", p.Index, err)
+		}
+		if n, err := res.RowsAffected(); err != nil || n == 0 {
+			continue // they are kept already
+		}
+		written += len(p.Box)
+		if id, err := record.BoxKey(p.Box); err == nil {
+			used[id] = true
 		}
 	}
-	written := 0
-	for _, p := range openings {
-		written += len(p.Box)
-		if _, err := tx.StmtContext(ctx, o.addBox).ExecContext(ctx, p.Index, p.Leaf[:8], p.Box); err != nil {
-			return fmt.Errorf("keeping openings of entry %d: %w", p.Index, err)
+	for _, k := range keys {
+		// Entries are public: anybody can submit one again, with a key of his own making.
+		if !used[k.ID] {
+			continue
+		}
+		written += len(k.Wrapped)
+		if _, err := tx.StmtContext(ctx, o.addKey).ExecContext(ctx, k.ID[:], k.Wrapped); err != nil {
+			return fmt.Errorf("keeping wrapped key: %w", err)
 		}
 	}
 	if err := tx.Commit(); err != nil {
@@ -110,6 +123,7 @@ func (o *Openings) Discard(ctx context.Context, from uint64) error {
 	if _, err := o.db.Writer.ExecContext(context.WithoutCancel(ctx), `DELETE FROM opening WHERE entry >= ?`, int64(from)); err != nil {
 		return fmt.Errorf("discarding openings from entry %d on: %w", from, err)
 	}
+	o.db.wal.wrote(0)
 	return nil
 }
 

@@ -409,17 +409,25 @@ func Openings(t *testing.T, open func(t *testing.T) (s storage.Openings, closeIt
 		}
 	}
 	one, two := record.Hash{1}, record.Hash{2}
-	id := record.KeyID{9}
-	put([]storage.WrappedKey{{ID: id, Wrapped: []byte("key")}}, storage.Opening{Index: 5, Leaf: one, Box: []byte("first")})
-	put([]storage.WrappedKey{{ID: id, Wrapped: []byte("other key")}}, storage.Opening{Index: 5, Leaf: one, Box: []byte("repeated")},
-		storage.Opening{Index: 6, Leaf: one, Box: []byte("of a batch that was not stored")})
-	put(nil, storage.Opening{Index: 6, Leaf: two, Box: []byte("second")})
-	put(nil, storage.Opening{Index: 7, Leaf: two, Box: []byte("of another")}, storage.Opening{Index: 900, Leaf: two, Box: []byte("of one more")})
+	id, stranger := record.KeyID{9}, record.KeyID{8}
+	box := func(id record.KeyID, text string) []byte {
+		return append(append(append([]byte{1}, id[:]...), make([]byte, 12)...), text...)
+	}
+	put([]storage.WrappedKey{{ID: id, Wrapped: []byte("key")}}, storage.Opening{Index: 5, Leaf: one, Box: box(id, "first")})
+	put([]storage.WrappedKey{{ID: id, Wrapped: []byte("other key")}}, storage.Opening{Index: 5, Leaf: one, Box: box(id, "repeated")},
+		storage.Opening{Index: 6, Leaf: one, Box: box(id, "of a batch that was not stored")})
+	put(nil, storage.Opening{Index: 6, Leaf: two, Box: box(id, "second")})
+	put(nil, storage.Opening{Index: 7, Leaf: two, Box: box(id, "of another")}, storage.Opening{Index: 900, Leaf: two, Box: box(id, "of one more")})
+	// Anybody can repeat what is stored, with a box and a key of his own.
+	put([]storage.WrappedKey{{ID: stranger, Wrapped: []byte("junk")}}, storage.Opening{Index: 5, Leaf: one, Box: box(stranger, "junk")})
 	for range 2 {
 		if err := s.Discard(ctx, 7); err != nil {
 			t.Fatal(err)
 		}
 		for index, want := range map[uint64]string{5: "first", 6: "second", 7: "", 900: ""} {
+			if want != "" {
+				want = string(box(id, want))
+			}
 			if got, ok, err := s.Opening(ctx, index); string(got) != want || ok != (want != "") || err != nil {
 				t.Errorf("openings of %d: %q, %v, %v; want %q", index, got, ok, err, want)
 			}
@@ -427,8 +435,8 @@ func Openings(t *testing.T, open func(t *testing.T) (s storage.Openings, closeIt
 		if got, ok, err := s.WrappedKey(ctx, id); string(got) != "key" || !ok || err != nil {
 			t.Errorf("wrapped key: %q, %v, %v", got, ok, err)
 		}
-		if _, ok, err := s.WrappedKey(ctx, record.KeyID{8}); ok || err != nil {
-			t.Errorf("a key that is not there: %v, %v", ok, err)
+		if _, ok, err := s.WrappedKey(ctx, stranger); ok || err != nil {
+			t.Errorf("the key of a box that was not kept: %v, %v", ok, err)
 		}
 		closeIt()
 		s, closeIt = open(t)
