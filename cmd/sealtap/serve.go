@@ -373,7 +373,7 @@ func newProxy() *cobra.Command {
 func collectLess() {
 	if os.Getenv("GOGC") == "" && os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetGCPercent(400)
-		debug.SetMemoryLimit(160 << 20)
+		debug.SetMemoryLimit(216 << 20)
 	}
 }
 
