@@ -166,6 +166,8 @@ type Log struct {
 	waiting     atomic.Int64 // submissions that wait for a checkpoint
 	budgets     *budgets
 	stopped     chan struct{} // closed when Run returns
+	asked       chan struct{} // closed when the witnesses were asked for the first time
+	behind      atomic.Bool   // a witness has cosigned more than is stored
 
 	// durable is what is stored. The writer replaces it.
 	durable atomic.Pointer[snapshot]
@@ -212,6 +214,7 @@ func Open(ctx context.Context, c Config) (*Log, error) {
 		queue:   make(chan *submission, c.MaxQueue),
 		budgets: newBudgets(c.ProducerBytesPerSecond, c.MaxBatchBytes),
 		stopped: make(chan struct{}),
+		asked:   make(chan struct{}),
 	}
 	var err error
 	if err = l.openKeys(); err != nil {

@@ -29,8 +29,14 @@ func (l *Log) publishLoop(ctx context.Context) {
 	// The checkpoint that was signed last before the start goes first, as it is: a
 	// witness may have seen it. One that is published goes out again as well, since
 	// a witness that has seen a later one tells that the storage is an older copy.
+	// Nothing else is signed before the quorum has taken it: it would be a second
+	// history.
 	resume := l.signed != nil
 	again := resume
+	if !resume {
+		close(l.asked)
+	}
+	first := resume
 	for {
 		s := l.durable.Load()
 		if s.size <= l.Published() && !again {
@@ -45,23 +51,33 @@ func (l *Log) publishLoop(ctx context.Context) {
 		last = time.Now()
 		head := l.durableHead()
 		if resume {
-			head, resume = *l.signed, false
+			head = *l.signed
 		}
 		err := l.publish(ctx, head)
 		if ctx.Err() != nil {
 			return
 		}
 		l.setPublishing(err)
+		if behind := resume && errors.Is(err, witness.ErrWitnessAhead); behind || err == nil {
+			l.behind.Store(behind)
+		}
+		if first {
+			first = false
+			close(l.asked)
+		}
 		if err == nil {
 			l.metrics.published(time.Since(last))
-			delay, again = 0, false
+			delay, again, resume = 0, false, false
 			continue
 		}
 		delay = min(max(publishDelay, 2*delay), maxPublishDelay)
 		l.metrics.publishFailures.Inc()
 		if errors.Is(err, witness.ErrWitnessAhead) {
+			if resume {
+				l.published.Store(nil) // an older head than was shown
+			}
 			l.config.Logger.Error("a witness has cosigned more than this log holds: the storage is older than what was witnessed; "+
-				"put back a newer copy, or the log cannot be published again", "size", head.Size, "error", err)
+				"the log takes and publishes nothing; stop it, and put back a newer copy (sealtap log restore)", "size", head.Size, "error", err)
 		} else {
 			l.config.Logger.Warn("no checkpoint could be published", "size", head.Size, "retry", delay, "error", err)
 		}

@@ -180,11 +180,14 @@ func (l *Log) prune(ctx context.Context) error {
 	if err := l.sweep(ctx); err != nil {
 		return err
 	}
-	target, old, err := l.allowed(ctx, cp, now)
-	if err != nil {
-		return err
-	}
-	for minimum := l.Minimum(); minimum < target; minimum = l.Minimum() {
+	for {
+		// Each time anew: the operator may have thought better of it.
+		cp = l.published.Load()
+		target, old, err := l.allowed(ctx, cp, now)
+		minimum := l.Minimum()
+		if err != nil || minimum >= target {
+			return err
+		}
 		to := min(target, minimum+pruneStep*tiles.Width)
 		edges, err := l.edgesAt(ctx, to)
 		if err != nil {
@@ -204,7 +207,6 @@ func (l *Log) prune(ctx context.Context) error {
 			return err
 		}
 	}
-	return nil
 }
 
 // allowed returns how far the minimum index may go under the published

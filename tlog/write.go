@@ -19,6 +19,10 @@ const (
 	maxGroupEntries = 8192
 	maxGroupBytes   = 16 << 20
 
+	// askPatience is how long a start waits for the first word of the witnesses
+	// before it takes entries.
+	askPatience = 3 * time.Second
+
 	// retryDelay and maxRetryDelay are for storage that fails.
 	retryDelay    = 50 * time.Millisecond
 	maxRetryDelay = 5 * time.Second
@@ -49,6 +53,8 @@ type writer struct {
 // write stores submissions until the context ends.
 func (l *Log) write(ctx context.Context) {
 	w := &writer{log: l, next: l.seq.newGroup(), done: make(chan error, 1)}
+	// Were the storage an older copy, what is taken now would be a second history.
+	wait(ctx, l.asked, askPatience)
 	for {
 		queue := l.queue
 		if w.full() {
@@ -100,7 +106,10 @@ func (w *writer) take(ctx context.Context, s *submission) {
 		w.flush(ctx)
 	}
 	err := ErrUnavailable
-	if w.log.seq != nil {
+	switch {
+	case w.log.behind.Load():
+		err = fmt.Errorf("%w: a witness has cosigned more than this log holds; its storage is an older copy", ErrUnavailable)
+	case w.log.seq != nil:
 		err = w.next.add(ctx, s)
 	}
 	if err != nil {

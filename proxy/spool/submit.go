@@ -225,6 +225,9 @@ func (s *Spool) confirms(ctx context.Context) {
 		case err != nil && ctx.Err() == nil && errors.Is(err, client.ErrVerification):
 			s.cfg.Logger.Error("the log does not hold what it acknowledged, or shows another history: nothing is freed", "error", err)
 			ask = askLast
+		case err != nil && ctx.Err() == nil && errors.Is(err, client.ErrPruned):
+			s.cfg.Logger.Error("the log let go of entries before this proxy could prove them: nothing is freed, and the spool will fill", "error", err)
+			ask = askLast
 		case progress:
 			ask = askFirst
 		default:

@@ -128,7 +128,7 @@ var sweeps = [...]string{
 	`DELETE FROM tile WHERE id IN (SELECT id FROM tile WHERE id < ?1 / 256
 		AND id NOT IN (SELECT entry / 256 FROM key_change) ORDER BY id LIMIT ?2)`,
 	`DELETE FROM run WHERE (stream, sequence) IN (SELECT r.stream, r.sequence FROM pruned_stream AS p
-		JOIN run AS r ON r.stream = p.stream AND r.sequence < p.size WHERE r.sequence + r.count <= p.size AND ?1 > 0 LIMIT ?2)`,
+		CROSS JOIN run AS r ON r.stream = p.stream AND r.sequence < p.size WHERE r.sequence + r.count <= p.size AND ?1 > 0 LIMIT ?2)`,
 }
 
 // Sweep implements [storage.Pruner].
@@ -239,8 +239,9 @@ func (l *Log) PrunedStreams(ctx context.Context, place uint64, limit int) ([]sto
 
 // AddMark implements [storage.Pruner].
 func (l *Log) AddMark(ctx context.Context, m storage.Mark) error {
-	_, err := l.db.Writer.ExecContext(context.WithoutCancel(ctx), `INSERT OR IGNORE INTO mark (size, time, note) VALUES (?, ?, ?)`,
-		m.Size, m.Time.Unix(), m.Note)
+	// A larger head is never older than a smaller one, whatever a clock says.
+	_, err := l.db.Writer.ExecContext(context.WithoutCancel(ctx), `INSERT OR IGNORE INTO mark (size, time, note)
+		VALUES (?1, max(?2, coalesce((SELECT max(time) FROM mark WHERE size < ?1), ?2)), ?3)`, m.Size, m.Time.Unix(), m.Note)
 	if err != nil {
 		return fmt.Errorf("keeping the time of a checkpoint: %w", err)
 	}

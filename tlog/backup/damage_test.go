@@ -230,6 +230,21 @@ func TestRefuses(t *testing.T) {
 	}
 	foreign := t.TempDir()
 	w.check(os.WriteFile(filepath.Join(foreign, "thesis.txt"), nil, 0o600))
+	// What else lies in the directory of a backup would go with it.
+	mixed := filepath.Join(t.TempDir(), "mixed")
+	if _, err := backup.Write(ctx, write, mixed); err != nil {
+		t.Fatal(err)
+	}
+	notes := filepath.Join(mixed, "notes.txt")
+	if err := os.WriteFile(notes, []byte("mine"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := backup.Write(ctx, write, mixed); !errors.Is(err, backup.ErrNotBackup) || !strings.Contains(err.Error(), "notes.txt") {
+		t.Errorf("replacing a backup with somebody's notes beside it: %v", err)
+	}
+	if b, err := os.ReadFile(notes); string(b) != "mine" {
+		t.Errorf("the notes hold %q, %v", b, err)
+	}
 	if _, err := backup.Write(ctx, write, foreign); !errors.Is(err, backup.ErrNotBackup) {
 		t.Errorf("into somebody's directory: %v", err)
 	}

@@ -110,6 +110,13 @@ func previous(dir string) (*Manifest, error) {
 	if err != nil {
 		return nil, fmt.Errorf("writing backup: %w", err)
 	}
+	for _, n := range names {
+		switch n.Name() {
+		case manifestFile, logFile, openingsFile, signedFile:
+		default:
+			return nil, fmt.Errorf("%w: %s holds %s, which is no part of one; say a directory that is new, empty or an older backup of this log", ErrNotBackup, dir, n.Name())
+		}
+	}
 	m, err := Read(dir)
 	if errors.Is(err, ErrNotBackup) {
 		return nil, fmt.Errorf("%w; say a directory that is new, empty or an older backup of this log", err)
