@@ -236,6 +236,9 @@ func Open(ctx context.Context, c Config) (*Log, error) {
 	if err := l.restoreHeads(ctx, state); err != nil {
 		return nil, fmt.Errorf("opening log %q: %w", l.origin, err)
 	}
+	if l.signed == nil {
+		close(l.asked) // there is nothing to ask them about
+	}
 	if l.metrics, err = newMetrics(l); err != nil {
 		return nil, fmt.Errorf("opening log %q: %w", l.origin, err)
 	}

@@ -33,9 +33,6 @@ func (l *Log) publishLoop(ctx context.Context) {
 	// history.
 	resume := l.signed != nil
 	again := resume
-	if !resume {
-		close(l.asked)
-	}
 	first := resume
 	for {
 		s := l.durable.Load()
