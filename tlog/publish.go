@@ -70,11 +70,8 @@ func (l *Log) publishLoop(ctx context.Context) {
 		delay = min(max(publishDelay, 2*delay), maxPublishDelay)
 		l.metrics.publishFailures.Inc()
 		if errors.Is(err, witness.ErrWitnessAhead) {
-			if resume {
-				l.published.Store(nil) // an older head than was shown
-			}
 			l.config.Logger.Error("a witness has cosigned more than this log holds: the storage is older than what was witnessed; "+
-				"the log takes and publishes nothing; stop it, and put back a newer copy (sealtap log restore)", "size", head.Size, "error", err)
+				"the log takes nothing and publishes nothing new; stop it, and put back a newer copy (sealtap log restore)", "size", head.Size, "error", err)
 		} else {
 			l.config.Logger.Warn("no checkpoint could be published", "size", head.Size, "retry", delay, "error", err)
 		}
