@@ -200,6 +200,9 @@ func (l *Log) commit(ctx context.Context, g *group, b *storage.Batch) error {
 		l.config.Logger.Error("openings could not be stored", "openings", len(g.openings), "error", openingsErr)
 	}
 	failed := errors.Join(err, openingsErr)
+	if err != nil {
+		l.setWriting(err) // before anybody who is told looks at readiness
+	}
 	if failed != nil {
 		failed = fmt.Errorf("%w: %w", ErrUnavailable, failed)
 	} else {
