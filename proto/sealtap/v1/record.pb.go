@@ -24,6 +24,62 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// ChangeKind is what a proxy did to a part of a message.
+type ChangeKind int32
+
+const (
+	ChangeKind_CHANGE_KIND_UNSPECIFIED ChangeKind = 0
+	ChangeKind_CHANGE_KIND_REMOVED     ChangeKind = 1
+	ChangeKind_CHANGE_KIND_ADDED       ChangeKind = 2
+	ChangeKind_CHANGE_KIND_REPLACED    ChangeKind = 3
+	ChangeKind_CHANGE_KIND_REFRAMED    ChangeKind = 4 // the same bytes of a body, delimited otherwise
+)
+
+// Enum value maps for ChangeKind.
+var (
+	ChangeKind_name = map[int32]string{
+		0: "CHANGE_KIND_UNSPECIFIED",
+		1: "CHANGE_KIND_REMOVED",
+		2: "CHANGE_KIND_ADDED",
+		3: "CHANGE_KIND_REPLACED",
+		4: "CHANGE_KIND_REFRAMED",
+	}
+	ChangeKind_value = map[string]int32{
+		"CHANGE_KIND_UNSPECIFIED": 0,
+		"CHANGE_KIND_REMOVED":     1,
+		"CHANGE_KIND_ADDED":       2,
+		"CHANGE_KIND_REPLACED":    3,
+		"CHANGE_KIND_REFRAMED":    4,
+	}
+)
+
+func (x ChangeKind) Enum() *ChangeKind {
+	p := new(ChangeKind)
+	*p = x
+	return p
+}
+
+func (x ChangeKind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ChangeKind) Descriptor() protoreflect.EnumDescriptor {
+	return file_sealtap_v1_record_proto_enumTypes[0].Descriptor()
+}
+
+func (ChangeKind) Type() protoreflect.EnumType {
+	return &file_sealtap_v1_record_proto_enumTypes[0]
+}
+
+func (x ChangeKind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ChangeKind.Descriptor instead.
+func (ChangeKind) EnumDescriptor() ([]byte, []int) {
+	return file_sealtap_v1_record_proto_rawDescGZIP(), []int{0}
+}
+
 // Outcome is how an exchange ended.
 type Outcome int32
 
@@ -76,11 +132,11 @@ func (x Outcome) String() string {
 }
 
 func (Outcome) Descriptor() protoreflect.EnumDescriptor {
-	return file_sealtap_v1_record_proto_enumTypes[0].Descriptor()
+	return file_sealtap_v1_record_proto_enumTypes[1].Descriptor()
 }
 
 func (Outcome) Type() protoreflect.EnumType {
-	return &file_sealtap_v1_record_proto_enumTypes[0]
+	return &file_sealtap_v1_record_proto_enumTypes[1]
 }
 
 func (x Outcome) Number() protoreflect.EnumNumber {
@@ -89,7 +145,7 @@ func (x Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Outcome.Descriptor instead.
 func (Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_sealtap_v1_record_proto_rawDescGZIP(), []int{0}
+	return file_sealtap_v1_record_proto_rawDescGZIP(), []int{1}
 }
 
 // StartReason is what the producer found when it started.
@@ -132,11 +188,11 @@ func (x StartReason) String() string {
 }
 
 func (StartReason) Descriptor() protoreflect.EnumDescriptor {
-	return file_sealtap_v1_record_proto_enumTypes[1].Descriptor()
+	return file_sealtap_v1_record_proto_enumTypes[2].Descriptor()
 }
 
 func (StartReason) Type() protoreflect.EnumType {
-	return &file_sealtap_v1_record_proto_enumTypes[1]
+	return &file_sealtap_v1_record_proto_enumTypes[2]
 }
 
 func (x StartReason) Number() protoreflect.EnumNumber {
@@ -145,7 +201,7 @@ func (x StartReason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use StartReason.Descriptor instead.
 func (StartReason) EnumDescriptor() ([]byte, []int) {
-	return file_sealtap_v1_record_proto_rawDescGZIP(), []int{1}
+	return file_sealtap_v1_record_proto_rawDescGZIP(), []int{2}
 }
 
 // Record is one statement by a producer, about an exchange or about itself.
@@ -168,6 +224,7 @@ type Record struct {
 	//	*Record_Beacon
 	//	*Record_Gap
 	//	*Record_Config
+	//	*Record_Progress
 	About         isRecord_About `protobuf_oneof:"about"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -315,6 +372,15 @@ func (x *Record) GetConfig() *Config {
 	return nil
 }
 
+func (x *Record) GetProgress() *Progress {
+	if x != nil {
+		if x, ok := x.About.(*Record_Progress); ok {
+			return x.Progress
+		}
+	}
+	return nil
+}
+
 type isRecord_About interface {
 	isRecord_About()
 }
@@ -347,6 +413,10 @@ type Record_Config struct {
 	Config *Config `protobuf:"bytes,22,opt,name=config,proto3,oneof"`
 }
 
+type Record_Progress struct {
+	Progress *Progress `protobuf:"bytes,23,opt,name=progress,proto3,oneof"`
+}
+
 func (*Record_Request) isRecord_About() {}
 
 func (*Record_Response) isRecord_About() {}
@@ -360,6 +430,8 @@ func (*Record_Beacon) isRecord_About() {}
 func (*Record_Gap) isRecord_About() {}
 
 func (*Record_Config) isRecord_About() {}
+
+func (*Record_Progress) isRecord_About() {}
 
 // SealedField stands for a field whose value is not in the entry.
 type SealedField struct {
@@ -429,7 +501,12 @@ type Request struct {
 	Protocol      string                 `protobuf:"bytes,10,opt,name=protocol,proto3" json:"protocol,omitempty"` // "HTTP/1.1", "HTTP/2.0"
 	Headers       []*Header              `protobuf:"bytes,11,rep,name=headers,proto3" json:"headers,omitempty"`
 	Credentials   []*Credential          `protobuf:"bytes,12,rep,name=credentials,proto3" json:"credentials,omitempty"`
-	Body          *Body                  `protobuf:"bytes,13,opt,name=body,proto3" json:"body,omitempty"` // absent where the body is streamed: see Response.request_body
+	Body          *Body                  `protobuf:"bytes,13,opt,name=body,proto3" json:"body,omitempty"`           // absent where the body is streamed: see Response.request_body
+	Operation     *Operation             `protobuf:"bytes,14,opt,name=operation,proto3" json:"operation,omitempty"` // what was asked for, where the protocol is known
+	Template      string                 `protobuf:"bytes,15,opt,name=template,proto3" json:"template,omitempty"`   // of the path, such as "/users/{id}", where one fits
+	Decision      *Decision              `protobuf:"bytes,16,opt,name=decision,proto3" json:"decision,omitempty"`   // of the route's rules, where it has some
+	Changes       []*Change              `protobuf:"bytes,17,rep,name=changes,proto3" json:"changes,omitempty"`     // what of the request did not go on as it came
+	Caller        []byte                 `protobuf:"bytes,18,opt,name=caller,proto3" json:"caller,omitempty"`       // 16 bytes: the exchange of the proxy that sent this request, as a trusted peer says
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -555,19 +632,232 @@ func (x *Request) GetBody() *Body {
 	return nil
 }
 
+func (x *Request) GetOperation() *Operation {
+	if x != nil {
+		return x.Operation
+	}
+	return nil
+}
+
+func (x *Request) GetTemplate() string {
+	if x != nil {
+		return x.Template
+	}
+	return ""
+}
+
+func (x *Request) GetDecision() *Decision {
+	if x != nil {
+		return x.Decision
+	}
+	return nil
+}
+
+func (x *Request) GetChanges() []*Change {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+func (x *Request) GetCaller() []byte {
+	if x != nil {
+		return x.Caller
+	}
+	return nil
+}
+
+// Operation is what a request asks for in the words of its protocol.
+type Operation struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Protocol      string                 `protobuf:"bytes,1,opt,name=protocol,proto3" json:"protocol,omitempty"` // "grpc", "graphql", "json-rpc", "mcp", "s3"
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`         // the method or operation, such as "shop.v1.Orders/Create" or "tools/call"
+	Kind          string                 `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`         // "query", "mutation", "subscription" of GraphQL; "batch" or "notification" of JSON-RPC
+	Target        string                 `protobuf:"bytes,4,opt,name=target,proto3" json:"target,omitempty"`     // what it is applied to: the tool of MCP, the bucket of S3
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Operation) Reset() {
+	*x = Operation{}
+	mi := &file_sealtap_v1_record_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Operation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Operation) ProtoMessage() {}
+
+func (x *Operation) ProtoReflect() protoreflect.Message {
+	mi := &file_sealtap_v1_record_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Operation.ProtoReflect.Descriptor instead.
+func (*Operation) Descriptor() ([]byte, []int) {
+	return file_sealtap_v1_record_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Operation) GetProtocol() string {
+	if x != nil {
+		return x.Protocol
+	}
+	return ""
+}
+
+func (x *Operation) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Operation) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Operation) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+// Decision is what the rules of a route said about a request.
+type Decision struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Rule          string                 `protobuf:"bytes,1,opt,name=rule,proto3" json:"rule,omitempty"` // its name
+	Allowed       bool                   `protobuf:"varint,2,opt,name=allowed,proto3" json:"allowed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Decision) Reset() {
+	*x = Decision{}
+	mi := &file_sealtap_v1_record_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Decision) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Decision) ProtoMessage() {}
+
+func (x *Decision) ProtoReflect() protoreflect.Message {
+	mi := &file_sealtap_v1_record_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Decision.ProtoReflect.Descriptor instead.
+func (*Decision) Descriptor() ([]byte, []int) {
+	return file_sealtap_v1_record_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Decision) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
+}
+
+func (x *Decision) GetAllowed() bool {
+	if x != nil {
+		return x.Allowed
+	}
+	return false
+}
+
+// Change is a difference between a message as it was received and as it was sent on.
+type Change struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          ChangeKind             `protobuf:"varint,1,opt,name=kind,proto3,enum=sealtap.v1.ChangeKind" json:"kind,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"` // of the header, lower case, or of what else was changed
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Change) Reset() {
+	*x = Change{}
+	mi := &file_sealtap_v1_record_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Change) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Change) ProtoMessage() {}
+
+func (x *Change) ProtoReflect() protoreflect.Message {
+	mi := &file_sealtap_v1_record_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Change.ProtoReflect.Descriptor instead.
+func (*Change) Descriptor() ([]byte, []int) {
+	return file_sealtap_v1_record_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Change) GetKind() ChangeKind {
+	if x != nil {
+		return x.Kind
+	}
+	return ChangeKind_CHANGE_KIND_UNSPECIFIED
+}
+
+func (x *Change) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
 // Who is the identity that the proxy derived, and how.
 type Who struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	How           string                 `protobuf:"bytes,2,opt,name=how,proto3" json:"how,omitempty"` // "mtls", "jwt", "basic", "header"
+	How           string                 `protobuf:"bytes,2,opt,name=how,proto3" json:"how,omitempty"` // "mtls", "jwt", "basic", "header", "api-key", "xfcc"
 	Verified      bool                   `protobuf:"varint,3,opt,name=verified,proto3" json:"verified,omitempty"`
+	Certificate   []byte                 `protobuf:"bytes,4,opt,name=certificate,proto3" json:"certificate,omitempty"` // 32 bytes: SHA-256 of the client's certificate
+	Issuer        string                 `protobuf:"bytes,5,opt,name=issuer,proto3" json:"issuer,omitempty"`           // who vouches: of a token or a certificate
+	Claims        []*Claim               `protobuf:"bytes,6,rep,name=claims,proto3" json:"claims,omitempty"`           // of a verified token, as configured
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Who) Reset() {
 	*x = Who{}
-	mi := &file_sealtap_v1_record_proto_msgTypes[3]
+	mi := &file_sealtap_v1_record_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -579,7 +869,7 @@ func (x *Who) String() string {
 func (*Who) ProtoMessage() {}
 
 func (x *Who) ProtoReflect() protoreflect.Message {
-	mi := &file_sealtap_v1_record_proto_msgTypes[3]
+	mi := &file_sealtap_v1_record_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -592,7 +882,7 @@ func (x *Who) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Who.ProtoReflect.Descriptor instead.
 func (*Who) Descriptor() ([]byte, []int) {
-	return file_sealtap_v1_record_proto_rawDescGZIP(), []int{3}
+	return file_sealtap_v1_record_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Who) GetId() string {
@@ -616,6 +906,80 @@ func (x *Who) GetVerified() bool {
 	return false
 }
 
+func (x *Who) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *Who) GetIssuer() string {
+	if x != nil {
+		return x.Issuer
+	}
+	return ""
+}
+
+func (x *Who) GetClaims() []*Claim {
+	if x != nil {
+		return x.Claims
+	}
+	return nil
+}
+
+// Claim is a statement of a token about its holder.
+type Claim struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Value         string                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Claim) Reset() {
+	*x = Claim{}
+	mi := &file_sealtap_v1_record_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Claim) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Claim) ProtoMessage() {}
+
+func (x *Claim) ProtoReflect() protoreflect.Message {
+	mi := &file_sealtap_v1_record_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Claim.ProtoReflect.Descriptor instead.
+func (*Claim) Descriptor() ([]byte, []int) {
+	return file_sealtap_v1_record_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Claim) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Claim) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
 // Header is one header field line. Where sealed is set the value stands in the
 // record's "headers" commitment.
 type Header struct {
@@ -629,7 +993,7 @@ type Header struct {
 
 func (x *Header) Reset() {
 	*x = Header{}
-	mi := &file_sealtap_v1_record_proto_msgTypes[4]
+	mi := &file_sealtap_v1_record_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -641,7 +1005,7 @@ func (x *Header) String() string {
 func (*Header) ProtoMessage() {}
 
 func (x *Header) ProtoReflect() protoreflect.Message {
-	mi := &file_sealtap_v1_record_proto_msgTypes[4]
+	mi := &file_sealtap_v1_record_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -654,7 +1018,7 @@ func (x *Header) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Header.ProtoReflect.Descriptor instead.
 func (*Header) Descriptor() ([]byte, []int) {
-	return file_sealtap_v1_record_proto_rawDescGZIP(), []int{4}
+	return file_sealtap_v1_record_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Header) GetName() string {
@@ -689,7 +1053,7 @@ type Credential struct {
 
 func (x *Credential) Reset() {
 	*x = Credential{}
-	mi := &file_sealtap_v1_record_proto_msgTypes[5]
+	mi := &file_sealtap_v1_record_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -701,7 +1065,7 @@ func (x *Credential) String() string {
 func (*Credential) ProtoMessage() {}
 
 func (x *Credential) ProtoReflect() protoreflect.Message {
-	mi := &file_sealtap_v1_record_proto_msgTypes[5]
+	mi := &file_sealtap_v1_record_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -714,7 +1078,7 @@ func (x *Credential) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credential.ProtoReflect.Descriptor instead.
 func (*Credential) Descriptor() ([]byte, []int) {
-	return file_sealtap_v1_record_proto_rawDescGZIP(), []int{5}
+	return file_sealtap_v1_record_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Credential) GetPlace() string {
@@ -742,7 +1106,7 @@ type Body struct {
 
 func (x *Body) Reset() {
 	*x = Body{}
-	mi := &file_sealtap_v1_record_proto_msgTypes[6]
+	mi := &file_sealtap_v1_record_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -754,7 +1118,7 @@ func (x *Body) String() string {
 func (*Body) ProtoMessage() {}
 
 func (x *Body) ProtoReflect() protoreflect.Message {
-	mi := &file_sealtap_v1_record_proto_msgTypes[6]
+	mi := &file_sealtap_v1_record_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -767,7 +1131,7 @@ func (x *Body) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Body.ProtoReflect.Descriptor instead.
 func (*Body) Descriptor() ([]byte, []int) {
-	return file_sealtap_v1_record_proto_rawDescGZIP(), []int{6}
+	return file_sealtap_v1_record_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Body) GetSize() uint64 {
@@ -796,15 +1160,19 @@ type Response struct {
 	RequestBody   *Body                  `protobuf:"bytes,6,opt,name=request_body,json=requestBody,proto3" json:"request_body,omitempty"` // sent to the upstream, where Request.body is absent
 	DurationNs    uint64                 `protobuf:"varint,7,opt,name=duration_ns,json=durationNs,proto3" json:"duration_ns,omitempty"`   // from the first byte of the request to this record
 	Outcome       Outcome                `protobuf:"varint,8,opt,name=outcome,proto3,enum=sealtap.v1.Outcome" json:"outcome,omitempty"`
-	Detail        string                 `protobuf:"bytes,9,opt,name=detail,proto3" json:"detail,omitempty"`  // the error behind the outcome, in words
-	Tunnel        *Tunnel                `protobuf:"bytes,10,opt,name=tunnel,proto3" json:"tunnel,omitempty"` // CONNECT and upgraded connections
+	Detail        string                 `protobuf:"bytes,9,opt,name=detail,proto3" json:"detail,omitempty"`                                   // the error behind the outcome, in words
+	Tunnel        *Tunnel                `protobuf:"bytes,10,opt,name=tunnel,proto3" json:"tunnel,omitempty"`                                  // CONNECT and upgraded connections
+	Attempts      []*Attempt             `protobuf:"bytes,11,rep,name=attempts,proto3" json:"attempts,omitempty"`                              // to reach an upstream, where there was a choice or more than one
+	Changes       []*Change              `protobuf:"bytes,12,rep,name=changes,proto3" json:"changes,omitempty"`                                // what of the answer did not go on as it came
+	MessagesUp    uint64                 `protobuf:"varint,13,opt,name=messages_up,json=messagesUp,proto3" json:"messages_up,omitempty"`       // of gRPC or WebSocket, from the client
+	MessagesDown  uint64                 `protobuf:"varint,14,opt,name=messages_down,json=messagesDown,proto3" json:"messages_down,omitempty"` // and to it
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Response) Reset() {
 	*x = Response{}
-	mi := &file_sealtap_v1_record_proto_msgTypes[7]
+	mi := &file_sealtap_v1_record_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -816,7 +1184,7 @@ func (x *Response) String() string {
 func (*Response) ProtoMessage() {}
 
 func (x *Response) ProtoReflect() protoreflect.Message {
-	mi := &file_sealtap_v1_record_proto_msgTypes[7]
+	mi := &file_sealtap_v1_record_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -829,7 +1197,7 @@ func (x *Response) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Response.ProtoReflect.Descriptor instead.
 func (*Response) Descriptor() ([]byte, []int) {
-	return file_sealtap_v1_record_proto_rawDescGZIP(), []int{7}
+	return file_sealtap_v1_record_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Response) GetStatus() uint32 {
@@ -902,6 +1270,197 @@ func (x *Response) GetTunnel() *Tunnel {
 	return nil
 }
 
+func (x *Response) GetAttempts() []*Attempt {
+	if x != nil {
+		return x.Attempts
+	}
+	return nil
+}
+
+func (x *Response) GetChanges() []*Change {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+func (x *Response) GetMessagesUp() uint64 {
+	if x != nil {
+		return x.MessagesUp
+	}
+	return 0
+}
+
+func (x *Response) GetMessagesDown() uint64 {
+	if x != nil {
+		return x.MessagesDown
+	}
+	return 0
+}
+
+// Attempt is one try to have a request answered by an upstream.
+type Attempt struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Upstream      string                 `protobuf:"bytes,1,opt,name=upstream,proto3" json:"upstream,omitempty"` // "host:port" as configured
+	Status        uint32                 `protobuf:"varint,2,opt,name=status,proto3" json:"status,omitempty"`    // of its answer; 0 if there was none
+	Detail        string                 `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`     // why it did not do, in words
+	DurationNs    uint64                 `protobuf:"varint,4,opt,name=duration_ns,json=durationNs,proto3" json:"duration_ns,omitempty"`
+	Certificate   []byte                 `protobuf:"bytes,5,opt,name=certificate,proto3" json:"certificate,omitempty"` // 32 bytes: SHA-256 of the upstream's verified certificate
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Attempt) Reset() {
+	*x = Attempt{}
+	mi := &file_sealtap_v1_record_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Attempt) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Attempt) ProtoMessage() {}
+
+func (x *Attempt) ProtoReflect() protoreflect.Message {
+	mi := &file_sealtap_v1_record_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Attempt.ProtoReflect.Descriptor instead.
+func (*Attempt) Descriptor() ([]byte, []int) {
+	return file_sealtap_v1_record_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Attempt) GetUpstream() string {
+	if x != nil {
+		return x.Upstream
+	}
+	return ""
+}
+
+func (x *Attempt) GetStatus() uint32 {
+	if x != nil {
+		return x.Status
+	}
+	return 0
+}
+
+func (x *Attempt) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *Attempt) GetDurationNs() uint64 {
+	if x != nil {
+		return x.DurationNs
+	}
+	return 0
+}
+
+func (x *Attempt) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+// Progress says how far a long exchange has come. Each covers everything from
+// the exchange's beginning.
+type Progress struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Number        uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"` // from 1, of this exchange
+	Up            *Body                  `protobuf:"bytes,2,opt,name=up,proto3" json:"up,omitempty"`          // from the client, so far
+	Down          *Body                  `protobuf:"bytes,3,opt,name=down,proto3" json:"down,omitempty"`      // to the client, so far
+	MessagesUp    uint64                 `protobuf:"varint,4,opt,name=messages_up,json=messagesUp,proto3" json:"messages_up,omitempty"`
+	MessagesDown  uint64                 `protobuf:"varint,5,opt,name=messages_down,json=messagesDown,proto3" json:"messages_down,omitempty"`
+	DurationNs    uint64                 `protobuf:"varint,6,opt,name=duration_ns,json=durationNs,proto3" json:"duration_ns,omitempty"` // from the first byte of the request
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Progress) Reset() {
+	*x = Progress{}
+	mi := &file_sealtap_v1_record_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Progress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Progress) ProtoMessage() {}
+
+func (x *Progress) ProtoReflect() protoreflect.Message {
+	mi := &file_sealtap_v1_record_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Progress.ProtoReflect.Descriptor instead.
+func (*Progress) Descriptor() ([]byte, []int) {
+	return file_sealtap_v1_record_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Progress) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *Progress) GetUp() *Body {
+	if x != nil {
+		return x.Up
+	}
+	return nil
+}
+
+func (x *Progress) GetDown() *Body {
+	if x != nil {
+		return x.Down
+	}
+	return nil
+}
+
+func (x *Progress) GetMessagesUp() uint64 {
+	if x != nil {
+		return x.MessagesUp
+	}
+	return 0
+}
+
+func (x *Progress) GetMessagesDown() uint64 {
+	if x != nil {
+		return x.MessagesDown
+	}
+	return 0
+}
+
+func (x *Progress) GetDurationNs() uint64 {
+	if x != nil {
+		return x.DurationNs
+	}
+	return 0
+}
+
 // Tunnel counts what passed through an opaque connection.
 type Tunnel struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -914,7 +1473,7 @@ type Tunnel struct {
 
 func (x *Tunnel) Reset() {
 	*x = Tunnel{}
-	mi := &file_sealtap_v1_record_proto_msgTypes[8]
+	mi := &file_sealtap_v1_record_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -926,7 +1485,7 @@ func (x *Tunnel) String() string {
 func (*Tunnel) ProtoMessage() {}
 
 func (x *Tunnel) ProtoReflect() protoreflect.Message {
-	mi := &file_sealtap_v1_record_proto_msgTypes[8]
+	mi := &file_sealtap_v1_record_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -939,7 +1498,7 @@ func (x *Tunnel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tunnel.ProtoReflect.Descriptor instead.
 func (*Tunnel) Descriptor() ([]byte, []int) {
-	return file_sealtap_v1_record_proto_rawDescGZIP(), []int{8}
+	return file_sealtap_v1_record_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Tunnel) GetSni() string {
@@ -980,7 +1539,7 @@ type Start struct {
 
 func (x *Start) Reset() {
 	*x = Start{}
-	mi := &file_sealtap_v1_record_proto_msgTypes[9]
+	mi := &file_sealtap_v1_record_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -992,7 +1551,7 @@ func (x *Start) String() string {
 func (*Start) ProtoMessage() {}
 
 func (x *Start) ProtoReflect() protoreflect.Message {
-	mi := &file_sealtap_v1_record_proto_msgTypes[9]
+	mi := &file_sealtap_v1_record_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1005,7 +1564,7 @@ func (x *Start) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Start.ProtoReflect.Descriptor instead.
 func (*Start) Descriptor() ([]byte, []int) {
-	return file_sealtap_v1_record_proto_rawDescGZIP(), []int{9}
+	return file_sealtap_v1_record_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Start) GetVersion() string {
@@ -1076,7 +1635,7 @@ type Seal struct {
 
 func (x *Seal) Reset() {
 	*x = Seal{}
-	mi := &file_sealtap_v1_record_proto_msgTypes[10]
+	mi := &file_sealtap_v1_record_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1088,7 +1647,7 @@ func (x *Seal) String() string {
 func (*Seal) ProtoMessage() {}
 
 func (x *Seal) ProtoReflect() protoreflect.Message {
-	mi := &file_sealtap_v1_record_proto_msgTypes[10]
+	mi := &file_sealtap_v1_record_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1101,7 +1660,7 @@ func (x *Seal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Seal.ProtoReflect.Descriptor instead.
 func (*Seal) Descriptor() ([]byte, []int) {
-	return file_sealtap_v1_record_proto_rawDescGZIP(), []int{10}
+	return file_sealtap_v1_record_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Seal) GetIncarnation() []byte {
@@ -1135,7 +1694,7 @@ type Stop struct {
 
 func (x *Stop) Reset() {
 	*x = Stop{}
-	mi := &file_sealtap_v1_record_proto_msgTypes[11]
+	mi := &file_sealtap_v1_record_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1147,7 +1706,7 @@ func (x *Stop) String() string {
 func (*Stop) ProtoMessage() {}
 
 func (x *Stop) ProtoReflect() protoreflect.Message {
-	mi := &file_sealtap_v1_record_proto_msgTypes[11]
+	mi := &file_sealtap_v1_record_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1160,7 +1719,7 @@ func (x *Stop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stop.ProtoReflect.Descriptor instead.
 func (*Stop) Descriptor() ([]byte, []int) {
-	return file_sealtap_v1_record_proto_rawDescGZIP(), []int{11}
+	return file_sealtap_v1_record_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Stop) GetReason() string {
@@ -1181,7 +1740,7 @@ type Beacon struct {
 
 func (x *Beacon) Reset() {
 	*x = Beacon{}
-	mi := &file_sealtap_v1_record_proto_msgTypes[12]
+	mi := &file_sealtap_v1_record_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1193,7 +1752,7 @@ func (x *Beacon) String() string {
 func (*Beacon) ProtoMessage() {}
 
 func (x *Beacon) ProtoReflect() protoreflect.Message {
-	mi := &file_sealtap_v1_record_proto_msgTypes[12]
+	mi := &file_sealtap_v1_record_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1206,7 +1765,7 @@ func (x *Beacon) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Beacon.ProtoReflect.Descriptor instead.
 func (*Beacon) Descriptor() ([]byte, []int) {
-	return file_sealtap_v1_record_proto_rawDescGZIP(), []int{12}
+	return file_sealtap_v1_record_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Beacon) GetCheckpoint() []byte {
@@ -1229,7 +1788,7 @@ type Gap struct {
 
 func (x *Gap) Reset() {
 	*x = Gap{}
-	mi := &file_sealtap_v1_record_proto_msgTypes[13]
+	mi := &file_sealtap_v1_record_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1241,7 +1800,7 @@ func (x *Gap) String() string {
 func (*Gap) ProtoMessage() {}
 
 func (x *Gap) ProtoReflect() protoreflect.Message {
-	mi := &file_sealtap_v1_record_proto_msgTypes[13]
+	mi := &file_sealtap_v1_record_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1254,7 +1813,7 @@ func (x *Gap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Gap.ProtoReflect.Descriptor instead.
 func (*Gap) Descriptor() ([]byte, []int) {
-	return file_sealtap_v1_record_proto_rawDescGZIP(), []int{13}
+	return file_sealtap_v1_record_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Gap) GetSince() int64 {
@@ -1295,7 +1854,7 @@ type Config struct {
 
 func (x *Config) Reset() {
 	*x = Config{}
-	mi := &file_sealtap_v1_record_proto_msgTypes[14]
+	mi := &file_sealtap_v1_record_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1307,7 +1866,7 @@ func (x *Config) String() string {
 func (*Config) ProtoMessage() {}
 
 func (x *Config) ProtoReflect() protoreflect.Message {
-	mi := &file_sealtap_v1_record_proto_msgTypes[14]
+	mi := &file_sealtap_v1_record_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1320,7 +1879,7 @@ func (x *Config) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Config.ProtoReflect.Descriptor instead.
 func (*Config) Descriptor() ([]byte, []int) {
-	return file_sealtap_v1_record_proto_rawDescGZIP(), []int{14}
+	return file_sealtap_v1_record_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Config) GetSha256() []byte {
@@ -1335,7 +1894,7 @@ var File_sealtap_v1_record_proto protoreflect.FileDescriptor
 const file_sealtap_v1_record_proto_rawDesc = "" +
 	"\n" +
 	"\x17sealtap/v1/record.proto\x12\n" +
-	"sealtap.v1\"\x85\x04\n" +
+	"sealtap.v1\"\xb9\x04\n" +
 	"\x06Record\x12\x1a\n" +
 	"\bproducer\x18\x01 \x01(\fR\bproducer\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\fR\vincarnation\x12\x1a\n" +
@@ -1349,13 +1908,14 @@ const file_sealtap_v1_record_proto_rawDesc = "" +
 	"\x04stop\x18\x13 \x01(\v2\x10.sealtap.v1.StopH\x00R\x04stop\x12,\n" +
 	"\x06beacon\x18\x14 \x01(\v2\x12.sealtap.v1.BeaconH\x00R\x06beacon\x12#\n" +
 	"\x03gap\x18\x15 \x01(\v2\x0f.sealtap.v1.GapH\x00R\x03gap\x12,\n" +
-	"\x06config\x18\x16 \x01(\v2\x12.sealtap.v1.ConfigH\x00R\x06configB\a\n" +
+	"\x06config\x18\x16 \x01(\v2\x12.sealtap.v1.ConfigH\x00R\x06config\x122\n" +
+	"\bprogress\x18\x17 \x01(\v2\x14.sealtap.v1.ProgressH\x00R\bprogressB\a\n" +
 	"\x05about\"C\n" +
 	"\vSealedField\x12\x14\n" +
 	"\x05field\x18\x01 \x01(\tR\x05field\x12\x1e\n" +
 	"\n" +
 	"commitment\x18\x02 \x01(\fR\n" +
-	"commitment\"\x96\x03\n" +
+	"commitment\"\xdf\x04\n" +
 	"\aRequest\x12\x14\n" +
 	"\x05trace\x18\x01 \x01(\fR\x05trace\x12!\n" +
 	"\x03who\x18\x02 \x01(\v2\x0f.sealtap.v1.WhoR\x03who\x12\x16\n" +
@@ -1370,11 +1930,33 @@ const file_sealtap_v1_record_proto_rawDesc = "" +
 	" \x01(\tR\bprotocol\x12,\n" +
 	"\aheaders\x18\v \x03(\v2\x12.sealtap.v1.HeaderR\aheaders\x128\n" +
 	"\vcredentials\x18\f \x03(\v2\x16.sealtap.v1.CredentialR\vcredentials\x12$\n" +
-	"\x04body\x18\r \x01(\v2\x10.sealtap.v1.BodyR\x04body\"C\n" +
+	"\x04body\x18\r \x01(\v2\x10.sealtap.v1.BodyR\x04body\x123\n" +
+	"\toperation\x18\x0e \x01(\v2\x15.sealtap.v1.OperationR\toperation\x12\x1a\n" +
+	"\btemplate\x18\x0f \x01(\tR\btemplate\x120\n" +
+	"\bdecision\x18\x10 \x01(\v2\x14.sealtap.v1.DecisionR\bdecision\x12,\n" +
+	"\achanges\x18\x11 \x03(\v2\x12.sealtap.v1.ChangeR\achanges\x12\x16\n" +
+	"\x06caller\x18\x12 \x01(\fR\x06caller\"g\n" +
+	"\tOperation\x12\x1a\n" +
+	"\bprotocol\x18\x01 \x01(\tR\bprotocol\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
+	"\x04kind\x18\x03 \x01(\tR\x04kind\x12\x16\n" +
+	"\x06target\x18\x04 \x01(\tR\x06target\"8\n" +
+	"\bDecision\x12\x12\n" +
+	"\x04rule\x18\x01 \x01(\tR\x04rule\x12\x18\n" +
+	"\aallowed\x18\x02 \x01(\bR\aallowed\"H\n" +
+	"\x06Change\x12*\n" +
+	"\x04kind\x18\x01 \x01(\x0e2\x16.sealtap.v1.ChangeKindR\x04kind\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"\xa8\x01\n" +
 	"\x03Who\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
 	"\x03how\x18\x02 \x01(\tR\x03how\x12\x1a\n" +
-	"\bverified\x18\x03 \x01(\bR\bverified\"J\n" +
+	"\bverified\x18\x03 \x01(\bR\bverified\x12 \n" +
+	"\vcertificate\x18\x04 \x01(\fR\vcertificate\x12\x16\n" +
+	"\x06issuer\x18\x05 \x01(\tR\x06issuer\x12)\n" +
+	"\x06claims\x18\x06 \x03(\v2\x11.sealtap.v1.ClaimR\x06claims\"1\n" +
+	"\x05Claim\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"J\n" +
 	"\x06Header\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value\x12\x16\n" +
@@ -1385,7 +1967,7 @@ const file_sealtap_v1_record_proto_rawDesc = "" +
 	"\x06digest\x18\x02 \x01(\fR\x06digest\"2\n" +
 	"\x04Body\x12\x12\n" +
 	"\x04size\x18\x01 \x01(\x04R\x04size\x12\x16\n" +
-	"\x06sha256\x18\x02 \x01(\fR\x06sha256\"\xa7\x03\n" +
+	"\x06sha256\x18\x02 \x01(\fR\x06sha256\"\xcc\x04\n" +
 	"\bResponse\x12\x16\n" +
 	"\x06status\x18\x01 \x01(\rR\x06status\x12,\n" +
 	"\aheaders\x18\x02 \x03(\v2\x12.sealtap.v1.HeaderR\aheaders\x128\n" +
@@ -1398,7 +1980,28 @@ const file_sealtap_v1_record_proto_rawDesc = "" +
 	"\aoutcome\x18\b \x01(\x0e2\x13.sealtap.v1.OutcomeR\aoutcome\x12\x16\n" +
 	"\x06detail\x18\t \x01(\tR\x06detail\x12*\n" +
 	"\x06tunnel\x18\n" +
-	" \x01(\v2\x12.sealtap.v1.TunnelR\x06tunnel\"b\n" +
+	" \x01(\v2\x12.sealtap.v1.TunnelR\x06tunnel\x12/\n" +
+	"\battempts\x18\v \x03(\v2\x13.sealtap.v1.AttemptR\battempts\x12,\n" +
+	"\achanges\x18\f \x03(\v2\x12.sealtap.v1.ChangeR\achanges\x12\x1f\n" +
+	"\vmessages_up\x18\r \x01(\x04R\n" +
+	"messagesUp\x12#\n" +
+	"\rmessages_down\x18\x0e \x01(\x04R\fmessagesDown\"\x98\x01\n" +
+	"\aAttempt\x12\x1a\n" +
+	"\bupstream\x18\x01 \x01(\tR\bupstream\x12\x16\n" +
+	"\x06status\x18\x02 \x01(\rR\x06status\x12\x16\n" +
+	"\x06detail\x18\x03 \x01(\tR\x06detail\x12\x1f\n" +
+	"\vduration_ns\x18\x04 \x01(\x04R\n" +
+	"durationNs\x12 \n" +
+	"\vcertificate\x18\x05 \x01(\fR\vcertificate\"\xd1\x01\n" +
+	"\bProgress\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x12 \n" +
+	"\x02up\x18\x02 \x01(\v2\x10.sealtap.v1.BodyR\x02up\x12$\n" +
+	"\x04down\x18\x03 \x01(\v2\x10.sealtap.v1.BodyR\x04down\x12\x1f\n" +
+	"\vmessages_up\x18\x04 \x01(\x04R\n" +
+	"messagesUp\x12#\n" +
+	"\rmessages_down\x18\x05 \x01(\x04R\fmessagesDown\x12\x1f\n" +
+	"\vduration_ns\x18\x06 \x01(\x04R\n" +
+	"durationNs\"b\n" +
 	"\x06Tunnel\x12\x10\n" +
 	"\x03sni\x18\x01 \x01(\tR\x03sni\x12 \n" +
 	"\x02up\x18\x02 \x01(\v2\x10.sealtap.v1.BodyR\x02up\x12$\n" +
@@ -1430,7 +2033,14 @@ const file_sealtap_v1_record_proto_rawDesc = "" +
 	"\texchanges\x18\x03 \x01(\x04R\texchanges\x12\x16\n" +
 	"\x06reason\x18\x04 \x01(\tR\x06reason\" \n" +
 	"\x06Config\x12\x16\n" +
-	"\x06sha256\x18\x01 \x01(\fR\x06sha256*\xe7\x01\n" +
+	"\x06sha256\x18\x01 \x01(\fR\x06sha256*\x8d\x01\n" +
+	"\n" +
+	"ChangeKind\x12\x1b\n" +
+	"\x17CHANGE_KIND_UNSPECIFIED\x10\x00\x12\x17\n" +
+	"\x13CHANGE_KIND_REMOVED\x10\x01\x12\x15\n" +
+	"\x11CHANGE_KIND_ADDED\x10\x02\x12\x18\n" +
+	"\x14CHANGE_KIND_REPLACED\x10\x03\x12\x18\n" +
+	"\x14CHANGE_KIND_REFRAMED\x10\x04*\xe7\x01\n" +
 	"\aOutcome\x12\x17\n" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10OUTCOME_COMPLETE\x10\x01\x12\x18\n" +
@@ -1460,56 +2070,73 @@ func file_sealtap_v1_record_proto_rawDescGZIP() []byte {
 	return file_sealtap_v1_record_proto_rawDescData
 }
 
-var file_sealtap_v1_record_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_sealtap_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_sealtap_v1_record_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_sealtap_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_sealtap_v1_record_proto_goTypes = []any{
-	(Outcome)(0),        // 0: sealtap.v1.Outcome
-	(StartReason)(0),    // 1: sealtap.v1.StartReason
-	(*Record)(nil),      // 2: sealtap.v1.Record
-	(*SealedField)(nil), // 3: sealtap.v1.SealedField
-	(*Request)(nil),     // 4: sealtap.v1.Request
-	(*Who)(nil),         // 5: sealtap.v1.Who
-	(*Header)(nil),      // 6: sealtap.v1.Header
-	(*Credential)(nil),  // 7: sealtap.v1.Credential
-	(*Body)(nil),        // 8: sealtap.v1.Body
-	(*Response)(nil),    // 9: sealtap.v1.Response
-	(*Tunnel)(nil),      // 10: sealtap.v1.Tunnel
-	(*Start)(nil),       // 11: sealtap.v1.Start
-	(*Seal)(nil),        // 12: sealtap.v1.Seal
-	(*Stop)(nil),        // 13: sealtap.v1.Stop
-	(*Beacon)(nil),      // 14: sealtap.v1.Beacon
-	(*Gap)(nil),         // 15: sealtap.v1.Gap
-	(*Config)(nil),      // 16: sealtap.v1.Config
+	(ChangeKind)(0),     // 0: sealtap.v1.ChangeKind
+	(Outcome)(0),        // 1: sealtap.v1.Outcome
+	(StartReason)(0),    // 2: sealtap.v1.StartReason
+	(*Record)(nil),      // 3: sealtap.v1.Record
+	(*SealedField)(nil), // 4: sealtap.v1.SealedField
+	(*Request)(nil),     // 5: sealtap.v1.Request
+	(*Operation)(nil),   // 6: sealtap.v1.Operation
+	(*Decision)(nil),    // 7: sealtap.v1.Decision
+	(*Change)(nil),      // 8: sealtap.v1.Change
+	(*Who)(nil),         // 9: sealtap.v1.Who
+	(*Claim)(nil),       // 10: sealtap.v1.Claim
+	(*Header)(nil),      // 11: sealtap.v1.Header
+	(*Credential)(nil),  // 12: sealtap.v1.Credential
+	(*Body)(nil),        // 13: sealtap.v1.Body
+	(*Response)(nil),    // 14: sealtap.v1.Response
+	(*Attempt)(nil),     // 15: sealtap.v1.Attempt
+	(*Progress)(nil),    // 16: sealtap.v1.Progress
+	(*Tunnel)(nil),      // 17: sealtap.v1.Tunnel
+	(*Start)(nil),       // 18: sealtap.v1.Start
+	(*Seal)(nil),        // 19: sealtap.v1.Seal
+	(*Stop)(nil),        // 20: sealtap.v1.Stop
+	(*Beacon)(nil),      // 21: sealtap.v1.Beacon
+	(*Gap)(nil),         // 22: sealtap.v1.Gap
+	(*Config)(nil),      // 23: sealtap.v1.Config
 }
 var file_sealtap_v1_record_proto_depIdxs = []int32{
-	3,  // 0: sealtap.v1.Record.sealed:type_name -> sealtap.v1.SealedField
-	4,  // 1: sealtap.v1.Record.request:type_name -> sealtap.v1.Request
-	9,  // 2: sealtap.v1.Record.response:type_name -> sealtap.v1.Response
-	11, // 3: sealtap.v1.Record.start:type_name -> sealtap.v1.Start
-	13, // 4: sealtap.v1.Record.stop:type_name -> sealtap.v1.Stop
-	14, // 5: sealtap.v1.Record.beacon:type_name -> sealtap.v1.Beacon
-	15, // 6: sealtap.v1.Record.gap:type_name -> sealtap.v1.Gap
-	16, // 7: sealtap.v1.Record.config:type_name -> sealtap.v1.Config
-	5,  // 8: sealtap.v1.Request.who:type_name -> sealtap.v1.Who
-	6,  // 9: sealtap.v1.Request.headers:type_name -> sealtap.v1.Header
-	7,  // 10: sealtap.v1.Request.credentials:type_name -> sealtap.v1.Credential
-	8,  // 11: sealtap.v1.Request.body:type_name -> sealtap.v1.Body
-	6,  // 12: sealtap.v1.Response.headers:type_name -> sealtap.v1.Header
-	7,  // 13: sealtap.v1.Response.credentials:type_name -> sealtap.v1.Credential
-	8,  // 14: sealtap.v1.Response.received:type_name -> sealtap.v1.Body
-	8,  // 15: sealtap.v1.Response.sent:type_name -> sealtap.v1.Body
-	8,  // 16: sealtap.v1.Response.request_body:type_name -> sealtap.v1.Body
-	0,  // 17: sealtap.v1.Response.outcome:type_name -> sealtap.v1.Outcome
-	10, // 18: sealtap.v1.Response.tunnel:type_name -> sealtap.v1.Tunnel
-	8,  // 19: sealtap.v1.Tunnel.up:type_name -> sealtap.v1.Body
-	8,  // 20: sealtap.v1.Tunnel.down:type_name -> sealtap.v1.Body
-	1,  // 21: sealtap.v1.Start.reason:type_name -> sealtap.v1.StartReason
-	12, // 22: sealtap.v1.Start.previous:type_name -> sealtap.v1.Seal
-	23, // [23:23] is the sub-list for method output_type
-	23, // [23:23] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	4,  // 0: sealtap.v1.Record.sealed:type_name -> sealtap.v1.SealedField
+	5,  // 1: sealtap.v1.Record.request:type_name -> sealtap.v1.Request
+	14, // 2: sealtap.v1.Record.response:type_name -> sealtap.v1.Response
+	18, // 3: sealtap.v1.Record.start:type_name -> sealtap.v1.Start
+	20, // 4: sealtap.v1.Record.stop:type_name -> sealtap.v1.Stop
+	21, // 5: sealtap.v1.Record.beacon:type_name -> sealtap.v1.Beacon
+	22, // 6: sealtap.v1.Record.gap:type_name -> sealtap.v1.Gap
+	23, // 7: sealtap.v1.Record.config:type_name -> sealtap.v1.Config
+	16, // 8: sealtap.v1.Record.progress:type_name -> sealtap.v1.Progress
+	9,  // 9: sealtap.v1.Request.who:type_name -> sealtap.v1.Who
+	11, // 10: sealtap.v1.Request.headers:type_name -> sealtap.v1.Header
+	12, // 11: sealtap.v1.Request.credentials:type_name -> sealtap.v1.Credential
+	13, // 12: sealtap.v1.Request.body:type_name -> sealtap.v1.Body
+	6,  // 13: sealtap.v1.Request.operation:type_name -> sealtap.v1.Operation
+	7,  // 14: sealtap.v1.Request.decision:type_name -> sealtap.v1.Decision
+	8,  // 15: sealtap.v1.Request.changes:type_name -> sealtap.v1.Change
+	0,  // 16: sealtap.v1.Change.kind:type_name -> sealtap.v1.ChangeKind
+	10, // 17: sealtap.v1.Who.claims:type_name -> sealtap.v1.Claim
+	11, // 18: sealtap.v1.Response.headers:type_name -> sealtap.v1.Header
+	12, // 19: sealtap.v1.Response.credentials:type_name -> sealtap.v1.Credential
+	13, // 20: sealtap.v1.Response.received:type_name -> sealtap.v1.Body
+	13, // 21: sealtap.v1.Response.sent:type_name -> sealtap.v1.Body
+	13, // 22: sealtap.v1.Response.request_body:type_name -> sealtap.v1.Body
+	1,  // 23: sealtap.v1.Response.outcome:type_name -> sealtap.v1.Outcome
+	17, // 24: sealtap.v1.Response.tunnel:type_name -> sealtap.v1.Tunnel
+	15, // 25: sealtap.v1.Response.attempts:type_name -> sealtap.v1.Attempt
+	8,  // 26: sealtap.v1.Response.changes:type_name -> sealtap.v1.Change
+	13, // 27: sealtap.v1.Progress.up:type_name -> sealtap.v1.Body
+	13, // 28: sealtap.v1.Progress.down:type_name -> sealtap.v1.Body
+	13, // 29: sealtap.v1.Tunnel.up:type_name -> sealtap.v1.Body
+	13, // 30: sealtap.v1.Tunnel.down:type_name -> sealtap.v1.Body
+	2,  // 31: sealtap.v1.Start.reason:type_name -> sealtap.v1.StartReason
+	19, // 32: sealtap.v1.Start.previous:type_name -> sealtap.v1.Seal
+	33, // [33:33] is the sub-list for method output_type
+	33, // [33:33] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_sealtap_v1_record_proto_init() }
@@ -1525,14 +2152,15 @@ func file_sealtap_v1_record_proto_init() {
 		(*Record_Beacon)(nil),
 		(*Record_Gap)(nil),
 		(*Record_Config)(nil),
+		(*Record_Progress)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sealtap_v1_record_proto_rawDesc), len(file_sealtap_v1_record_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   15,
+			NumEnums:      3,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
