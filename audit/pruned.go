@@ -289,11 +289,12 @@ func (a *auditor) comparable(size uint64) bool {
 // if the tiles that are left give no root at its size, then as far as its last
 // whole bundle, whose edge the state file holds.
 func (a *auditor) compareBelow(ctx context.Context) {
-	if a.before == nil || a.before.Size >= a.kept.Minimum {
+	before := a.before.head
+	if before == nil || before.Size >= a.kept.Minimum {
 		return
 	}
-	if a.comparable(a.before.Size) {
-		root, err := a.tree.RootAt(ctx, a.before.Size)
+	if a.comparable(before.Size) {
+		root, err := a.tree.RootAt(ctx, before.Size)
 		if err != nil {
 			a.failedRead(err, TileAltered, "the head of an earlier audit cannot be compared")
 			return
@@ -301,19 +302,19 @@ func (a *auditor) compareBelow(ctx context.Context) {
 		a.compareRoot(root)
 		return
 	}
-	whole := a.before.Size - a.before.Size%tileWidth
-	if whole > 0 && a.beforeEdge == nil {
-		a.add(notice(Pruned, "the head of %d entries that an earlier audit verified lies below the minimum index, and its state file tells too little to compare it: only the witnesses vouch that the log has not forked since", a.before.Size))
+	whole := before.Size - before.Size%tileWidth
+	if whole > 0 && a.before.edge == nil {
+		a.add(notice(Pruned, "the head of %d entries that an earlier audit verified lies below the minimum index, and its state file tells too little to compare it: only the witnesses vouch that the log has not forked since", before.Size))
 		return
 	}
 	edge, err := a.tree.Edge(ctx, whole)
 	switch {
 	case err != nil:
 		a.failedRead(err, TileAltered, "the head of an earlier audit cannot be compared")
-	case slices.Equal(edge, a.beforeEdge):
+	case slices.Equal(edge, a.before.edge):
 		a.report.Checked.Consistent = true
 	default:
-		a.add(Finding{Code: Fork, Severity: Finds, Heads: []string{string(a.before.Note), string(a.head.Note)}, Detail: fmt.Sprintf(
+		a.add(Finding{Code: Fork, Severity: Finds, Heads: []string{string(before.Note), string(a.head.Note)}, Detail: fmt.Sprintf(
 			"the log has another history than an earlier audit verified: its first %d entries are others", whole)})
 	}
 }

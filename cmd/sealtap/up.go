@@ -178,7 +178,7 @@ func enrol(ctx context.Context, c *config.File, key keys.Public) error {
 	if err != nil {
 		return err
 	}
-	_, err = rd.state(ctx, operator, record.KeyChange{Enrol: []keys.Public{key}})
+	_, err = rd.state(ctx, operator, &record.KeyChange{Enrol: []keys.Public{key}})
 	return err
 }
 
