@@ -12,7 +12,6 @@ import (
 	"strconv"
 	"sync/atomic"
 
-	"github.com/transparency-dev/merkle/rfc6962"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
@@ -96,7 +95,7 @@ func (c *copying) bundle(ctx context.Context, n uint64, want record.Hash) error 
 	m, name := c.mirror, client.TilePath("entries", n, tileWidth)
 	raw, err := os.ReadFile(m.path(name))
 	if err == nil {
-		if leaves, err := leavesOf(raw, tileWidth); err == nil && subtree(leaves) == want {
+		if _, leaves, err := client.BundleLeaves(raw, tileWidth); err == nil && client.Subtree(leaves) == want {
 			return m.write(client.TilePath("0", n, tileWidth), join(leaves))
 		}
 	} else if !errors.Is(err, fs.ErrNotExist) {
@@ -105,8 +104,8 @@ func (c *copying) bundle(ctx context.Context, n uint64, want record.Hash) error 
 	if raw, err = m.src.Bundle(ctx, n, tileWidth); err != nil {
 		return err
 	}
-	leaves, err := leavesOf(raw, tileWidth)
-	if err == nil && subtree(leaves) != want {
+	_, leaves, err := client.BundleLeaves(raw, tileWidth)
+	if err == nil && client.Subtree(leaves) != want {
 		err = fmt.Errorf("%w: its entries do not hash to what stands under the checkpoint", client.ErrVerification)
 	}
 	if err != nil {
@@ -130,7 +129,7 @@ func (c *copying) rest(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	leaves, err := leavesOf(raw, width)
+	_, leaves, err := client.BundleLeaves(raw, width)
 	for i := range leaves {
 		if err == nil && leaves[i] != want[i] {
 			err = fmt.Errorf("%w: entry %d does not hash to what stands under the checkpoint", client.ErrVerification, n*tileWidth+uint64(i))
@@ -179,29 +178,6 @@ func (c *copying) tidy() {
 			_ = os.RemoveAll(c.mirror.path(client.TilePath(name, n, tileWidth) + ".p")) // it takes a little room if it stays
 		}
 	}
-}
-
-func leavesOf(raw []byte, width int) ([]record.Hash, error) {
-	entries, err := client.SplitBundle(raw, width)
-	if err != nil {
-		return nil, err
-	}
-	leaves := make([]record.Hash, len(entries))
-	for i, e := range entries {
-		leaves[i] = record.LeafHash(e)
-	}
-	return leaves, nil
-}
-
-// subtree is the root over a tile's worth of leaves.
-func subtree(leaves []record.Hash) record.Hash {
-	level := append([]record.Hash(nil), leaves...)
-	for ; len(level) > 1; level = level[:len(level)/2] {
-		for i := range len(level) / 2 {
-			level[i] = record.Hash(rfc6962.DefaultHasher.HashChildren(level[2*i][:], level[2*i+1][:]))
-		}
-	}
-	return level[0]
 }
 
 func join(hashes []record.Hash) []byte {
