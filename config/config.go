@@ -229,8 +229,14 @@ func (p *Period) UnmarshalYAML(n *yaml.Node) error {
 }
 
 // UnmarshalYAML implements [yaml.Unmarshaler].
-func (s *Size) UnmarshalYAML(n *yaml.Node) error {
-	value, shift := n.Value, 0
+func (s *Size) UnmarshalYAML(n *yaml.Node) (err error) {
+	*s, err = ParseSize(n.Value)
+	return err
+}
+
+// ParseSize reads a number of bytes as it stands in a file.
+func ParseSize(text string) (Size, error) {
+	value, shift := text, 0
 	for suffix, bits := range map[string]int{"KiB": 10, "MiB": 20, "GiB": 30} {
 		if v, ok := strings.CutSuffix(value, suffix); ok {
 			value, shift = strings.TrimSpace(v), bits
@@ -238,10 +244,9 @@ func (s *Size) UnmarshalYAML(n *yaml.Node) error {
 	}
 	v, err := strconv.ParseInt(value, 10, 64)
 	if err != nil || v < 0 || v > 1<<62>>shift {
-		return fmt.Errorf("%q is not a number of bytes such as 4096, 64KiB or 1GiB", n.Value)
+		return 0, fmt.Errorf("%q is not a number of bytes such as 4096, 64KiB or 1GiB", text)
 	}
-	*s = Size(v << shift)
-	return nil
+	return Size(v << shift), nil
 }
 
 // UnmarshalYAML implements [yaml.Unmarshaler].

@@ -37,7 +37,7 @@ func TestScript(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Setup: func(e *testscript.Env) error {
-			for _, name := range []string{"PROXY", "LOG", "LOG2", "UPSTREAM"} {
+			for _, name := range []string{"PROXY", "LOG", "LOG2", "MIRROR", "UPSTREAM"} {
 				l, err := net.Listen("tcp", "127.0.0.1:0")
 				if err != nil {
 					return err
@@ -61,7 +61,6 @@ func TestScript(t *testing.T) {
 			"recorded": recorded,
 			"pruned":   pruned,
 			"headed":   headed,
-			"tiled":    copyTiles,
 			"quorum":   quorum,
 			"settled":  settled,
 			"answered": answered,
