@@ -302,3 +302,27 @@ func TestReadyIsReadable(t *testing.T) {
 		t.Errorf("readiness says %q", detail)
 	}
 }
+
+// While witnesses are asked about a larger tree, the proofs of the published one go
+// on sharing what they have hashed.
+func TestWitnessesLeaveTheEdge(t *testing.T) {
+	f := newFixture(t)
+	w := f.witnesses(2)[1]
+	f.start()
+	p := f.producer("proxy-1")
+	f.mustSubmit(p.batch(4)...)
+	f.published(7)
+	if _, err := f.log.InclusionProof(t.Context(), 0, 7); err != nil || f.log.EdgeSize() != 7 {
+		t.Fatalf("a proof in 7 entries leaves the edge of %d: %v", f.log.EdgeSize(), err)
+	}
+	w.down.Store(true)
+	f.mustSubmit(p.batch(3)...)
+	// The other one has verified a proof to the size that is not published.
+	eventually(t, "the quorum to be missed", func() bool {
+		err := f.log.Ready()
+		return err != nil && strings.Contains(err.Error(), "1 of 2 witnesses cosigned size 11")
+	})
+	if size := f.log.EdgeSize(); size != 7 {
+		t.Errorf("proofs share the edge of %d entries, published are 7", size)
+	}
+}

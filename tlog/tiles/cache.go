@@ -191,6 +191,15 @@ type edge struct {
 	rest [64]record.Hash
 }
 
+// EdgeSize is the size of the tree whose right edge its proofs share, 0 if there is
+// none. It is the largest one in which something was proven.
+func (c *Cache) EdgeSize() uint64 {
+	if e := c.edge.Load(); e != nil {
+		return e.size
+	}
+	return 0
+}
+
 // rest returns the root over the leaves of the tree of the given size that lie
 // behind its last complete subtree of the height. There are some.
 func (w *walk) rest(ctx context.Context, size uint64, height uint) (record.Hash, error) {
