@@ -88,6 +88,9 @@ type Config struct {
 	// ProducerBytesPerSecond is what each producer may submit on average; one second's
 	// worth, or a batch of the largest size, may come at once. 0: 64 MiB.
 	ProducerBytesPerSecond int
+	// MaxReadingBytes bounds the bodies of all requests together that are being read.
+	// One of the largest size always fits. 0: 64 MiB.
+	MaxReadingBytes int
 	// PublishWait bounds how long a submission waits for a checkpoint. 0: 20 s, less
 	// than what clients commonly wait for an answer.
 	PublishWait time.Duration
@@ -123,7 +126,7 @@ func (c *Config) setDefaults() {
 		value *int
 		zero  int
 	}{{&c.MaxBatchEntries, 4096}, {&c.MaxBatchBytes, 8 << 20}, {&c.MaxQueue, 4096}, {&c.MaxQueueBytes, 64 << 20},
-		{&c.ProducerBytesPerSecond, 64 << 20}, {&c.CacheBytes, 64 << 20}} {
+		{&c.MaxReadingBytes, 64 << 20}, {&c.ProducerBytesPerSecond, 64 << 20}, {&c.CacheBytes, 64 << 20}} {
 		if *d.value == 0 {
 			*d.value = d.zero
 		}
@@ -165,6 +168,7 @@ type Log struct {
 	queuedBytes atomic.Int64 // theirs
 	waiting     atomic.Int64 // submissions that wait for a checkpoint
 	budgets     *budgets
+	bodies      bodies        // of the requests that are being read
 	stopped     chan struct{} // closed when Run returns
 	asked       chan struct{} // closed when the witnesses were asked for the first time
 	behind      atomic.Bool   // a witness has cosigned more than is stored
@@ -216,6 +220,7 @@ func Open(ctx context.Context, c Config) (*Log, error) {
 		stopped: make(chan struct{}),
 		asked:   make(chan struct{}),
 	}
+	l.bodies.max, l.bodies.patience = int64(max(c.MaxReadingBytes, l.bodyLimit())), bodyPatience
 	var err error
 	if err = l.openKeys(); err != nil {
 		return nil, err
