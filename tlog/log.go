@@ -94,7 +94,8 @@ type Config struct {
 	// PublishWait bounds how long a submission waits for a checkpoint. 0: 20 s, less
 	// than what clients commonly wait for an answer.
 	PublishWait time.Duration
-	// CacheBytes is about the memory for tree nodes. 0: 64 MiB.
+	// CacheBytes is about the memory for tree nodes, seven eighths of it, and for
+	// bundles compressed as the storage does not keep them. 0: 64 MiB.
 	CacheBytes int
 	// LeafIndex finds the index of an entry by its leaf hash. Nil: proofs are
 	// served by index only.
@@ -162,6 +163,7 @@ type Log struct {
 	cache    *tiles.Cache
 
 	compressor *compressor
+	gzipped    *codedCache
 
 	queue       chan *submission
 	queued      atomic.Int64 // submissions in the queue and behind the commit under way
@@ -230,7 +232,8 @@ func Open(ctx context.Context, c Config) (*Log, error) {
 	}
 	l.pruner, _ = c.Storage.(storage.Pruner)
 	l.pruned.Store(new(pruned))
-	l.cache = tiles.NewCache(treeReader{l}, max(16, c.CacheBytes/tiles.CachedBytes))
+	l.cache = tiles.NewCache(treeReader{l}, max(16, (c.CacheBytes-c.CacheBytes/codedShare)/tiles.CachedBytes))
+	l.gzipped = newCodedCache(c.CacheBytes / codedShare)
 	state, err := l.restore(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("opening log %q: %w", l.origin, err)
