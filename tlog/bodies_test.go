@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"slices"
@@ -183,4 +184,43 @@ func TestRPCKeepsEntries(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestSlowStreamMakesRoom: by HTTP/2 too, where the connection goes on.
+func TestSlowStreamMakesRoom(t *testing.T) {
+	f, registry := newCrowded(t)
+	url := f.listen()
+	two := &http.Transport{Protocols: new(http.Protocols)}
+	two.Protocols.SetUnencryptedHTTP2(true)
+	defer two.CloseIdleConnections()
+	in, out := io.Pipe()
+	defer out.Close()
+	req, err := http.NewRequest(http.MethodPost, url+"/v1/entries", in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/x-protobuf")
+	status := make(chan int, 1)
+	go func() {
+		resp, err := two.RoundTrip(req)
+		if err != nil {
+			t.Error(err)
+			status <- 0
+			return
+		}
+		resp.Body.Close()
+		status <- resp.StatusCode
+	}()
+	if _, err := out.Write(make([]byte, 150_000)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the part that was sent", func() bool { return metric(t, registry, "sealtap_log_reading_bytes") == 150_000 })
+	f.log.SetBodyPatience(time.Nanosecond)
+	large := bytes.Repeat([]byte(" "), 90_000)
+	resp, body := call(t, "POST", url+"/v1/entries", large, typePB)
+	checkProblem(t, resp, body, http.StatusServiceUnavailable)
+	if got := <-status; got != http.StatusServiceUnavailable {
+		t.Errorf("whoever was in the way is answered %d", got)
+	}
+	eventually(t, "room", func() bool { return metric(t, registry, "sealtap_log_reading_bytes") == 0 })
 }
