@@ -102,6 +102,7 @@ type Limits struct {
 	ProducerBytesPerSecond Size   `yaml:"producer_bytes_per_second"` // of each producer, on average; 0 means 64MiB
 	QueueBatches           Count  `yaml:"queue_batches"`             // that wait; 0 means 4096
 	QueueBytes             Size   `yaml:"queue_bytes"`               // that wait; 0 means 64MiB
+	ReadingBytes           Size   `yaml:"reading_bytes"`             // of requests that are being read; 0 means 64MiB
 	PublishWait            Period `yaml:"publish_wait"`              // for a batch that asks for it; 0 means 20s
 }
 
