@@ -19,17 +19,17 @@ import (
 type field byte
 
 const (
-	fieldRecord   field = iota // one term, "": all records
-	fieldStage                 // its name
-	fieldWho                   // fields from here on: from the request of the exchange
-	fieldService               //
-	fieldMethod                //
-	fieldPath                  //
-	fieldTrace                 // 16 bytes
-	fieldStatus                // three digits, from the responses of the exchange
-	fieldProducer              // 32 bytes
-	fieldExchange              // 16 bytes
-	fieldOperation             // its name; from the request of the exchange
+	fieldRecord    field = iota // one term, "": all records
+	fieldStage                  // its name
+	fieldWho                    // fields from here on: from the request of the exchange
+	fieldService                //
+	fieldMethod                 //
+	fieldPath                   //
+	fieldTrace                  // 16 bytes
+	fieldStatus                 // three digits, from the responses of the exchange
+	fieldProducer               // 32 bytes
+	fieldExchange               // 16 bytes
+	fieldOperation              // its name; from the request of the exchange
 )
 
 // fields is how many of them there are.

@@ -44,6 +44,7 @@ func TestGraphQL(t *testing.T) {
 		{"a name twice", named("query A {a} mutation A {b}", "A"), is(Ambiguous, "")},
 		{"the query twice", post(`{"query":"query A {a}","query":"mutation B {b}"}`), is(Ambiguous, "")},
 		{"the query in other letters", post(`{"query":"query A {a}","QUERY":"mutation B {b}"}`), is(Ambiguous, "")},
+		{"only in capitals", post(`{"QUERY":"mutation B {b}"}`), is(Ambiguous, "")},
 		{"only in other letters", post(`{"qUERy":"mutation B {b}"}`), is(Ambiguous, "")},
 		{"name twice", post(`{"query":"query A {a} mutation B {b}","operationName":"A","operationName":"B"}`), is(Ambiguous, "")},
 		{"name of another type", post(`{"query":"query A {a} mutation B {b}","operationName":["B"]}`), is(Ambiguous, "")},
@@ -67,6 +68,7 @@ func TestGraphQL(t *testing.T) {
 		{"unterminated block string", post(`{"query":"query A { a(s: \"\"\"x\"\") }"}`), Operation{}},
 		{"crossed brackets", post(`{"query":"query A { a(s: [}) }"}`), Operation{}},
 		{"fragments only", post(`{"query":"fragment F on A {a}"}`), Operation{}},
+		{"an empty selection before a field", post(`{"query":"{a{} b}"}`), Operation{}},
 		{"an object", post(`{"query":{"match_all":{}}}`), Operation{}},
 		{"a schema", post(`{"query":"type A { a: Int }"}`), Operation{}},
 	})

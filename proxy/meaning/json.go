@@ -51,13 +51,9 @@ func (s *scanner) peek() byte {
 }
 
 // enter steps into an object or a list, and reports whether there is one. If not,
-// it has moved nowhere.
+// it has moved nowhere. Few levels are entered; skip bounds the rest.
 func (s *scanner) enter(open byte) bool {
 	if s.failed || s.peek() != open {
-		return false
-	}
-	if s.depth == maxDepth {
-		s.fail()
 		return false
 	}
 	s.depth++

@@ -1,6 +1,7 @@
 package meaning
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -97,6 +98,7 @@ func TestJSONRPC(t *testing.T) {
 		{"batch", rpc(`[{"jsonrpc":"2.0","method":"sum","id":1},{"jsonrpc":"2.0","method":"notify"},1,{"jsonrpc":"2.0","method":"sum","id":2},{"foo":"boo"}]`), is("sum, notify", "batch")},
 		{"escapes", rpc(`{"json\u0072pc":"\u0032.0","m\u0065thod":"a\u00e9\ud83d\ude00\n\u202e\/","id":1}`), is(`aé😀\u000a\u202e/`, "")},
 		{"not UTF-8", rpc("{\"jsonrpc\":\"2.0\",\"method\":\"a\xffb\",\"id\":1}"), is(`a\xffb`, "")},
+		{"backslash before a quote", rpc(`{"jsonrpc":"2.0","x":"\\\\","y\"":"\"","method":"a\\","id":1}`), is(`a\`, "")},
 		{"half a pair", rpc(`{"jsonrpc":"2.0","method":"a\ud83dz","id":1}`), is("a\ufffdz", "")},
 		{"initialize of another protocol", rpc(`{"jsonrpc":"2.0","method":"initialize","id":1,"params":{"processId":1}}`), is("initialize", "")},
 		{"byte order mark", rpc("\xef\xbb\xbf" + `{"jsonrpc":"2.0","method":"a","id":1}`), is("a", "")},
@@ -136,6 +138,14 @@ func TestJSONRPC(t *testing.T) {
 	op, _ := everything(t).Of(rpc("[" + strings.Join(many, ",") + "]"))
 	if op.Kind != "batch" || len(op.Name) > maxFact || !strings.HasPrefix(op.Name, "m, mx, mxx, ") || !strings.HasSuffix(op.Name, ", …") {
 		t.Errorf("a batch of many is %q", op.Name)
+	}
+	many = nil
+	for i := range 20 {
+		many = append(many, fmt.Sprintf(`{"jsonrpc":"2.0","id":1,"method":"%c"}`, 'a'+i))
+	}
+	op, _ = everything(t).Of(rpc("[" + strings.Join(many, ",") + "]"))
+	if op != is("a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, …", "batch") {
+		t.Errorf("a batch of short names is %q", op.Name)
 	}
 	op, _ = everything(t).Of(rpc(`{"jsonrpc":"2.0","method":"` + strings.Repeat("é", 300) + `","id":1}`))
 	if len(op.Name) > maxFact || !utf8.ValidString(op.Name) || !strings.Contains(op.Name, "é…sha256:") {

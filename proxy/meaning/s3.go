@@ -109,7 +109,7 @@ func s3Name(r *Request, at level) string {
 		pair, query, _ = strings.Cut(query, "&")
 		key, value, _ := strings.Cut(pair, "=")
 		sub, ok := subresource(at, unescape(key), value)
-		if ok && (sub != v || subs == 0) {
+		if ok && sub != v {
 			v = sub
 			subs++
 		}
