@@ -62,6 +62,7 @@ type Proxy struct {
 	TrustedPeers []Prefix `yaml:"trusted_peers"` // whose forwarding headers and user header count
 	UserHeader   string   `yaml:"user_header"`   // header in which a trusted peer names the user
 	JWKS         Path     `yaml:"jwks"`          // keys that verify bearer tokens
+	Operations   []string `yaml:"operations"`    // protocols of which is recorded what was asked for; none given means all
 	BufferLimit  Size     `yaml:"buffer_limit"`  // bodies up to it are hashed before they pass; 0 means 64KiB
 	Forward      Forward  `yaml:"forward"`
 }

@@ -32,6 +32,7 @@ var filters = []struct{ name, usage string }{
 	{"service", "name of the service"},
 	{"method", "HTTP method"},
 	{"path", "path, or a prefix that ends in *"},
+	{"operation", "name of the operation, such as tools/call or shop.v1.Orders/Create"},
 	{"status", "status, such as 404, or a class from 1xx to 5xx"},
 	{"producer", "name or key identifier of the producer"},
 	{"exchange", "exchange id"},
@@ -239,10 +240,10 @@ func printExchanges(ctx context.Context, w io.Writer, rd *reader, responses []ro
 		}
 		at, who, method, path := p.entry.Record.GetTime(), "-", "-", "-"
 		if q != nil {
-			at, who, method, path = q.entry.Record.GetTime(), whoText(q.entry.Record), q.view.Method, q.target()
+			at, who, method, path = q.entry.Record.GetTime(), whoText(q.entry.Record), q.view.Method, q.asks(narrow)
 		}
 		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", time.Unix(0, at).UTC().Format(format), printable(who), printable(method),
-			statusText(a), answerText(a), id, printable(path))
+			statusText(a), answerText(a), id, path)
 	}
 	return tw.Flush()
 }
@@ -255,10 +256,10 @@ func printRecords(w io.Writer, list []row) error {
 		if a := r.entry.Record.GetResponse(); a != nil {
 			what = statusText(a) + " " + answerText(a)
 		} else if r.entry.Record.GetRequest() != nil {
-			what = r.view.Method + " " + r.target()
+			what = printable(r.view.Method) + " " + r.asks(false)
 		}
 		fmt.Fprintf(tw, "%d\t%s\t%s\t%d\t%s\t%s\t%s\n", r.index, time.Unix(0, r.entry.Record.GetTime()).UTC().Format("2006-01-02 15:04:05.000"),
-			printable(r.view.Producer), r.entry.Record.GetSequence(), r.view.Stage, r.view.Exchange, printable(what))
+			printable(r.view.Producer), r.entry.Record.GetSequence(), r.view.Stage, r.view.Exchange, what)
 	}
 	return tw.Flush()
 }

@@ -257,7 +257,7 @@ func runProxy(ctx context.Context, p *proxy.Proxy, sp *spool.Spool, ln net.Liste
 func proxyConfig(c *config.Proxy, f *proxyFiles, sp proxy.Recorder, logger *slog.Logger) proxy.Config {
 	p := proxy.Config{
 		Upstream: c.Upstream.URL, TLS: f.tls, Service: c.Service, Recorder: sp, DigestKey: f.digestKey, OpenHeaders: c.OpenHeaders,
-		Seal: c.Seal, UserHeader: c.UserHeader, BufferLimit: int(c.BufferLimit), Logger: logger,
+		Seal: c.Seal, Operations: c.Operations, UserHeader: c.UserHeader, BufferLimit: int(c.BufferLimit), Logger: logger,
 	}
 	if p.Service == "" && c.Upstream.URL != nil {
 		p.Service = c.Upstream.Host
