@@ -45,7 +45,7 @@ backup in DIR; a log that is damaged is not backed up (exit code 1).
 
 Keys, the configuration and the policy are not in a backup: keep copies of them
 elsewhere. Whoever has the log's key can sign in its name. The search index is left
-out, since the log makes it again. DIR.lock stays behind.`,
+out, since the log makes it again.`,
 		Args: exactArgs("DIR"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := logSection(cmd, file)
@@ -104,6 +104,7 @@ func backupError(err error) error {
 	case errors.Is(err, backup.ErrDamaged), errors.Is(err, backup.ErrForked):
 		return failure{err}
 	case errors.Is(err, backup.ErrNotBackup), errors.Is(err, backup.ErrOther), errors.Is(err, backup.ErrExists), errors.Is(err, backup.ErrNone),
+		errors.Is(err, backup.ErrInTheWay),
 		errors.Is(err, fs.ErrNotExist):
 		return usageError{err}
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sealtap/sealtap/config"
+	"github.com/sealtap/sealtap/storage/sqlite"
 	"github.com/sealtap/sealtap/tlog/backup"
 	"github.com/sealtap/sealtap/tlog/client"
 	"github.com/sealtap/sealtap/witness"
@@ -116,15 +117,18 @@ func (r *restoring) copies(ctx context.Context, rc *backup.RestoreConfig) (close
 	closeAll = func() { _ = closers.close() }
 	for _, location := range r.from {
 		if _, err := os.Stat(filepath.Join(location, "log.db")); err == nil && !strings.Contains(location, "://") {
-			s, err := openData(ctx, location)
+			db, err := sqlite.OpenLogFile(ctx, filepath.Join(location, "log.db"))
 			if err != nil {
-				return closeAll, fmt.Errorf("--from: %w", err)
+				return closeAll, fmt.Errorf("--from: %w", corrupt(err))
 			}
-			closers = append(closers, func() error { s.close(); return nil })
-			rc.From = append(rc.From, backup.Copy{Where: location, Reader: s.Source})
+			closers = append(closers, db.Close)
+			rc.From = append(rc.From, backup.Copy{Where: location, Reader: dataSource{db}})
 			// It may have signed more than it has published.
-			if note, err := os.ReadFile(filepath.Join(location, "log.db.signed")); err == nil {
-				rc.Checkpoints = append(rc.Checkpoints, backup.Seen{Where: filepath.Join(location, "log.db.signed"), Note: note})
+			signed := filepath.Join(location, "log.db.signed")
+			if st, err := os.Stat(signed); err == nil && st.Mode().IsRegular() {
+				if note, err := os.ReadFile(signed); err == nil {
+					rc.Checkpoints = append(rc.Checkpoints, backup.Seen{Where: signed, Note: note})
+				}
 			}
 			continue
 		}

@@ -46,7 +46,7 @@ func snapshot(ctx context.Context, path, to string, s Schema, progress func(done
 	if path, err = filepath.Abs(path); err != nil {
 		return err
 	}
-	if _, err := os.Stat(path); err != nil {
+	if err := regular(path); err != nil {
 		return err
 	}
 	if to, err = filepath.Abs(to); err != nil {

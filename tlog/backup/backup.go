@@ -24,6 +24,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/sealtap/sealtap/record"
 	"github.com/sealtap/sealtap/storage"
 	"github.com/sealtap/sealtap/witness/policy"
@@ -39,6 +41,9 @@ const (
 	signedFile   = "log.db.signed"
 	openingsFile = "log.db.openings"
 )
+
+// maxManifest is more than a manifest can have, with the largest checkpoint.
+const maxManifest = 2 << 20
 
 var (
 	// ErrNotBackup is wrapped where a directory holds something else.
@@ -93,10 +98,18 @@ func (p Progress) of(what string) func(done, total uint64) {
 
 // Read reads and checks the manifest of the backup in a directory.
 func Read(dir string) (*Manifest, error) {
-	data, err := os.ReadFile(filepath.Join(dir, manifestFile))
+	f, err := openPart(dir, manifestFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w: %s has no %s", ErrNotBackup, dir, manifestFile)
 	}
+	if errors.Is(err, unix.ENOTDIR) {
+		return nil, fmt.Errorf("%w: %s is no directory", ErrNotBackup, dir)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading backup: %w", err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxManifest))
 	if err != nil {
 		return nil, fmt.Errorf("reading backup: %w", err)
 	}
@@ -158,7 +171,7 @@ func (m Manifest) encode() ([]byte, error) {
 
 // describe sums a file up.
 func describe(dir, name string) (File, error) {
-	f, err := os.Open(filepath.Join(dir, name))
+	f, err := openPart(dir, name)
 	if err != nil {
 		return File{}, err
 	}

@@ -309,10 +309,12 @@ func TestCrashes(t *testing.T) {
 	junk := func(path string) {
 		w.check(os.MkdirAll(path, 0o700))
 		w.check(os.WriteFile(filepath.Join(path, "log.db"), []byte("half"), 0o600))
+		w.check(backup.Mark(path))
 	}
 	junk(dir + ".partial") // while writing, or after the exchange
 	w.grow(1)
 	w.backup(dir)
+	w.check(backup.Mark(dir))
 	w.check(os.Rename(dir, dir+".old")) // between two names
 	w.grow(1)
 	m := w.backup(dir)

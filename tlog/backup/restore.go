@@ -104,17 +104,17 @@ const (
 // was brought in, the log does not start (tlog.ErrBehind), and [CatchUp] can bring
 // in the rest.
 func Restore(ctx context.Context, c RestoreConfig, dir string) (_ *Outcome, err error) {
-	lock, err := durable.Lock(c.Database + ".lock")
+	stage := c.Database + staging
+	if err := checkStage(stage); err != nil {
+		return nil, fmt.Errorf("restoring: %w", err)
+	}
+	release, err := durable.Guard(c.Database + ".lock")
 	if errors.Is(err, durable.ErrLocked) {
 		return nil, fmt.Errorf("restoring %s: %w: stop the log", c.Database, sqlite.ErrLocked)
 	} else if err != nil {
 		return nil, fmt.Errorf("restoring: %w", err)
 	}
-	defer lock.Close()
-	stage := c.Database + staging
-	if err := os.RemoveAll(stage); err != nil { // of one that was killed
-		return nil, fmt.Errorf("restoring: %w", err)
-	}
+	defer release()
 	if err := c.checkFree(ctx); err != nil {
 		return nil, fmt.Errorf("restoring %s: %w", c.Database, err)
 	}
@@ -125,7 +125,7 @@ func Restore(ctx context.Context, c RestoreConfig, dir string) (_ *Outcome, err 
 	if m.Origin != c.Key.Name {
 		return nil, fmt.Errorf("%w: %s is a backup of %q, the configured key is of %q", ErrOther, dir, m.Origin, c.Key.Name)
 	}
-	if err := os.Mkdir(stage, 0o700); err != nil {
+	if err := makeStage(stage); err != nil {
 		return nil, fmt.Errorf("restoring: %w", err)
 	}
 	defer os.RemoveAll(stage)
@@ -144,6 +144,9 @@ func Restore(ctx context.Context, c RestoreConfig, dir string) (_ *Outcome, err 
 // be called again.
 func CatchUp(ctx context.Context, c RestoreConfig) (_ *Outcome, err error) {
 	if _, err := os.Stat(c.Database); errors.Is(err, fs.ErrNotExist) {
+		if err := checkLink(c.Database); err != nil {
+			return nil, fmt.Errorf("catching up: %w", err)
+		}
 		return nil, fmt.Errorf("%w at %s: say the directory of a backup", ErrNone, c.Database)
 	} else if err != nil {
 		return nil, fmt.Errorf("catching up: %w", err)
@@ -170,6 +173,16 @@ func (c *RestoreConfig) checkFree(ctx context.Context) error {
 			return fmt.Errorf("%w, whose openings cannot be kept: %w; move %s away with what stands beside it", ErrExists, err, openings)
 		}
 	}
+	for _, path := range []string{c.Database, openings} {
+		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+			if err := checkLink(path); err != nil {
+				return err
+			}
+		}
+	}
+	if err := checkIndex(c.Database + ".index"); err != nil {
+		return err
+	}
 	_, err := os.Stat(c.Database)
 	if errors.Is(err, fs.ErrNotExist) {
 		for _, suffix := range []string{"-wal", "-journal"} {
@@ -193,7 +206,17 @@ func (c *RestoreConfig) checkFree(ctx context.Context) error {
 	if state.Size > 0 {
 		return fmt.Errorf("%w, with %d entries; to bring in what it lacks leave out the backup, to replace it move it away", ErrExists, state.Size)
 	}
-	return nil
+	return checkLink(c.Database)
+}
+
+// checkLink refuses a symbolic link where a file would be put: the link would be
+// replaced, and what it was meant to lead to would not be written.
+func checkLink(path string) error {
+	to, err := os.Readlink(path)
+	if err != nil {
+		return nil // no link
+	}
+	return fmt.Errorf("%w: %s is a symbolic link to %s; remove it, or set log.database to where it leads", ErrInTheWay, path, to)
 }
 
 // restore is one restoration at work.
@@ -225,7 +248,7 @@ func (r *restore) stage(ctx context.Context, m *Manifest, dir, stage string) err
 
 // copyFile copies a file of a backup if it is what the manifest says.
 func copyFile(ctx context.Context, f File, from, to string) (err error) {
-	src, err := os.Open(filepath.Join(from, f.Name))
+	src, err := openPart(from, f.Name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%w: %s is not there", ErrDamaged, f.Name)
 	} else if err != nil {

@@ -39,20 +39,27 @@ type WriteConfig struct {
 // Write backs a log up into a directory, which is new, or holds an older backup
 // of the same log. It writes beside the directory, verifies what it has written,
 // and puts that in the directory's place at once; where anything is not as it
-// should be the older backup stays. DIR.lock stays behind.
+// should be the older backup stays. While it works DIR.lock is there.
 func Write(ctx context.Context, c WriteConfig, dir string) (*Manifest, error) {
 	dir, err := place(dir)
 	if err != nil {
 		return nil, fmt.Errorf("writing backup: %w", err)
 	}
-	lock, err := durable.Lock(dir + ".lock")
+	// Before there is a lock: where something else stands nothing is left behind.
+	if _, err := previous(dir); err != nil {
+		return nil, err
+	}
+	if err := checkStage(dir + partial); err != nil {
+		return nil, fmt.Errorf("writing backup: %w", err)
+	}
+	release, err := durable.Guard(dir + ".lock")
 	if errors.Is(err, durable.ErrLocked) {
 		return nil, fmt.Errorf("%w: another backup is being written to %s", sqlite.ErrLocked, dir)
 	} else if err != nil {
 		return nil, fmt.Errorf("writing backup: %w", err)
 	}
-	defer lock.Close()
-	if err := durable.RecoverDir(dir); err != nil {
+	defer release()
+	if err := recoverDir(dir); err != nil {
 		return nil, fmt.Errorf("writing backup: %w", err)
 	}
 	old, err := previous(dir)
@@ -60,18 +67,15 @@ func Write(ctx context.Context, c WriteConfig, dir string) (*Manifest, error) {
 		return nil, err
 	}
 	stage := dir + partial
-	if err := os.RemoveAll(stage); err != nil { // of one that was killed
+	if err := makeStage(stage); err != nil {
 		return nil, fmt.Errorf("writing backup: %w", err)
 	}
 	defer os.RemoveAll(stage)
-	if err := os.Mkdir(stage, 0o700); err != nil {
-		return nil, fmt.Errorf("writing backup: %w", err)
-	}
 	m, err := c.write(ctx, stage, old)
 	if err != nil {
 		return nil, fmt.Errorf("backing up %s: %w", c.Database, err)
 	}
-	if err := durable.PutDir(stage, dir); err != nil {
+	if err := putStage(stage, dir); err != nil {
 		return nil, fmt.Errorf("writing backup: %w", err)
 	}
 	return m, nil
@@ -86,9 +90,17 @@ func place(dir string) (string, error) {
 	}
 	real, err := filepath.EvalSymlinks(dir)
 	if errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Lstat(dir); err == nil {
+			return "", fmt.Errorf("%w: %s is a symbolic link to what is not there; make that, or say another directory", ErrNotBackup, dir)
+		}
 		return dir, nil
+	} else if errors.Is(err, unix.ENOTDIR) {
+		return "", fmt.Errorf("%w: above %s stands a file; say a directory", ErrNotBackup, dir)
 	} else if err != nil {
 		return "", err
+	}
+	if st, err := os.Stat(real); err == nil && !st.IsDir() {
+		return "", fmt.Errorf("%w: %s is no directory; say one that is new, empty or an older backup of this log", ErrNotBackup, dir)
 	}
 	var self, parent unix.Stat_t
 	if err := errors.Join(unix.Stat(real, &self), unix.Stat(filepath.Dir(real), &parent)); err != nil {
@@ -112,7 +124,7 @@ func previous(dir string) (*Manifest, error) {
 	}
 	for _, n := range names {
 		switch n.Name() {
-		case manifestFile, logFile, openingsFile, signedFile:
+		case manifestFile, logFile, openingsFile, signedFile, markerFile:
 		default:
 			return nil, fmt.Errorf("%w: %s holds %s, which is no part of one; say a directory that is new, empty or an older backup of this log", ErrNotBackup, dir, n.Name())
 		}
