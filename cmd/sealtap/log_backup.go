@@ -58,6 +58,7 @@ out, since the log makes it again.`,
 			}
 			m, err := backup.Write(cmd.Context(), backup.WriteConfig{
 				Database: string(c.Database), Policy: p, WithoutOpenings: without, Progress: stages(cmd.ErrOrStderr()),
+				Unsure: func(err error) { fmt.Fprintln(cmd.ErrOrStderr(), "sealtap: "+harmless(oneLine(err.Error()))) },
 			}, args[0])
 			if err != nil {
 				return backupError(err)

@@ -226,6 +226,7 @@ type restore struct {
 	outcome *Outcome
 	known   []sighting // checkpoints of the log
 	newest  *sighting  // nil if the log has signed nothing
+	sealed  uint64     // records with sealed fields that were stored
 	brought []placed   // records with sealed fields that were brought in
 }
 
@@ -350,7 +351,9 @@ func (r *restore) verify(ctx context.Context, m *Manifest) (known []sighting, er
 	if _, err := newest(known); err != nil {
 		return nil, err
 	}
-	return known, verify(ctx, db, state, 0, known, r.Progress.of("verifying entries"))
+	found, err := verify(ctx, db, state, verification{r.Policy, known, r.Progress.of("verifying entries")})
+	r.sealed = found.sealed
+	return known, err
 }
 
 // replay stores entries behind those that are there.

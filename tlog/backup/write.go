@@ -32,6 +32,9 @@ type WriteConfig struct {
 	Policy *policy.Policy
 	// WithoutOpenings leaves the openings out.
 	WithoutOpenings bool
+	// Unsure is told what is not known to be as it should be, although nothing is found
+	// to be wrong with it. Nil: nobody is.
+	Unsure func(error)
 	// Progress may be nil.
 	Progress Progress
 }
@@ -219,8 +222,12 @@ func (c *WriteConfig) verify(ctx context.Context, dir string, m *Manifest, signe
 	if err != nil {
 		return err
 	}
-	if err := verify(ctx, db, state, 0, marks, c.Progress.of("verifying entries")); err != nil {
+	found, err := verify(ctx, db, state, verification{c.Policy, marks, c.Progress.of("verifying entries")})
+	if err != nil {
 		return err
+	}
+	if found.unsure != nil && c.Unsure != nil {
+		c.Unsure(found.unsure)
 	}
 	if s := largest(signed, state.Signed); s != nil {
 		return sqlite.WriteSigned(filepath.Join(dir, logFile), s.Note)
