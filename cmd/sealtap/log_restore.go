@@ -208,8 +208,10 @@ func openingsText(o *backup.Outcome) string {
 	text := map[backup.OpeningsOutcome]string{
 		backup.OpeningsRestored: "those of the backup; what was erased since must be erased again",
 		backup.OpeningsKept:     "those that were there already",
-		backup.OpeningsEmpty:    "none: the backup has none",
 	}[o.Openings]
+	if o.Openings == backup.OpeningsEmpty {
+		return fmt.Sprintf("none; %d records have sealed fields, which stay sealed for good", o.Lost)
+	}
 	if o.Lost > 0 {
 		text += fmt.Sprintf("; those of %d records are lost, whose sealed fields stay sealed for good", o.Lost)
 	}

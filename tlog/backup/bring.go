@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"iter"
 	"os"
 	"path/filepath"
@@ -224,17 +223,21 @@ func closed(path string) error {
 // still there those are the newer ones, and nothing was erased from the backup that
 // is not erased there.
 func (r *restore) placeOpenings(ctx context.Context, staged, path string) error {
-	_, err := os.Stat(path)
-	switch {
-	case err == nil:
+	kept, err := sqlite.HasOpenings(ctx, path)
+	if err != nil {
+		return err
+	}
+	if kept {
 		r.outcome.Openings = OpeningsKept
 		return r.settleOpenings(ctx, path)
-	case !errors.Is(err, fs.ErrNotExist):
+	}
+	had, err := sqlite.HasOpenings(ctx, staged)
+	if err != nil {
 		return err
 	}
 	r.outcome.Openings = OpeningsRestored
-	if _, err := os.Stat(staged); errors.Is(err, fs.ErrNotExist) {
-		r.outcome.Openings = OpeningsEmpty
+	if !had {
+		r.noOpenings()
 	}
 	if err := r.settleOpenings(ctx, staged); err != nil { // makes an empty one where there is none
 		return err
@@ -242,8 +245,19 @@ func (r *restore) placeOpenings(ctx context.Context, staged, path string) error 
 	if err := closed(staged); err != nil {
 		return err
 	}
+	// One without openings, as a log makes that is started without its files.
+	if err := sqlite.Remove(path); err != nil {
+		return err
+	}
 	if err := os.Rename(staged, path); err != nil {
 		return err
 	}
 	return durable.SyncDir(filepath.Dir(path))
+}
+
+// noOpenings says that there are none: those of the records that were stored are gone
+// as well as those of the records that are brought in.
+func (r *restore) noOpenings() {
+	r.outcome.Openings = OpeningsEmpty
+	r.outcome.Lost += r.sealed
 }

@@ -66,7 +66,7 @@ type Outcome struct {
 	Size   uint64 // entries now
 	Newest uint64 // size of the largest checkpoint that was seen; the log starts once it has these entries
 	Seen   string // where that was seen
-	Lost   uint64 // records brought in whose openings are gone
+	Lost   uint64 // records whose openings are not there: of those brought in, or of all if there are none at all
 	Copies []CopyOutcome
 	// Openings says what the log's openings are.
 	Openings OpeningsOutcome
@@ -155,10 +155,18 @@ func CatchUp(ctx context.Context, c RestoreConfig) (_ *Outcome, err error) {
 	if err := sqlite.CheckLog(ctx, c.Database); err != nil {
 		return nil, fmt.Errorf("catching up: %w", damaged(err))
 	}
+	openings := c.Database + ".openings"
+	has, err := c.checkOpenings(ctx, openings)
+	if err != nil {
+		return nil, fmt.Errorf("catching up: %w", err)
+	}
 	if err := r.run(ctx, nil); err != nil {
 		return nil, fmt.Errorf("catching up %s: %w", c.Database, err)
 	}
-	if err := r.settleOpenings(ctx, c.Database+".openings"); err != nil {
+	if !has {
+		r.noOpenings()
+	}
+	if err := r.settleOpenings(ctx, openings); err != nil {
 		return nil, fmt.Errorf("catching up %s: %w", c.Database, err)
 	}
 	return r.outcome, nil
@@ -168,16 +176,12 @@ func CatchUp(ctx context.Context, c RestoreConfig) (_ *Outcome, err error) {
 // without entries, as a log makes that is started without one, is nothing.
 func (c *RestoreConfig) checkFree(ctx context.Context) error {
 	openings := c.Database + ".openings"
-	if _, err := os.Stat(openings); err == nil {
-		if err := sqlite.CheckOpenings(ctx, openings); err != nil {
-			return fmt.Errorf("%w, whose openings cannot be kept: %w; move %s away with what stands beside it", ErrExists, err, openings)
-		}
+	if _, err := c.checkOpenings(ctx, openings); err != nil {
+		return err
 	}
-	for _, path := range []string{c.Database, openings} {
-		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-			if err := checkLink(path); err != nil {
-				return err
-			}
+	if _, err := os.Stat(c.Database); errors.Is(err, fs.ErrNotExist) {
+		if err := checkLink(c.Database); err != nil {
+			return err
 		}
 	}
 	if err := checkIndex(c.Database + ".index"); err != nil {
@@ -207,6 +211,19 @@ func (c *RestoreConfig) checkFree(ctx context.Context) error {
 		return fmt.Errorf("%w, with %d entries; to bring in what it lacks leave out the backup, to replace it move it away", ErrExists, state.Size)
 	}
 	return checkLink(c.Database)
+}
+
+// checkOpenings reports whether there are openings, which are kept.
+func (c *RestoreConfig) checkOpenings(ctx context.Context, path string) (has bool, err error) {
+	if _, err := os.Stat(path); err == nil {
+		if err := sqlite.CheckOpenings(ctx, path); err != nil {
+			return false, fmt.Errorf("%w, whose openings cannot be kept: %w; move %s away with what stands beside it", ErrExists, err, path)
+		}
+	}
+	if has, err = sqlite.HasOpenings(ctx, path); err != nil || has {
+		return has, err
+	}
+	return false, checkLink(path)
 }
 
 // checkLink refuses a symbolic link where a file would be put: the link would be
