@@ -76,11 +76,17 @@ func (f *LogFile) Close() error { return f.log.Close() }
 // String is the path of the storage.
 func (f *LogFile) String() string { return f.path }
 
+// ErrNoPublished is wrapped where a log has published no checkpoint, or none since it
+// was restored.
+var ErrNoPublished = errors.New("there is no published checkpoint in it")
+
 // Checkpoint returns the newest published checkpoint.
 func (f *LogFile) Checkpoint(ctx context.Context) ([]byte, error) {
 	var note []byte
 	err := f.log.db.Reader.QueryRowContext(ctx, `SELECT note FROM checkpoint WHERE kind = 'published'`).Scan(&note)
-	if err != nil {
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, fmt.Errorf("reading checkpoint: %w: %w", storage.ErrCorrupt, ErrNoPublished)
+	} else if err != nil {
 		return nil, fmt.Errorf("reading checkpoint: %w", damage(err))
 	}
 	return note, nil

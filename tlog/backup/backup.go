@@ -28,6 +28,7 @@ import (
 
 	"github.com/sealtap/sealtap/record"
 	"github.com/sealtap/sealtap/storage"
+	"github.com/sealtap/sealtap/tlog"
 	"github.com/sealtap/sealtap/witness/policy"
 )
 
@@ -59,6 +60,12 @@ var (
 	ErrExists = errors.New("there is a log already")
 	// ErrNone is wrapped where there is no log to bring entries into.
 	ErrNone = errors.New("there is no log")
+	// ErrOlder is wrapped where a copy of the log has nothing, or nothing more, of what
+	// is missing.
+	ErrOlder = errors.New("there is nothing newer in it")
+	// ErrIncomplete is wrapped where the log that is to be backed up lacks entries that
+	// it has signed. It wraps [tlog.ErrBehind].
+	ErrIncomplete = fmt.Errorf("entries are missing: %w", tlog.ErrBehind)
 	// ErrUnseen is wrapped where it is not known how much the log has signed.
 	ErrUnseen = errors.New("it is not known how much the log has signed")
 )

@@ -1,12 +1,14 @@
 package backup
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"iter"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/sealtap/sealtap/checkpoint"
 	"github.com/sealtap/sealtap/durable"
@@ -34,8 +36,7 @@ type placed struct {
 }
 
 // bring brings in what the log lacks to the newest checkpoint, from one copy after
-// the other. What a copy has is proven under the newest checkpoint; if it cannot
-// give all the hashes for that, under its own, which the log has signed as well.
+// the other.
 func (r *restore) bring(ctx context.Context, log storage.Log) error {
 	for i := range r.From {
 		o := &r.outcome.Copies[i]
@@ -43,20 +44,66 @@ func (r *restore) bring(ctx context.Context, log storage.Log) error {
 			return err
 		}
 		before := r.outcome.Size
-		o.Err = r.bringUnder(ctx, log, &r.From[i], *r.newest)
-		if own, err := r.copied(ctx, &r.From[i]); err == nil && own.size > r.outcome.Size && own.size < r.newest.size {
-			o.Err = r.bringUnder(ctx, log, &r.From[i], own)
-		}
+		o.Err = r.bringFrom(ctx, log, &r.From[i])
 		o.Brought = r.outcome.Size - before
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		// What is wrong with the copy is told with the outcome.
-		if o.Err != nil && !errors.Is(o.Err, client.ErrUnavailable) && !errors.Is(o.Err, client.ErrVerification) {
+		if o.Err != nil && !ofCopy(o.Err) {
 			return o.Err
 		}
 	}
 	return nil
+}
+
+// ofCopy tells what is wrong with a copy from what is wrong with the log that is
+// restored.
+func ofCopy(err error) bool {
+	return errors.Is(err, client.ErrUnavailable) || errors.Is(err, client.ErrVerification) || errors.Is(err, ErrOlder) || errors.Is(err, ErrOther)
+}
+
+// bringFrom brings in what one copy has. That is proven under the newest checkpoint;
+// if the copy cannot give all the hashes for that, under a smaller one that the log has
+// signed as well. A copy is held to its own head: what it lacks above is not wrong.
+func (r *restore) bringFrom(ctx context.Context, log storage.Log, c *Copy) error {
+	own, ownErr := r.copied(ctx, c)
+	heads := slices.Clone(r.known)
+	switch {
+	case errors.Is(ownErr, ErrOther):
+		return ownErr
+	case ownErr == nil:
+		heads = append(heads, own)
+	}
+	slices.SortStableFunc(heads, func(a, b sighting) int { return cmp.Compare(b.size, a.size) })
+	for _, head := range slices.CompactFunc(heads, func(a, b sighting) bool { return a.size == b.size }) {
+		if head.size <= r.outcome.Size {
+			break
+		}
+		if head.size > r.newest.size {
+			continue // the copy has grown meanwhile
+		}
+		err := r.bringUnder(ctx, log, c, head)
+		if err == nil {
+			break
+		}
+		switch {
+		case !ofCopy(err) || ctx.Err() != nil:
+			return err
+		case errors.Is(ownErr, ErrDamaged):
+			return fmt.Errorf("%w: %w", client.ErrVerification, ownErr)
+		case ownErr != nil && !errors.Is(ownErr, sqlite.ErrNoPublished), ownErr == nil && own.size >= head.size:
+			return err
+		}
+	}
+	if r.outcome.Complete() {
+		return nil
+	}
+	what := "it shows no head"
+	if ownErr == nil {
+		what = fmt.Sprintf("its newest head is of %d entries", own.size)
+	}
+	return fmt.Errorf("%w: %s, and what is missing is entries %d to %d", ErrOlder, what, r.outcome.Size, r.newest.size-1)
 }
 
 // bringUnder brings in the entries to a checkpoint.

@@ -38,7 +38,7 @@ func TestDamagedLog(t *testing.T) {
 		{"leaf hashes", `UPDATE tile SET hashes = zeroblob(length(hashes)) WHERE id = 1`, "entry 256 has been altered"},
 		{"a tile", `UPDATE tile SET hashes = zeroblob(length(hashes)) WHERE id = 1 << 56`, "tile 1/0 is not what the entries give"},
 		{"the root", `UPDATE tree SET root = zeroblob(32)`, "entries have root"},
-		{"the size", `UPDATE tree SET size = size - 1`, "there are"},
+		{"the size", `UPDATE tree SET size = size - 1`, "entries have root"},
 		{"a stream", `UPDATE stream SET edge = zeroblob(length(edge))`, "is not stored as its records give it"},
 		{"a stream's size", `UPDATE stream SET size = size - 1`, "is not stored as its records give it"},
 		{"a run", `UPDATE run SET first = first + 1 WHERE sequence = 300`, "run"},

@@ -226,6 +226,16 @@ func (c *WriteConfig) verify(ctx context.Context, dir string, m *Manifest, signe
 	if err != nil {
 		return err
 	}
+	// What is there is whole. A log that was restored in part is such a one.
+	for _, s := range []*storage.Head{signed, state.Signed, state.Published} {
+		if s != nil && s.Size > state.Size {
+			return fmt.Errorf("%w: a checkpoint of size %d was signed, and there are %d; "+
+				"bring them in with sealtap log restore --config FILE --from URL, and back up then", ErrIncomplete, s.Size, state.Size)
+		}
+	}
+	if old != nil && old.Size > state.Size {
+		return fmt.Errorf("%w: the directory holds a backup of %d entries, the log has %d", tlog.ErrBehind, old.Size, state.Size)
+	}
 	if found.unsure != nil && c.Unsure != nil {
 		c.Unsure(found.unsure)
 	}
@@ -249,9 +259,6 @@ func (c *WriteConfig) heads(m *Manifest, state *storage.State, signed *storage.H
 		if err != nil {
 			return nil, err
 		}
-		if s.size > state.Size {
-			return nil, fmt.Errorf("%w: a checkpoint of size %d was signed, and there are %d entries", ErrDamaged, s.size, state.Size)
-		}
 		list = append(list, s)
 	}
 	if s := largest(signed, state.Signed); s != nil {
@@ -263,9 +270,6 @@ func (c *WriteConfig) heads(m *Manifest, state *storage.State, signed *storage.H
 	if old != nil {
 		if old.Origin != m.Origin {
 			return nil, fmt.Errorf("%w: the directory holds a backup of %q, this is %q", ErrOther, old.Origin, m.Origin)
-		}
-		if old.Size > m.Size {
-			return nil, fmt.Errorf("%w: the directory holds a backup of %d entries, the log has %d", tlog.ErrBehind, old.Size, m.Size)
 		}
 		list = append(list, sighting{where: "the older backup", size: old.Size, root: record.Hash(old.Root)})
 	}
