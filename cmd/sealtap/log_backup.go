@@ -100,7 +100,7 @@ keys       not in it: keep copies of the keys, the configuration and the policy 
 // backupError gives the errors of backups their exit codes.
 func backupError(err error) error {
 	switch {
-	case errors.Is(err, context.Canceled), errors.Is(err, backup.ErrIncomplete):
+	case errors.Is(err, context.Canceled), errors.Is(err, backup.ErrIncomplete), errors.Is(err, backup.ErrGone):
 		return codeError{err, exitUnfinished}
 	case errors.Is(err, backup.ErrDamaged), errors.Is(err, backup.ErrForked):
 		return failure{err}

@@ -193,6 +193,12 @@ func (r *restoring) text(o *backup.Outcome, views []witness.View) string {
 			line("copy", "%s: not needed", c.Where)
 		}
 	}
+	switch {
+	case o.Before > o.Minimum:
+		line("pruned", "entries begin at %d again, and not at %d: the log prunes by itself once it has published", o.Minimum, o.Before)
+	case o.Minimum > 0:
+		line("pruned", "entries begin at %d", o.Minimum)
+	}
 	line("openings", "%s", openingsText(o))
 	if o.Complete() {
 		line("missing", "nothing; entries that no head covered yet come again from the spools of the proxies")
@@ -237,12 +243,13 @@ func outcomeJSON(o *backup.Outcome, views []witness.View) any {
 		Newest    uint64   `json:"newest"`
 		Seen      string   `json:"seen,omitempty"`
 		Missing   uint64   `json:"missing"`
+		Minimum   uint64   `json:"minimum_index"`
 		Openings  string   `json:"openings"`
 		Lost      uint64   `json:"openings_lost"`
 		Witnesses []seen   `json:"witnesses"`
 		Copies    []copied `json:"copies"`
 	}{
-		Origin: o.Origin, Size: o.Size, Restored: o.Stored, Newest: o.Newest, Seen: o.Seen, Openings: string(o.Openings), Lost: o.Lost,
+		Origin: o.Origin, Size: o.Size, Restored: o.Stored, Newest: o.Newest, Seen: o.Seen, Minimum: o.Minimum, Openings: string(o.Openings), Lost: o.Lost,
 		Witnesses: []seen{}, Copies: []copied{},
 	}
 	if !o.Complete() {

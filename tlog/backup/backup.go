@@ -66,6 +66,8 @@ var (
 	// ErrIncomplete is wrapped where the log that is to be backed up lacks entries that
 	// it has signed. It wraps [tlog.ErrBehind].
 	ErrIncomplete = fmt.Errorf("entries are missing: %w", tlog.ErrBehind)
+	// ErrGone is wrapped where the copies no longer have what comes after a backup.
+	ErrGone = errors.New("a log that was pruned goes on after the backup")
 	// ErrUnseen is wrapped where it is not known how much the log has signed.
 	ErrUnseen = errors.New("it is not known how much the log has signed")
 )

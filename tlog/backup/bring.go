@@ -44,7 +44,9 @@ func (r *restore) bring(ctx context.Context, log storage.Log) error {
 			return err
 		}
 		before := r.outcome.Size
-		o.Err = r.bringFrom(ctx, log, &r.From[i])
+		if o.Err = r.beyond(i); o.Err == nil {
+			o.Err = r.bringFrom(ctx, log, &r.From[i])
+		}
 		o.Brought = r.outcome.Size - before
 		if err := ctx.Err(); err != nil {
 			return err
@@ -132,16 +134,17 @@ func (r *restore) bringUnder(ctx context.Context, log storage.Log, c *Copy, head
 // publish makes the newest checkpoint the published one of a log that can start,
 // if what was seen of it satisfies the policy. An older one is not shown again:
 // those who have seen the newer one would have to take it for a rollback.
-func (r *restore) publish(ctx context.Context, log *sqlite.Log) error {
+// It reports whether it has.
+func (r *restore) publish(ctx context.Context, log *sqlite.Log) (published bool, err error) {
 	if r.newest == nil {
-		return nil
+		return false, nil
 	}
 	if err := log.Unpublish(ctx); err != nil || !r.outcome.Complete() {
-		return err
+		return false, err
 	}
 	head := storage.Head{Size: r.newest.size, Root: r.newest.root, Note: r.newest.signed()}
 	if err := log.SetSigned(ctx, head); err != nil {
-		return err
+		return false, err
 	}
 	var cosignatures []policy.Cosignature
 	for _, s := range r.known {
@@ -151,10 +154,10 @@ func (r *restore) publish(ctx context.Context, log *sqlite.Log) error {
 	}
 	cp, err := r.Policy.Verify(r.newest.cp.Cosign(cosignatures...))
 	if err != nil {
-		return nil // the witnesses are asked again when the log starts
+		return false, nil // the witnesses are asked again when the log starts
 	}
 	head.Note = cp.Note
-	return log.SetPublished(ctx, head)
+	return true, log.SetPublished(ctx, head)
 }
 
 // proven yields the entries of a tree from an index on, each once it is proven.

@@ -68,6 +68,9 @@ type Outcome struct {
 	Seen   string // where that was seen
 	Lost   uint64 // records whose openings are not there: of those brought in, or of all if there are none at all
 	Copies []CopyOutcome
+	// Minimum is the index of the first entry that the log keeps, and Before the largest
+	// one that a copy of it shows; 0 if nothing was pruned.
+	Minimum, Before uint64
 	// Openings says what the log's openings are.
 	Openings OpeningsOutcome
 }
@@ -241,10 +244,11 @@ type restore struct {
 	RestoreConfig
 	path    string // of the database
 	outcome *Outcome
-	known   []sighting // checkpoints of the log
-	newest  *sighting  // nil if the log has signed nothing
-	sealed  uint64     // records with sealed fields that were stored
-	brought []placed   // records with sealed fields that were brought in
+	known   []sighting         // checkpoints of the log
+	newest  *sighting          // nil if the log has signed nothing
+	kept    []client.Retention // of the copies
+	sealed  uint64             // records with sealed fields that were stored
+	brought []placed           // records with sealed fields that were brought in
 }
 
 // stage copies a backup and makes it the log that is put in place.
@@ -318,6 +322,15 @@ func (r *restore) run(ctx context.Context, m *Manifest) (err error) {
 	}
 	if r.newest != nil {
 		r.outcome.Newest, r.outcome.Seen = r.newest.size, r.newest.where
+	}
+	r.askRetention(ctx)
+	if m != nil {
+		r.outcome.Size = m.Size
+		if err := r.checkGap(); err != nil {
+			return err
+		}
+	}
+	if r.newest != nil {
 		// From here on the log does not start with fewer entries.
 		if err := sqlite.WriteSigned(r.path, r.newest.signed()); err != nil {
 			return err
@@ -332,7 +345,11 @@ func (r *restore) run(ctx context.Context, m *Manifest) (err error) {
 	if err := r.bring(ctx, log); err != nil {
 		return err
 	}
-	return r.publish(ctx, log)
+	published, err := r.publish(ctx, log)
+	if err != nil {
+		return err
+	}
+	return r.lift(ctx, log, published)
 }
 
 // verify verifies the log at r.path and returns the checkpoints that are known of
