@@ -41,7 +41,8 @@ func newLogBackup() *cobra.Command {
 		Long: `Copies the log's database, its openings, its last signed head and its newest cosigned
 one into DIR, while the log runs or while it does not. What was copied is verified from
 the entries up, with every hash, tile and seal, before it takes the place of an older
-backup in DIR; a log that is damaged is not backed up (exit code 1).
+backup in DIR; a log that is damaged is not backed up (exit code 1), nor is one that
+lacks entries which it has signed (exit code 3).
 
 Keys, the configuration and the policy are not in a backup: keep copies of them
 elsewhere. Whoever has the log's key can sign in its name. The search index is left

@@ -49,8 +49,8 @@ start until they are brought in, with --from: the URL of a mirror or another rea
 the log, a directory with its tiles, or another data directory or backup of it. Each
 entry is proven under the signed head before it is stored.
 
-Exit codes: 0 the log can start, 1 the backup or a copy is not what was signed, 3 entries
-are missing or not every witness could be asked.`,
+Exit codes: 0 the log can start, 1 the backup or a copy is not what was signed, 2 something
+else stands in the way, 3 entries are missing or not every witness could be asked.`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 1 {
 				return usagef("%s takes one DIR at most", cmd.CommandPath())

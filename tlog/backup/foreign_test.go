@@ -239,3 +239,42 @@ func TestLeavesNothing(t *testing.T) {
 		t.Errorf("left behind: %v", names)
 	}
 }
+
+// TestMarks: what a crash leaves of our own is taken up again.
+func TestMarks(t *testing.T) {
+	ctx := context.Background()
+	w := newWorld(t)
+	w.grow(20)
+	w.settle()
+	base := t.TempDir()
+	dir := filepath.Join(base, "bk")
+	w.backup(dir)
+	clean := func() {
+		t.Helper()
+		w.backup(dir)
+		for path, want := range map[string]int{base: 1, dir: 4} {
+			if names, err := os.ReadDir(path); err != nil || len(names) != want {
+				t.Errorf("%s holds %v, %v", path, names, err)
+			}
+		}
+	}
+	w.check(backup.Mark(dir)) // before the names are exchanged
+	clean()
+	w.check(os.Mkdir(dir+".partial", 0o700)) // before the mark
+	clean()
+	w.check(os.Mkdir(dir+".partial", 0o700)) // while it is written
+	w.check(os.WriteFile(filepath.Join(dir+".partial", "SEALTAP-PARTIAL"), []byte("sealtap/b"), 0o600))
+	clean()
+	w.check(os.CopyFS(dir+".old", os.DirFS(dir))) // after the new one has the name
+	w.check(backup.Mark(dir + ".old"))
+	clean()
+	w.check(backup.Mark(dir))
+	w.lose()
+	w.check(os.Mkdir(w.db+".restore", 0o700))
+	if o, err := backup.Restore(ctx, w.config(), dir); err != nil || !o.Complete() {
+		t.Fatalf("outcome %+v, %v", o, err)
+	}
+	if _, err := os.Lstat(w.db + ".restore"); err == nil {
+		t.Error("the stage is left behind")
+	}
+}
