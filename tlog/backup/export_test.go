@@ -1,4 +1,8 @@
 package backup
 
-// Mark marks a directory as one that a run has left.
-var Mark = mark
+// What marks a directory as one that a run has left.
+var (
+	Mark     = mark
+	Marked   = marked
+	PutStage = putStage
+)

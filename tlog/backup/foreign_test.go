@@ -268,6 +268,14 @@ func TestMarks(t *testing.T) {
 	w.check(os.CopyFS(dir+".old", os.DirFS(dir))) // after the new one has the name
 	w.check(backup.Mark(dir + ".old"))
 	clean()
+	// A crash right after the exchange leaves the older one marked, and the new one not.
+	stage := filepath.Join(base, "stage")
+	w.check(os.CopyFS(stage, os.DirFS(dir)))
+	w.check(backup.Mark(stage))
+	w.check(backup.PutStage(stage, dir))
+	if !backup.Marked(stage) || backup.Marked(dir) {
+		t.Error("the older backup cannot be told from somebody's own")
+	}
 	w.check(backup.Mark(dir))
 	w.lose()
 	w.check(os.Mkdir(w.db+".restore", 0o700))

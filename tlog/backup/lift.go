@@ -27,6 +27,9 @@ type pruned interface {
 func (r *restore) askRetention(ctx context.Context) {
 	r.kept = make([]client.Retention, len(r.From))
 	for i, c := range r.From {
+		if errors.Is(r.outcome.Copies[i].Err, client.ErrUnavailable) {
+			continue
+		}
 		if p, ok := c.Reader.(pruned); ok {
 			if k, err := p.Retention(ctx); err == nil {
 				r.kept[i] = *k
