@@ -3,6 +3,7 @@ package backup_test
 import (
 	"context"
 	"errors"
+	"net/http/httptest"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -54,6 +55,16 @@ func TestPrunedSince(t *testing.T) {
 	w.grow(300)
 	size := w.settle()
 	eventually(t, "it prunes on", func() bool { return w.log.Minimum() >= 512 })
+	// From a copy behind a URL.
+	server := httptest.NewServer(w.log.Handler())
+	defer server.Close()
+	src, err := client.Open(server.URL, client.WithRetries(1, 0))
+	w.check(err)
+	elsewhere := w.config(backup.Copy{Where: server.URL, Reader: src})
+	elsewhere.Database = filepath.Join(t.TempDir(), "log.db")
+	if o, err := backup.Restore(ctx, elsewhere, dir); err != nil || !o.Complete() || o.Minimum != 512 {
+		t.Fatalf("from a URL: %+v, %v", o, err)
+	}
 	disk, err := sqlite.OpenLogFile(ctx, w.lose())
 	w.check(err)
 	defer disk.Close()
