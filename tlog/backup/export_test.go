@@ -5,4 +5,7 @@ var (
 	Mark     = mark
 	Marked   = marked
 	PutStage = putStage
+
+	// RemoveStage removes such a directory.
+	RemoveStage = removeStage
 )

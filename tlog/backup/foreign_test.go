@@ -3,6 +3,7 @@ package backup_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -284,5 +285,37 @@ func TestMarks(t *testing.T) {
 	}
 	if _, err := os.Lstat(w.db + ".restore"); err == nil {
 		t.Error("the stage is left behind")
+	}
+}
+
+// TestMarkLast: while a directory is removed it has its mark for as long as anything
+// is in it.
+func TestMarkLast(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "bk.partial")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 3000 {
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprint(i)), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if i == 1500 {
+			if err := backup.Mark(dir); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	done := make(chan error, 1)
+	go func() { done <- backup.RemoveStage(dir) }()
+	for backup.Marked(dir) {
+	}
+	if names, err := os.ReadDir(dir); err == nil && len(names) > 0 {
+		t.Errorf("without its mark it holds %d files", len(names))
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(dir); err == nil {
+		t.Error("it is still there")
 	}
 }

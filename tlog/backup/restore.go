@@ -131,7 +131,7 @@ func Restore(ctx context.Context, c RestoreConfig, dir string) (_ *Outcome, err 
 	if err := makeStage(stage); err != nil {
 		return nil, fmt.Errorf("restoring: %w", err)
 	}
-	defer os.RemoveAll(stage)
+	defer func() { _ = removeStage(stage) }()
 	r := &restore{RestoreConfig: c, path: filepath.Join(stage, logFile), outcome: &Outcome{Origin: m.Origin, Stored: m.Size}}
 	if err := r.stage(ctx, m, dir, stage); err != nil {
 		return nil, fmt.Errorf("restoring from %s: %w", dir, err)

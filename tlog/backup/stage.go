@@ -93,13 +93,36 @@ func makeStage(path string) error {
 	if err := checkStage(path); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(path); err != nil {
+	if err := removeStage(path); err != nil {
 		return err
 	}
 	if err := os.Mkdir(path, 0o700); err != nil {
 		return err
 	}
 	return mark(path)
+}
+
+// removeStage removes a directory that is ours. The mark goes last: a crash must not
+// leave what nobody can tell from somebody's own.
+func removeStage(path string) error {
+	names, err := os.ReadDir(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	for _, n := range names {
+		if n.Name() == markerFile {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(path, n.Name())); err != nil {
+			return err
+		}
+	}
+	if err := durable.SyncDir(path); err != nil {
+		return err
+	}
+	return os.RemoveAll(path)
 }
 
 // recoverDir gives a backup its name back where a crash took it, on a file system
@@ -112,7 +135,7 @@ func recoverDir(dir string) error {
 	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
 		return durable.RecoverDir(dir)
 	}
-	return os.RemoveAll(aside) // the new one has the name already
+	return removeStage(aside) // the new one has the name already
 }
 
 // putStage puts a stage in the place of a directory. Both carry the mark meanwhile, so

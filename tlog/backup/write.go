@@ -73,7 +73,7 @@ func Write(ctx context.Context, c WriteConfig, dir string) (*Manifest, error) {
 	if err := makeStage(stage); err != nil {
 		return nil, fmt.Errorf("writing backup: %w", err)
 	}
-	defer os.RemoveAll(stage)
+	defer func() { _ = removeStage(stage) }()
 	m, err := c.write(ctx, stage, old)
 	if err != nil {
 		return nil, fmt.Errorf("backing up %s: %w", c.Database, err)
