@@ -144,15 +144,10 @@ func (s *Spool) keepConfirmed(now bool) {
 
 // rotateAged goes on in a new segment if the current one is old and some of it was
 // confirmed, so that a quiet proxy does not keep it, and send it again, for ever. It
-// never waits for the new segment, and leaves the room that requests may need.
+// never waits for the new segment. It cannot make the spool full: all segments before
+// one of which something was confirmed are gone.
 func (s *Spool) rotateAged() error {
 	if time.Since(s.seg.begun) < s.cfg.SegmentAge || s.sub.confirmedIn.Load() != s.seg.number+1 {
-		return nil
-	}
-	s.mu.Lock()
-	room := s.bytes+s.cfg.SegmentSize <= s.cfg.MaxBytes-(spareSegments+closingSegments)*s.cfg.SegmentSize
-	s.mu.Unlock()
-	if !room {
 		return nil
 	}
 	select {

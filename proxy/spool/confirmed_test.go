@@ -367,7 +367,7 @@ func TestRotatesByAge(t *testing.T) {
 	key := testKey(t)
 	l := newLog(t, key.Public)
 	cfg := testConfig(t, t.TempDir(), key)
-	cfg.Log, cfg.SegmentAge = l.client, time.Millisecond
+	cfg.Log, cfg.SegmentAge, cfg.SegmentSize = l.client, time.Millisecond, 4<<20
 	s := openSpool(t, cfg)
 	defer closeSpool(t, s)
 	for range 5 {
@@ -380,8 +380,8 @@ func TestRotatesByAge(t *testing.T) {
 	for end := time.Now().Add(20 * time.Second); s.seg.number < 2; time.Sleep(time.Millisecond) {
 		confirmed(t, s)
 		write(t, s, 1)
-		if time.Now().After(end) {
-			t.Fatalf("segment %d is not left", s.seg.number)
+		if time.Now().After(end) || s.seg.end > 3<<20 {
+			t.Fatalf("segment %d is not left, with %d bytes in it", s.seg.number, s.seg.end)
 		}
 	}
 	confirmed(t, s)
