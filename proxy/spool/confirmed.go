@@ -150,10 +150,16 @@ func (s *Spool) rotateAged() error {
 	if time.Since(s.seg.begun) < s.cfg.SegmentAge || s.sub.confirmedIn.Load() != s.seg.number+1 {
 		return nil
 	}
+	s.mu.Lock()
+	none := s.noSpare != nil // and it is tried again from time to time
+	s.mu.Unlock()
+	if none {
+		return nil
+	}
 	select {
 	case sp := <-s.spare:
 		if sp.err != nil {
-			go s.prepare(s.seg.number + 1) // which has said what is wrong
+			go s.prepare(s.seg.number + 1)
 			return nil
 		}
 		return s.goOn(sp.seg)

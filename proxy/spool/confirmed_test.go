@@ -393,6 +393,46 @@ func TestRotatesByAge(t *testing.T) {
 	}
 }
 
+// TestAgeWithoutRoom: where there is no room for another segment the old one is not
+// left, and nothing fails for it.
+func TestAgeWithoutRoom(t *testing.T) {
+	key := testKey(t)
+	l := newLog(t, key.Public)
+	cfg := testConfig(t, t.TempDir(), key)
+	cfg.Log, cfg.SegmentAge = l.client, time.Millisecond
+	s := openSpool(t, cfg)
+	defer closeSpool(t, s)
+	// Something stands where segments are made.
+	if err := os.MkdirAll(filepath.Join(segmentPath(cfg.Dir, s.seg.number+2)+".new", "x"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	leaving := s.seg.number
+	for end := time.Now().Add(20 * time.Second); s.Ready() == nil; time.Sleep(time.Millisecond) {
+		s.Record(context.Background(), response(1), nil)
+		if err := s.seal(); err != nil {
+			t.Fatal(err)
+		}
+		confirmed(t, s)
+		if time.Now().After(end) {
+			t.Fatal("there is always room")
+		}
+	}
+	for range 50 {
+		time.Sleep(time.Millisecond)
+		if err := errors.Join(s.Record(context.Background(), response(1), nil), s.seal()); err != nil {
+			t.Fatal(err)
+		}
+		confirmed(t, s)
+	}
+	if s.seg.number != leaving+1 || s.Err() != nil {
+		t.Errorf("segment %d, %v", s.seg.number, s.Err())
+	}
+	if err := os.RemoveAll(segmentPath(cfg.Dir, leaving+2) + ".new"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "room again", func() bool { return s.Ready() == nil })
+}
+
 // TestAgeLeavesRoom: a spool that is as small as it may be does not become full by
 // leaving a segment early.
 func TestAgeLeavesRoom(t *testing.T) {
