@@ -70,7 +70,7 @@ func TestTrimManyRows(t *testing.T) {
 	}
 	for table, want := range map[string]int{"run": 2, "seal": 2, "beacon": 1, "orphan": 1} {
 		var n int
-		if err := st.db.Reader.QueryRow("SELECT count(*) FROM "+table).Scan(&n); err != nil || n != want {
+		if err := st.db.Reader.QueryRow("SELECT count(*) FROM " + table).Scan(&n); err != nil || n != want {
 			t.Errorf("%d rows of %s are left, want %d: %v", n, table, want, err)
 		}
 	}
