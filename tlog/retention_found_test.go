@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
+	"math"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -15,20 +17,35 @@ import (
 	"github.com/sealtap/sealtap/tlog"
 )
 
+// watched is a storage that tells how old entries must be.
+type watched struct {
+	*storagetest.Faulty
+	asked func(age time.Duration)
+}
+
+func (w watched) MarkBefore(ctx context.Context, t time.Time) (storage.Mark, bool, error) {
+	w.asked(time.Since(t))
+	return w.Faulty.MarkBefore(ctx, t)
+}
+
 // TestPrunePublishedForAWhile: a policy that looks at the number of entries only
 // lets go of what others have had time to see.
 func TestPrunePublishedForAWhile(t *testing.T) {
+	var youngest atomic.Int64
+	youngest.Store(math.MaxInt64)
 	f := newFixture(t)
-	f.config = func(c *tlog.Config) { c.PruneInterval = time.Second }
+	f.config = func(c *tlog.Config) {
+		c.PruneInterval = time.Second
+		c.Storage = watched{f.storage, func(age time.Duration) { youngest.Store(min(youngest.Load(), int64(age))) }}
+	}
 	f.start()
 	p := f.producer("proxy-1")
 	f.retain(record.Retention{Entries: 1})
-	time.Sleep(300 * time.Millisecond) // the next round comes sooner than the interval from here
 	before := time.Now()
 	f.mustSubmit(p.batch(600)...)
 	f.pruned(512)
-	if took := time.Since(before); took < time.Second {
-		t.Errorf("pruned %s after it was published", took)
+	if took, age := time.Since(before), time.Duration(youngest.Load()); took < time.Second || age < time.Second {
+		t.Errorf("pruned %s after it was published; asked for was what is %s old", took, age)
 	}
 	kept, err := f.storage.Pruned(context.Background())
 	if err != nil || kept.Old != nil {
