@@ -30,8 +30,9 @@ const (
 	askLast    = time.Second
 	// Nothing helps against what was pruned, unless somebody does something.
 	retryPruned = time.Minute
-	// lastConfirm is how long a spool that is closed waits for the last checkpoint.
-	lastConfirm = 2 * time.Second
+	// lastConfirm is how long a spool that is closed waits for the last checkpoint, if
+	// it has the time.
+	lastConfirm = 10 * time.Second
 )
 
 // submitter is the state of the way to the log.
