@@ -108,6 +108,26 @@ func (a *auditor) startStreams() bool {
 		s.base, s.next, s.order = at.Size, at.Size, i
 		s.past = history{tree: tree, old: edge{at.Size, at.Edge}, mid: edge{at.Size, at.Edge}}
 	}
+	return a.checkSums()
+}
+
+// checkSums compares the number of records that the streams are said to have below
+// the minimum index with the number of entries there. An entry is a record, a seal
+// with one record or more before it, or a statement of the operator.
+func (a *auditor) checkSums() bool {
+	m, records := a.kept.Minimum, uint64(0)
+	for _, at := range a.kept.Streams {
+		if at.Size >= m-records { // the genesis is none
+			a.add(finding(SealMismatch, "the log says that its producers have more records below its minimum index, %d, than there are entries", m))
+			return false
+		}
+		records += at.Size
+	}
+	if statements := uint64(len(a.kept.Statements)); m > statements && (m-statements+1)/2 > records {
+		a.add(finding(RecordMissing, "the log says that its producers have %d records and its operator %d statements below its minimum index, %d: with their seals these are fewer entries than there are",
+			records, statements, m))
+		return false
+	}
 	return true
 }
 

@@ -45,6 +45,15 @@ CREATE TABLE statement (idx INTEGER PRIMARY KEY, entry BLOB NOT NULL);
 CREATE TABLE orphan (exchange BLOB, idx INTEGER, PRIMARY KEY (exchange, idx)) WITHOUT ROWID; -- responses logged before their requests
 `
 
+// schemaByIndex is the migration that lets the facts about a part of the log be found
+// by where they stand.
+const schemaByIndex = `
+CREATE INDEX run_idx ON run (idx);
+CREATE INDEX seal_idx ON seal (idx);
+CREATE INDEX beacon_idx ON beacon (idx);
+CREATE INDEX orphan_idx ON orphan (idx);
+`
+
 // store is the open file of an index. Its methods can be called from many
 // goroutines; those that write, from one.
 type store struct {
@@ -73,7 +82,7 @@ func openStore(ctx context.Context, path string, segment uint64, log *slog.Logge
 }
 
 func tryStore(ctx context.Context, path string, segment uint64) (*store, error) {
-	db, err := sqlite.Open(ctx, path, sqlite.Schema{Kind: "search index", ApplicationID: applicationID, Migrations: []string{schemaScript}})
+	db, err := sqlite.Open(ctx, path, sqlite.Schema{Kind: "search index", ApplicationID: applicationID, Migrations: []string{schemaScript, schemaByIndex}})
 	if err != nil {
 		return nil, err
 	}

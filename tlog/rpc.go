@@ -172,7 +172,7 @@ func (l *Log) rpcError(err error) error {
 	detail := &sealtapv1.SubmitError{
 		Status: uint32(p.Status), Expected: p.Expected, Fork: p.Fork, Index: p.Index,
 		Limit: p.Limit, Got: p.Got, Maximum: p.Maximum, RetryAfterSeconds: uint32(p.retryAfter), Durable: p.Durable,
-		MinimumIndex: p.MinimumIndex, Successor: p.Successor,
+		MinimumIndex: p.MinimumIndex, Successor: p.Successor, UnknownProducer: p.Unknown, RevokedProducer: p.Revoked,
 	}
 	if d, derr := connect.NewErrorDetail(detail); derr == nil {
 		e.AddDetail(d)
