@@ -114,7 +114,7 @@ func TestParseErrors(t *testing.T) {
 		{"restless pruning", "witnesses:\n", "log: {listen: \"127.0.0.1:1\", database: l.db, key: k, policy: p, prune_interval: 1ms}\nwitnesses:\n", `log.prune_interval: it is at least`},
 		{"large buffer", "  heartbeat: 5s", "  buffer_limit: 1GiB", `c.yaml:10: proxy.buffer_limit: it is at most`},
 		{"seal", "  heartbeat: 5s", "  seal: [source, name]", `c.yaml:10: proxy.seal: "name" cannot be sealed`},
-		{"missing in a witness", "    database: w1.db\n", "", `c.yaml:14: witnesses.[0].database is required`},
+		{"missing in a witness", "    database: w1.db\n", "", `c.yaml:15: witnesses.[0].database is required`},
 		{"not YAML", "proxy:", "proxy: {", "c.yaml: "},
 	} {
 		t.Run(c.name, func(t *testing.T) {

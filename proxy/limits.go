@@ -23,6 +23,9 @@ const (
 	maxHeaderLines = 128
 	maxCredentials = 64
 	maxPlace       = 128
+	maxTemplate    = 512
+
+	maxAttemptDetail = 256 // of each of maxAttempts
 )
 
 // digestMark stands between the beginning of a value and the digest of all of it.

@@ -38,6 +38,7 @@ type connKey struct{}
 func (p *Proxy) Run(ctx context.Context, l net.Listener) error {
 	own := p.addListener(l)
 	defer p.removeListener(own)
+	defer p.check()()
 	base, cut := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cut(nil)
 	rn := new(run)
@@ -107,11 +108,21 @@ func (p *Proxy) server(base context.Context, rn *run) *http.Server {
 		ErrorLog:                     slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
 		BaseContext:                  func(net.Listener) context.Context { return base },
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			cc := &clientConn{Conn: c, text: c.RemoteAddr().String(), run: rn}
+			cc := &clientConn{Conn: c, text: peerText(c), run: rn}
 			cc.addr = parseAddr(cc.text)
 			return context.WithValue(ctx, connKey{}, cc)
 		},
 	}
+}
+
+// unixPeer is the address of clients on a Unix socket, who have none.
+const unixPeer = "unix"
+
+func peerText(c net.Conn) string {
+	if a := c.RemoteAddr(); a.Network() != "unix" {
+		return a.String()
+	}
+	return unixPeer
 }
 
 func parseAddr(text string) netip.AddrPort {

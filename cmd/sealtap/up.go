@@ -214,7 +214,9 @@ func (s *stack) announce(w io.Writer, d *dataDir, c *config.File) {
 		names = append(names, x.Name+" ("+x.Listen+")")
 	}
 	to, try := "forward proxy", "curl -x "+proxyURL+" http://example.com/"
-	if c.Proxy.Upstream.URL != nil {
+	if n := len(c.Proxy.Routes); n > 0 {
+		to, try = fmt.Sprintf("%d routes", n), "curl "+proxyURL+"/"
+	} else if c.Proxy.Upstream.URL != nil {
 		to, try = "to "+c.Proxy.Upstream.String(), "curl "+proxyURL+"/"
 	}
 	flags := ""
