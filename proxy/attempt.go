@@ -229,7 +229,7 @@ func (r *tracer) finish(res *http.Response, err error) {
 	if err != nil {
 		n.detail = brief(err)
 	} else {
-		n.status = res.StatusCode
+		n.status = max(res.StatusCode, 0)
 	}
 	r.over, r.conn = true, nil
 }

@@ -62,6 +62,7 @@ type pool struct {
 	health  *Health
 	pause   time.Duration
 	retries int
+	prefix  bool // some target puts a path before those of requests
 	turn    atomic.Uint64
 }
 
@@ -105,6 +106,7 @@ func (p *Proxy) newPool(c *Pool) (*pool, error) {
 			return fail("%w", err)
 		}
 		q.targets = append(q.targets, t)
+		q.prefix = q.prefix || t.prefix != ""
 	}
 	return q, nil
 }

@@ -195,7 +195,7 @@ func (x *exchange) captureRoute(q *sealtapv1.Request) {
 			break
 		}
 	}
-	if x.route.strip > 0 {
+	if x.route.strip > 0 || x.route.pool.prefix {
 		q.Changes = append(q.Changes, &sealtapv1.Change{Kind: sealtapv1.ChangeKind_CHANGE_KIND_REPLACED, Name: "path"})
 	}
 }

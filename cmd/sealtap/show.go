@@ -143,6 +143,7 @@ func viewLines(r row) [][2]string {
 			add("", "by "+plain(w.GetHow())+", "+verified)
 		}
 		add("asked", r.asked())
+		add("template", plain(v.Template))
 		add("query", value(v.Query))
 		add("source", value(v.Source))
 		add("service", plain(v.Service))
@@ -150,6 +151,7 @@ func viewLines(r row) [][2]string {
 		if b := q.GetRequest().GetBody(); b != nil && b.GetSize() > 0 {
 			add("body", bodyText(b))
 		}
+		lines = append(lines, changeLines(q.GetRequest().GetChanges())...)
 		lines = append(lines, headerLines(v)...)
 	}
 	if r.entry.Record != nil && r.entry.Record.GetResponse() != nil {
@@ -166,6 +168,7 @@ func viewLines(r row) [][2]string {
 			add("  up", bodyText(t.GetUp()))
 			add("  down", bodyText(t.GetDown()))
 		}
+		lines = append(lines, attemptLines(p.GetAttempts())...)
 		lines = append(lines, headerLines(v)...)
 	}
 	return lines

@@ -115,12 +115,16 @@ function described(r) {
   const pairs = [["index", r.index], ["producer", `${r.producer} #${r.sequence}`], ["time", when(r.time)]];
   if (r.who) pairs.push(["who", `${plain(r.who.id)}, by ${r.who.how}, ${r.who.verified ? "verified" : "not verified"}`]);
   if (r.method) pairs.push(["asked", `${r.method} ${r.scheme ? r.scheme + "://" : ""}${r.authority}${plain(r.path)}`]);
-  pairs.push(["query", plain(r.query)], ["source", plain(r.source)], ["trace", r.trace], ["body", body(r.request)]);
+  pairs.push(["template", r.template], ["query", plain(r.query)], ["source", plain(r.source)], ["trace", r.trace], ["body", body(r.request)]);
   if (r.response) {
     const [text, cls] = answer(r);
     pairs.push(["status", p.status], ["answer", text, cls], ["detail", p.detail]);
     if (p.received_sha256) pairs.push(["received", body({ size: p.received_size, sha256: p.received_sha256 })]);
     if (p.sent_sha256) pairs.push(["sent", body({ size: p.size, sha256: p.sent_sha256 })]);
+    for (const a of p.attempts || []) {
+      const how = [a.status, a.detail, `${(a.duration_ns / 1e6).toFixed(2)} ms`, a.certificate_sha256 && `certificate SHA-256 ${a.certificate_sha256}`];
+      pairs.push(["attempt", [a.upstream, ...how.filter(Boolean)].join(", ")]);
+    }
     pairs.push(["took", `${(p.duration_ns / 1e6).toFixed(2)} ms`]);
   }
   for (const [name, v] of Object.entries(r.headers || {})) pairs.push([name, plain(v), "mono"]);
