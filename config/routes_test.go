@@ -2,6 +2,7 @@ package config
 
 import (
 	"errors"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -61,6 +62,23 @@ func TestRoutes(t *testing.T) {
 	}
 	if r := p.Routes[2]; r.URL() == nil || r.URL().Host != "127.0.0.1:9200" {
 		t.Errorf("%+v", r)
+	}
+}
+
+// TestDocumented: the example of the documentation is good.
+func TestDocumented(t *testing.T) {
+	text, err := os.ReadFile("../docs/configuration.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, example, _ := strings.Cut(string(text), "```yaml\n")
+	example, _, ok := strings.Cut(example, "  # key, log, policy")
+	if !ok {
+		t.Fatal("there is no example")
+	}
+	f, err := Parse("c.yaml", []byte(example+"  key: k\n  log: http://h\n  policy: p\n  spool: s\n  digest_key: d\n  openings_to: [age1x]\n"))
+	if err != nil || len(f.Proxy.Routes) != 3 || len(f.Proxy.Upstreams) != 2 {
+		t.Errorf("%v", err)
 	}
 }
 

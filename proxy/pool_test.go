@@ -170,7 +170,9 @@ func TestLeastRequestsInFlight(t *testing.T) {
 			t.Fatal("the first target gets nothing")
 		}
 	}
+	idle := func() bool { return s.pools[0].targets[1].inFlight.Load() == 0 }
 	for range 50 {
+		eventually(t, "it stays in flight", idle)
 		if res, body := get(t, client(t), request(t, "GET", s.url("/"), nil)); !strings.HasPrefix(string(body), "quick") {
 			t.Fatalf("%s %s", res.Status, body)
 		}
@@ -244,6 +246,7 @@ func TestRetries(t *testing.T) {
 		{"refused streamed POST", refused, "POST", large, 200, 2, "connection refused"},
 		{"cut GET", cut(""), "GET", "", 200, 2, "EOF"},
 		{"cut PUT", cut(""), "PUT", "abc", 200, 2, "EOF"},
+		{"cut streamed PUT", cut(""), "PUT", large, 502, 1, ""},
 		{"cut POST", cut(""), "POST", "abc", 502, 1, "EOF"},
 		{"cut after a byte", cut("H"), "GET", "", 502, 1, ""},
 		{"cut after 1xx", cut("HTTP/1.1 103 Early\r\n\r\n"), "GET", "", 502, 1, ""},
@@ -394,11 +397,9 @@ func eventually(t *testing.T, what string, f func() bool) {
 func TestHealth(t *testing.T) {
 	settled(t)
 	var bad [2]atomic.Bool
-	var asked atomic.Int32
 	up := func(i int) string {
 		return backend(t, func(w http.ResponseWriter, r *http.Request) {
 			if r.URL.Path == "/base/healthz" && r.URL.RawQuery == "deep" {
-				asked.Add(1)
 				if r.Header.Get("Sealtap-Exchange") != "" {
 					t.Error("a check looks like an exchange")
 				}
@@ -448,11 +449,6 @@ func TestHealth(t *testing.T) {
 	s.stop()
 	if d, u := log.count("is down"), log.count("is up"); d != 2 || u != 2 {
 		t.Errorf("%d lines say down, %d say up: %q", d, u, log.all)
-	}
-	n := asked.Load()
-	time.Sleep(30 * time.Millisecond)
-	if asked.Load() != n {
-		t.Error("the checks go on after the proxy stopped")
 	}
 }
 
