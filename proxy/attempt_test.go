@@ -144,6 +144,12 @@ func TestRetriesEnd(t *testing.T) {
 	if len(list) != 5 || !strings.HasSuffix(r.rec.GetResponse().GetDetail(), "; 5 attempts") {
 		t.Errorf("attempts %v, detail %q", list, r.rec.GetResponse().GetDetail())
 	}
+	s.stop()
+	for _, u := range s.pools[0].targets {
+		if n := u.inFlight.Load(); n != 0 {
+			t.Errorf("%s has %d in flight in the end", u.name, n)
+		}
+	}
 }
 
 // TestAttemptsBound: however many there are, the record has the first and the last.

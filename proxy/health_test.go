@@ -121,6 +121,16 @@ func TestHealth(t *testing.T) {
 	}
 }
 
+// TestFirstCheck: what is bad from the start is not kept for three intervals.
+func TestFirstCheck(t *testing.T) {
+	settled(t)
+	p := poolOf(t, "", dead(t))
+	p.Health = &Health{Path: "/", Interval: time.Hour}
+	s := pooled(t, p, nil)
+	eventually(t, "it stays up", func() bool { return s.pools[0].targets[0].down.Load() })
+	s.stop()
+}
+
 // TestHealthTimeout: a target that does not answer is down.
 func TestHealthTimeout(t *testing.T) {
 	settled(t)

@@ -100,6 +100,18 @@ func TestPickOther(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	// Not even where the one that failed has the least to do.
+	q = bare(2, true)
+	q.targets[1].inFlight.Store(5)
+	for range 4 {
+		first, bit, _ := q.pick(0)
+		first.release()
+		second, _, _ := q.pick(bit)
+		second.release()
+		if first != q.targets[0] || second != q.targets[1] {
+			t.Errorf("%s, and then %s", first.name, second.name)
+		}
+	}
 }
 
 func TestLeastRequests(t *testing.T) {
