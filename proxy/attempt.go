@@ -113,6 +113,7 @@ func (s *streamBody) untouched() bool {
 type attempts struct {
 	first tracer
 	rules *headerRules
+	again bool
 
 	mu    sync.Mutex
 	notes []note
@@ -150,8 +151,10 @@ const maxInformational = 16
 
 var errManyInformational = errors.New("the upstream sends one informational answer after the other")
 
-func newAttempts(w http.ResponseWriter, rules *headerRules) *attempts {
-	t := &attempts{w: w, rules: rules}
+// newAttempts watches the attempts of a request. Whether a byte of an answer came
+// matters only where there can be another one.
+func newAttempts(w http.ResponseWriter, rules *headerRules, again bool) *attempts {
+	t := &attempts{w: w, rules: rules, again: again}
 	t.notes = t.slab[:0]
 	t.first.watch(t)
 	return t
@@ -159,7 +162,10 @@ func newAttempts(w http.ResponseWriter, rules *headerRules) *attempts {
 
 func (r *tracer) watch(t *attempts) {
 	r.all = t
-	r.trace.GotConn, r.trace.Got1xxResponse, r.trace.GotFirstResponseByte = r.gotConn, r.got1xx, r.gotByte
+	r.trace.GotConn, r.trace.Got1xxResponse = r.gotConn, r.got1xx
+	if t.again {
+		r.trace.GotFirstResponseByte = r.gotByte
+	}
 }
 
 // begin notes an attempt.

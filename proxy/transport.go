@@ -49,7 +49,7 @@ func (p *Proxy) closeIdle() {
 
 // roundTrip sends the request on and returns the answer's beginning.
 func (x *exchange) roundTrip(upgrade bool) (*http.Response, error) {
-	x.tries = newAttempts(x.w, x.p.headers)
+	x.tries = newAttempts(x.w, x.p.headers, x.route != nil && x.route.pool.retries > 0)
 	if x.r.ProtoMajor == 1 && x.r.ProtoMinor == 0 || len(x.r.Header["Expect"]) > 0 {
 		// HTTP/1.0 knows no 1xx; and beside an expectation the server sends its
 		// own at any time.

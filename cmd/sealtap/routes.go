@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/sealtap/sealtap/config"
@@ -96,4 +97,17 @@ func poolConfig(u *config.Upstream, t *tls.Config) proxy.Pool {
 		p.Retries = 1
 	}
 	return p
+}
+
+// proxyAddress says where a proxy is, and how curl gets there.
+func proxyAddress(c *config.Proxy) (at, url, curl string) {
+	scheme := "http://"
+	if c.TLS != nil {
+		scheme = "https://"
+	}
+	if path, ok := strings.CutPrefix(c.Listen, "unix:"); ok {
+		return c.Listen, scheme + "localhost", "curl --unix-socket " + path
+	}
+	at = scheme + reachable(c.Listen)
+	return at, at, "curl"
 }
