@@ -143,8 +143,10 @@ func (p *Proxy) newUpstream(q *pool, c *Pool, u *url.URL) (*upstream, error) {
 }
 
 // poolTransport returns the transport to one target. It keeps bodies as they are,
-// sends a request once unless its connection turned out dead, and tells a trace
-// in the request's context of the connections it takes.
+// sends a request once unless a connection that it had used before turned out
+// dead, and tells the trace in the request's context of each connection that it
+// sends on, of the first byte of an answer (or else requests would be sent again
+// that had been answered), and of 1xx answers.
 func (p *Proxy) poolTransport(q *pool, c *Pool, t *upstream, u *url.URL) http.RoundTripper {
 	tr := p.newTransport(nil)
 	if c.TLS != nil {
