@@ -53,8 +53,15 @@ type Options struct {
 	Operator *keys.Public
 	// State is the file that remembers the last checkpoint that passed. With ""
 	// nothing is remembered, and neither rollback nor fork between two audits is
-	// seen.
+	// seen, nor that the operator's newest statement is left out.
 	State string
+	// Statements is how many statements the operator says to have made in the log; a
+	// log that shows fewer has left some out. With 0 nothing is expected.
+	Statements uint64
+	// Predecessor is the log that the audited one goes on from. It is asked how it
+	// ended, and for the lives of producers that go on from there; it is not audited
+	// otherwise. With nil nothing of that is checked, and the report says so.
+	Predecessor Source
 	// HeartbeatSlack is how late a heartbeat may be; 0 is [DefaultHeartbeatSlack].
 	HeartbeatSlack time.Duration
 	// Skew is how far apart clocks may be; 0 is [DefaultSkew].
@@ -80,22 +87,20 @@ type auditor struct {
 	src  Source
 	tree *client.Tree // proven reads under the checkpoint; for any goroutine
 	findings
-	report *Report
-	head   *policy.Checkpoint
-	before *policy.Checkpoint // of the state file; nil if there is none
-	// beforeEdge is of the tree of its whole bundles; nil if it is not known.
-	beforeEdge []record.Hash
-	kept       *client.Retention // what the log says that it keeps
-	keptErr    error             // why it could not say
-	quorum     bool              // head satisfies the policy, so its time counts
-	upper      int64             // when the quorum had cosigned head, in Unix seconds
-	known      sync.Map          // keys.ID -> keys.Public, of enrolled producers; for any goroutine
-	beacons    beaconCache       // for any goroutine
-	opened     atomic.Uint64     // openings checked
-	log        *logTree
-	brackets   brackets
-	doubts     []doubt // not more than limit
-	producers  *producers
+	report    *Report
+	head      *policy.Checkpoint
+	before    state             // of the state file
+	kept      *client.Retention // what the log says that it keeps
+	keptErr   error             // why it could not say
+	quorum    bool              // head satisfies the policy, so its time counts
+	upper     int64             // when the quorum had cosigned head, in Unix seconds
+	known     sync.Map          // keys.ID -> keys.Public, of enrolled producers; for any goroutine
+	beacons   beaconCache       // for any goroutine
+	opened    atomic.Uint64     // openings checked
+	log       *logTree
+	brackets  brackets
+	doubts    []doubt // not more than limit
+	producers *producers
 }
 
 // Run audits the log behind src. It returns an error only where it cannot start,
@@ -122,7 +127,7 @@ func Run(ctx context.Context, src Source, o Options) (*Report, error) {
 	}
 	a := &auditor{Options: o, src: src, report: &Report{Source: src.String(), CosignedBy: []string{}, Producers: []Producer{}}}
 	var err error
-	if a.before, a.beforeEdge, err = loadState(o.State, o.Policy); err != nil {
+	if a.before, err = loadState(o.State, o.Policy); err != nil {
 		return nil, err
 	}
 	start := time.Now()
@@ -132,7 +137,7 @@ func Run(ctx context.Context, src Source, o Options) (*Report, error) {
 	a.conclude(a.report)
 	a.report.Duration = time.Since(start)
 	if a.report.Verdict == Pass && o.State != "" {
-		if err := saveState(o.State, a.head.Note, a.log.edge()); err != nil {
+		if err := saveState(o.State, state{a.head, a.log.edge(), a.producers.last}); err != nil {
 			return a.report, err
 		}
 	}
@@ -159,7 +164,9 @@ func (a *auditor) run(ctx context.Context) error {
 	}
 	a.finishTree(ctx)
 	a.finishPruned(ctx)
+	a.compareStatements()
 	a.producers.finishStreams()
+	a.finishPredecessor(ctx)
 	return nil
 }
 
@@ -226,18 +233,19 @@ func checkpointCode(err error) Code {
 // compareState compares the head with the last one that passed, as far as the
 // two heads alone can tell.
 func (a *auditor) compareState() error {
-	if a.before == nil {
+	before := a.before.head
+	if before == nil {
 		return nil
 	}
-	if a.before.Origin != a.head.Origin {
-		return fmt.Errorf("%w: state file %s is of log %q, this one is %q: give each log a file of its own", ErrConfig, a.State, a.before.Origin, a.head.Origin)
+	if before.Origin != a.head.Origin {
+		return fmt.Errorf("%w: state file %s is of log %q, this one is %q: give each log a file of its own", ErrConfig, a.State, before.Origin, a.head.Origin)
 	}
-	heads := []string{string(a.before.Note), string(a.head.Note)}
+	heads := []string{string(before.Note), string(a.head.Note)}
 	switch {
-	case a.head.Size < a.before.Size:
+	case a.head.Size < before.Size:
 		a.add(Finding{Code: Rollback, Severity: Finds, Heads: heads, Detail: fmt.Sprintf(
-			"the log has shrunk: it shows %d entries, and an earlier audit verified %d; the others have been taken away", a.head.Size, a.before.Size)})
-	case a.head.Size == a.before.Size:
+			"the log has shrunk: it shows %d entries, and an earlier audit verified %d; the others have been taken away", a.head.Size, before.Size)})
+	case a.head.Size == before.Size:
 		a.compareRoot(a.head.Root)
 	}
 	return nil
@@ -245,12 +253,12 @@ func (a *auditor) compareState() error {
 
 // compareRoot compares the root at the size of the state file's checkpoint.
 func (a *auditor) compareRoot(root record.Hash) {
-	if root == record.Hash(a.before.Root) {
+	if root == record.Hash(a.before.head.Root) {
 		a.report.Checked.Consistent = true
 		return
 	}
-	a.add(Finding{Code: Fork, Severity: Finds, Heads: []string{string(a.before.Note), string(a.head.Note)}, Detail: fmt.Sprintf(
-		"the log has another history than an earlier audit verified: its first %d entries have another root hash", a.before.Size)})
+	a.add(Finding{Code: Fork, Severity: Finds, Heads: []string{string(a.before.head.Note), string(a.head.Note)}, Detail: fmt.Sprintf(
+		"the log has another history than an earlier audit verified: its first %d entries have another root hash", a.before.head.Size)})
 }
 
 // failedRead reports an error of reading as what it is: one that says nothing

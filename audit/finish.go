@@ -130,7 +130,8 @@ func (p *producers) link(s *stream, linked map[record.Stream]*stream, list []*st
 	}
 	id := record.Stream{Producer: s.id.Producer, Incarnation: fixed16(prev.GetIncarnation())}
 	old, size := p.streams[id], prev.GetSize()
-	switch other := linked[id]; {
+	other := linked[id]
+	switch {
 	case other != nil:
 		s.add(notice(IncarnationBranched, "two incarnations of producer %s, %s and %s, both go on from incarnation %s: its spool was restored from an older copy, or two proxies run with its key. Nothing but heartbeats bounds what the first of the two may have lost at its end",
 			s.name, other.id.Incarnation, s.id.Incarnation, id.Incarnation), s.firstIndex, 0)
@@ -140,9 +141,7 @@ func (p *producers) link(s *stream, linked map[record.Stream]*stream, list []*st
 	}
 	linked[id] = s
 	switch {
-	case old == nil && size > 0 && p.a.report.Predecessor != nil:
-		s.add(notice(Continues, "incarnation %s of producer %s goes on from incarnation %s, of which nothing stands in this log: an audit of %q has to show its %d records",
-			s.id.Incarnation, s.name, id.Incarnation, p.a.report.Predecessor.Origin, size), s.firstIndex, 0)
+	case old == nil && size > 0 && p.before(s, prev, other, list):
 	case old == nil && size > 0:
 		s.add(finding(RecordMissing, "all %d records of incarnation %s of producer %s are missing from the log, although its next incarnation names its seal%s",
 			size, id.Incarnation, s.name, p.unreadable()), s.firstIndex, 0)
@@ -176,6 +175,7 @@ func (p *producers) rows(list []*stream) {
 	first, last := make(map[keys.ID]int64), make(map[keys.ID]int64)
 	var order []keys.ID
 	for _, s := range list {
+		p.a.report.Lives = append(p.a.report.Lives, Life{Stream: s.id, Pruned: s.base, Records: s.next, Sealed: s.sealed, SealAt: s.sealAt})
 		if s.records == 0 {
 			continue // it lies below the minimum index
 		}

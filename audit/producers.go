@@ -15,6 +15,7 @@ import (
 type producers struct {
 	a       *auditor
 	ring    *record.Keyring // nil if the genesis is not one
+	last    *stated         // the operator's newest statement; nil as long as there is only the genesis
 	streams map[record.Stream]*stream
 	// uncertain is set once an entry that may be a statement about keys cannot be
 	// read: a key that nobody enrolled may then have been.
@@ -22,6 +23,7 @@ type producers struct {
 	strays     []item // altered records, whose place in their stream is not known
 	refused    map[record.Stream]bool
 	consistent map[checkpoint.Body]bool // beacons' checkpoints compared already
+	former     []former                 // lives that go on from the predecessor, which is to be asked for them
 	own        *policy.Policy           // with all keys of the log, once it is needed; nil after another one was named
 	weak       uint64                   // beacons whose checkpoints are the log's, but do not satisfy the policy
 	firstWeak  Finding                  // about the first of them
@@ -116,6 +118,7 @@ func (p *producers) keyChange(it *item) {
 		p.a.add(finding(KeyChangeInvalid, "the statement about keys at index %d is not the operator's next one: %v", it.index, err).at(it.index))
 		return
 	}
+	p.stated(it)
 	for _, k := range it.change.Enrol {
 		p.a.known.Store(k.ID(), k)
 	}
@@ -134,7 +137,9 @@ func (p *producers) statement(it *item) {
 	}
 	if err := p.ring.ApplyStatement(it.statement, it.index); err != nil {
 		p.a.add(finding(KeyChangeInvalid, "the statement about the log at index %d is not the operator's next one: %v", it.index, err).at(it.index))
+		return
 	}
+	p.stated(it)
 }
 
 // stray keeps what an altered entry hashed to: it may fill the hole that the
@@ -227,7 +232,7 @@ func (p *producers) sight(ctx context.Context, it *item, seen *sighting) {
 		f.Heads = heads
 		a.add(f)
 	}
-	if p.former(it, seen) {
+	if p.formerBeacon(it, seen) {
 		return
 	}
 	if seen = p.recognised(seen); seen.err != nil {

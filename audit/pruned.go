@@ -5,14 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/transparency-dev/merkle/compact"
 
 	"github.com/sealtap/sealtap/checkpoint"
 	"github.com/sealtap/sealtap/record"
 	"github.com/sealtap/sealtap/tlog/client"
-	"github.com/sealtap/sealtap/witness/policy"
 )
 
 // PrunedSource is a [Source] of a log that may have let go of its oldest entries;
@@ -190,7 +188,7 @@ func (a *auditor) finishPruned(ctx context.Context) {
 	}
 	why, err := a.permission(ctx)
 	switch {
-	case errors.Is(err, errNotAllowed):
+	case errors.Is(err, client.ErrNotAllowed):
 		a.add(finding(RecordMissing, "the first %d entries are not there any more, and %v", a.kept.Minimum, err).at(0))
 	case err != nil:
 		a.failedRead(err, RecordMissing, fmt.Sprintf("whether the first %d entries may be gone cannot be told", a.kept.Minimum))
@@ -200,83 +198,20 @@ func (a *auditor) finishPruned(ctx context.Context) {
 	}
 }
 
-// errNotAllowed says that nothing allows what was let go.
-var errNotAllowed = errors.New("nothing allows that")
-
-func notAllowed(format string, args ...any) error {
-	return fmt.Errorf("%w: %s", errNotAllowed, fmt.Sprintf(format, args...))
-}
-
-// permission checks the decision that the log shows: at a checkpoint, the policy in
-// force, which the operator's statement says, let go of everything below the
-// minimum index. That a log could have let go of something at an earlier time it
-// may do later as well. It returns the policy in words.
+// permission checks the decision that the log shows, and returns the policy in words.
 func (a *auditor) permission(ctx context.Context) (string, error) {
-	m := a.kept.Minimum
-	at, atErr, err := a.openDecision(ctx, a.kept.At)
-	if err != nil {
-		return "", err
+	d := client.Decision{
+		Minimum: a.kept.Minimum, At: a.kept.At, Old: a.kept.Old, Origin: a.head.Origin, Size: a.head.Size, Policy: a.Policy, Ring: a.producers.ring,
+		IsPrefix: func(ctx context.Context, head checkpoint.Body) (bool, error) {
+			return a.producers.isPrefix(ctx, head, a.head.Size)
+		},
 	}
-	r, ok := a.producers.ring.Retention(at.Size)
-	switch {
-	case !ok:
-		return "", notAllowed("the operator has stated no retention policy before entry %d", at.Size)
-	case r.Policy.Forever:
-		return "", notAllowed("the operator's statement at index %d keeps everything", r.Index)
-	case m > at.Size-min(at.Size, r.Policy.Entries):
-		return "", notAllowed("by the operator's statement at index %d the newest %d entries stay, and at %d entries, where the log says it was decided, that is from %d on",
-			r.Index, r.Policy.Entries, at.Size, at.Size-min(at.Size, r.Policy.Entries))
+	why, err := d.Check(ctx)
+	if f := (*client.ForkedError)(nil); errors.As(err, &f) {
+		a.add(Finding{Code: Fork, Severity: Finds, Heads: []string{string(f.Checkpoint.Note), string(a.head.Note)},
+			Detail: fmt.Sprintf("the checkpoint of %d entries that the log shows for what it let go is not one of this history", f.Checkpoint.Size)})
 	}
-	why := fmt.Sprintf("%s, says its statement at index %d", r.Policy, r.Index)
-	if r.Policy.Keep == 0 {
-		return why, nil
-	}
-	old, oldErr, err := a.openDecision(ctx, a.kept.Old)
-	if err != nil {
-		return "", err
-	}
-	if err := errors.Join(atErr, oldErr); err != nil {
-		return "", fmt.Errorf("%w: their age shows in checkpoints that do not satisfy this policy, which may have been another one then; add the witnesses of that time to it: %w", client.ErrUnavailable, err)
-	}
-	then, vouched1 := a.Policy.QuorumTime(old.Cosignatures)
-	now, vouched2 := a.Policy.QuorumTime(at.Cosignatures)
-	if !vouched1 || !vouched2 {
-		return why + " (nobody vouches for their age: the policy asks for no witness)", nil
-	}
-	if age := time.Duration(now-then) * time.Second; age < r.Policy.Keep {
-		return "", notAllowed("by the operator's statement at index %d they stay for %s; the witnesses saw the last of them %s before that was over", r.Index, r.Policy.Keep, r.Policy.Keep-age)
-	}
-	return why, nil
-}
-
-// openDecision verifies a checkpoint that the log shows for a decision: it must be
-// one of this log and of this history, with all that was let go under it. Whether
-// it satisfies the policy is said in the second result.
-func (a *auditor) openDecision(ctx context.Context, signed []byte) (cp *policy.Checkpoint, quorum, err error) {
-	if len(signed) == 0 {
-		return nil, nil, notAllowed("the log shows no checkpoint for it")
-	}
-	cp, err = a.Policy.Verify(signed)
-	if errors.Is(err, policy.ErrQuorum) {
-		quorum = err
-		cp, err = a.Policy.VerifyLogOnly(signed)
-	}
-	switch {
-	case err != nil:
-		return nil, nil, notAllowed("the checkpoint that the log shows for it is not to be trusted: %v", err)
-	case cp.Origin != a.head.Origin || cp.Size < a.kept.Minimum || cp.Size > a.head.Size:
-		return nil, nil, notAllowed("the checkpoint that the log shows for it, of %d entries of %q, does not bear on it", cp.Size, cp.Origin)
-	}
-	good, err := a.producers.isPrefix(ctx, checkpoint.Body{Origin: cp.Origin, Size: cp.Size, Root: cp.Root}, a.head.Size)
-	if err != nil {
-		return nil, nil, err
-	}
-	if !good {
-		a.add(Finding{Code: Fork, Severity: Finds, Heads: []string{string(cp.Note), string(a.head.Note)},
-			Detail: fmt.Sprintf("the checkpoint of %d entries that the log shows for what it let go is not one of this history", cp.Size)})
-		return nil, nil, notAllowed("the checkpoint that the log shows for it is of another history")
-	}
-	return cp, quorum, nil
+	return why, err
 }
 
 // comparable reports whether the tiles that a pruned log keeps give the root at a
@@ -289,11 +224,12 @@ func (a *auditor) comparable(size uint64) bool {
 // if the tiles that are left give no root at its size, then as far as its last
 // whole bundle, whose edge the state file holds.
 func (a *auditor) compareBelow(ctx context.Context) {
-	if a.before == nil || a.before.Size >= a.kept.Minimum {
+	before := a.before.head
+	if before == nil || before.Size >= a.kept.Minimum {
 		return
 	}
-	if a.comparable(a.before.Size) {
-		root, err := a.tree.RootAt(ctx, a.before.Size)
+	if a.comparable(before.Size) {
+		root, err := a.tree.RootAt(ctx, before.Size)
 		if err != nil {
 			a.failedRead(err, TileAltered, "the head of an earlier audit cannot be compared")
 			return
@@ -301,19 +237,19 @@ func (a *auditor) compareBelow(ctx context.Context) {
 		a.compareRoot(root)
 		return
 	}
-	whole := a.before.Size - a.before.Size%tileWidth
-	if whole > 0 && a.beforeEdge == nil {
-		a.add(notice(Pruned, "the head of %d entries that an earlier audit verified lies below the minimum index, and its state file tells too little to compare it: only the witnesses vouch that the log has not forked since", a.before.Size))
+	whole := before.Size - before.Size%tileWidth
+	if whole > 0 && a.before.edge == nil {
+		a.add(notice(Pruned, "the head of %d entries that an earlier audit verified lies below the minimum index, and its state file tells too little to compare it: only the witnesses vouch that the log has not forked since", before.Size))
 		return
 	}
 	edge, err := a.tree.Edge(ctx, whole)
 	switch {
 	case err != nil:
 		a.failedRead(err, TileAltered, "the head of an earlier audit cannot be compared")
-	case slices.Equal(edge, a.beforeEdge):
+	case slices.Equal(edge, a.before.edge):
 		a.report.Checked.Consistent = true
 	default:
-		a.add(Finding{Code: Fork, Severity: Finds, Heads: []string{string(a.before.Note), string(a.head.Note)}, Detail: fmt.Sprintf(
+		a.add(Finding{Code: Fork, Severity: Finds, Heads: []string{string(before.Note), string(a.head.Note)}, Detail: fmt.Sprintf(
 			"the log has another history than an earlier audit verified: its first %d entries are others", whole)})
 	}
 }

@@ -41,6 +41,7 @@ const (
 	QuorumNotMet        Code = "quorum-not-met"
 	GenesisInvalid      Code = "genesis-invalid"
 	KeyChangeInvalid    Code = "key-change-invalid"
+	PredecessorMismatch Code = "predecessor-mismatch"
 	RootMismatch        Code = "root-mismatch"
 	EntryAltered        Code = "entry-altered"
 	RecordMissing       Code = "record-missing"
@@ -68,7 +69,7 @@ const (
 // rank orders the codes by how serious they are.
 func (c Code) rank() int {
 	return slices.Index([]Code{
-		Rollback, Fork, CheckpointSignature, QuorumNotMet, GenesisInvalid, KeyChangeInvalid, RootMismatch, EntryAltered,
+		Rollback, Fork, CheckpointSignature, QuorumNotMet, GenesisInvalid, KeyChangeInvalid, PredecessorMismatch, RootMismatch, EntryAltered,
 		RecordMissing, SealMismatch, SealSignature, UnknownProducer, RecordDuplicated, TimeOrder, OpeningMismatch, TileAltered,
 		EntryMalformed, StartMissing, UnsealedTail, BracketWide, GapDeclared, ProducerSilent, IncarnationUnlinked, IncarnationBranched, Pruned, Continues, Closed, OperatorNotPinned,
 	}, c)
@@ -84,14 +85,25 @@ type Report struct {
 	CosignedBy []string `json:"cosigned_by"`
 	CosignedAt string   `json:"cosigned_at,omitempty"` // when the quorum was met (RFC 3339)
 	Operator   string   `json:"operator,omitempty"`    // vkey that the producers' keys rest on
+	// Statements is what the operator has said in the log since its genesis.
+	Statements Statements `json:"operator_statements"`
 	// Predecessor is absent where the log begins by itself.
 	Predecessor *Predecessor  `json:"predecessor,omitempty"`
 	Producers   []Producer    `json:"producers"`
+	Lives       []Life        `json:"-"` // of all producers, oldest first; as far as the audit came
 	Findings    []Finding     `json:"findings"`
 	Omitted     map[Code]int  `json:"omitted,omitempty"`    // further findings of a code, above the limit
 	Unfinished  []string      `json:"unfinished,omitempty"` // what could not be fetched
 	Checked     Checked       `json:"checked"`
 	Duration    time.Duration `json:"duration_ns"`
+}
+
+// Statements counts the operator's statements about keys and about the log. A log
+// that was pruned could leave out the newest: compare with what the operator made.
+type Statements struct {
+	Count     uint64 `json:"count"`                // the number of the newest
+	LastIndex uint64 `json:"last_index,omitempty"` // of the newest, in the log
+	LastLeaf  string `json:"last_leaf,omitempty"`  // its leaf hash, standard base64
 }
 
 // Producer is one key that writes to the log.
@@ -107,12 +119,22 @@ type Producer struct {
 	LastIndex    uint64 `json:"last_index"`
 }
 
+// Life is one incarnation of a producer.
+type Life struct {
+	Stream  record.Stream
+	Pruned  uint64 // records below the log's minimum index, by its word
+	Records uint64 // in all
+	Sealed  uint64 // of all, those under the largest seal that holds good; 0 if none does
+	SealAt  uint64 // index of that seal, if there is one
+}
+
 // Finding is one thing that an audit found.
 type Finding struct {
 	Code        Code     `json:"code"`
 	Severity    Severity `json:"severity"`
 	Index       *uint64  `json:"index,omitempty"` // in the log
 	Producer    string   `json:"producer,omitempty"`
+	ProducerKey string   `json:"producer_key,omitempty"` // identifier of its key, hexadecimal
 	Incarnation string   `json:"incarnation,omitempty"`
 	Sequence    *uint64  `json:"sequence,omitempty"`
 	Detail      string   `json:"detail"`
@@ -231,7 +253,7 @@ func (x Finding) at(index uint64) Finding {
 
 // of gives a finding its place in a producer's tree.
 func (x Finding) of(name string, s record.Stream, sequence uint64) Finding {
-	x.Producer, x.Incarnation, x.Sequence = name, s.Incarnation.String(), &sequence
+	x.Producer, x.ProducerKey, x.Incarnation, x.Sequence = name, s.Producer.String(), s.Incarnation.String(), &sequence
 	return x
 }
 

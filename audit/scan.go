@@ -135,7 +135,7 @@ func (a *auditor) consume(ctx context.Context, b *bundle) {
 	}
 	a.doubts = append(a.doubts, b.doubts[:min(len(b.doubts), limit-len(a.doubts))]...)
 	a.log.append(ctx, b)
-	if s := a.before; s != nil && s.Size < a.head.Size && s.Size/tileWidth == b.n {
+	if s := a.before.head; s != nil && s.Size < a.head.Size && s.Size/tileWidth == b.n {
 		if root, ok := a.log.rootAt(s.Size); ok {
 			a.compareRoot(root)
 		}

@@ -16,48 +16,68 @@ import (
 	"github.com/sealtap/sealtap/witness/policy"
 )
 
-// loadState returns the checkpoint in the state file, or nil if there is no file
-// yet. The witnesses may have changed since it was written, so it is only asked
-// to be the log's.
-func loadState(path string, p *policy.Policy) (cp *policy.Checkpoint, edge []record.Hash, err error) {
+// state is what an audit remembers of one that passed.
+type state struct {
+	head *policy.Checkpoint // nil if nothing is remembered
+	// edge is of the tree of the head's whole bundles; nil if it is not known.
+	edge []record.Hash
+	// last is the newest statement of the operator that was seen; nil if that is
+	// not known.
+	last *stated
+}
+
+// loadState returns what the state file remembers, nothing if there is no file
+// yet. The witnesses may have changed since it was written, so its checkpoint is
+// only asked to be the log's.
+func loadState(path string, p *policy.Policy) (s state, err error) {
 	if path == "" {
-		return nil, nil, nil
+		return state{}, nil
 	}
 	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, nil
+		return state{}, nil
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("reading audit state: %w: %w", ErrConfig, err)
+		return state{}, fmt.Errorf("reading audit state: %w: %w", ErrConfig, err)
 	}
 	b, lines, more := bytes.Cut(b, []byte(stateHeader))
-	if cp, err = p.VerifyLogOnly(b); err != nil {
-		return nil, nil, fmt.Errorf("reading audit state: %w: %s holds no checkpoint of a log of this policy: %w", ErrConfig, path, err)
+	if s.head, err = p.VerifyLogOnly(b); err != nil {
+		return state{}, fmt.Errorf("reading audit state: %w: %s holds no checkpoint of a log of this policy: %w", ErrConfig, path, err)
 	}
 	for line := range strings.Lines(string(lines)) {
-		h, err := base64.StdEncoding.Strict().DecodeString(strings.TrimSuffix(line, "\n"))
-		if err != nil || len(h) != len(record.Hash{}) {
-			return nil, nil, fmt.Errorf("reading audit state: %w: %s holds a line that is no hash; delete the file if you do not need what it remembers", ErrConfig, path)
+		if line = strings.TrimSuffix(line, "\n"); s.last == nil && strings.HasPrefix(line, statementsWord) {
+			if s.last = parseStated(line); s.last != nil {
+				continue
+			}
 		}
-		edge = append(edge, record.Hash(h))
+		h, err := base64.StdEncoding.Strict().DecodeString(line)
+		if err != nil || len(h) != len(record.Hash{}) || s.last != nil {
+			return state{}, fmt.Errorf("reading audit state: %w: %s holds a line that is no hash; delete the file if you do not need what it remembers", ErrConfig, path)
+		}
+		s.edge = append(s.edge, record.Hash(h))
 	}
-	if more && bits.OnesCount64(cp.Size/tileWidth) != len(edge) {
-		return nil, nil, fmt.Errorf("reading audit state: %w: %s holds %d hashes for %d entries; delete the file if you do not need what it remembers", ErrConfig, path, len(edge), cp.Size)
+	if more && bits.OnesCount64(s.head.Size/tileWidth) != len(s.edge) {
+		return state{}, fmt.Errorf("reading audit state: %w: %s holds %d hashes for %d entries; delete the file if you do not need what it remembers", ErrConfig, path, len(s.edge), s.head.Size)
 	}
-	return cp, edge, nil
+	return s, nil
 }
 
 // stateHeader stands in the state file between the checkpoint and the right edge of
 // the tree of its whole bundles, one hash a line. With that it can be compared even
-// with a log that was pruned beyond it.
+// with a log that was pruned beyond it. The last line is that of the operator's newest
+// statement, which such a log could leave out.
 const stateHeader = "\nsealtap/audit-state/v1\n"
 
-// saveState writes the checkpoint durably: the file is the old one or the new
-// one, whatever happens.
-func saveState(path string, signed []byte, edge []record.Hash) error {
+// saveState writes what is to be remembered durably: the file is the old one or
+// the new one, whatever happens.
+func saveState(path string, s state) error {
+	signed := s.head.Note
 	text := append(signed[:len(signed):len(signed)], stateHeader...)
-	for _, h := range edge {
+	for _, h := range s.edge {
 		text = append(text, b64(h)+"\n"...)
+	}
+	if s.last != nil {
+		text = append(text, s.last.line()+"\n"...)
 	}
 	if err := durable.Replace(path, text, 0o600); err != nil {
 		return fmt.Errorf("writing audit state: %w", err)

@@ -29,6 +29,7 @@ type stream struct {
 	seals   map[uint64]sealed // seals over more than next records, by size
 	signed  uint64            // largest size under a seal of the producer's, whatever its root
 	sealed  uint64            // largest size under a seal whose root is right
+	sealAt  uint64            // index of that seal
 
 	records               uint64
 	firstIndex, lastIndex uint64
@@ -164,7 +165,9 @@ func (s *stream) compare(seal sealed) {
 	case root == seal.root && seal.size == s.sealed && seal.size > 0:
 		s.add(notice(RecordDuplicated, "the seal over %d records of producer %s stands in the log again, at index %d, which changes nothing", seal.size, s.name, seal.index), seal.index, last)
 	case root == seal.root:
-		s.sealed = max(s.sealed, seal.size)
+		if seal.size > s.sealed {
+			s.sealed, s.sealAt = seal.size, seal.index
+		}
 	case seal.size <= s.sealed:
 		s.add(finding(Fork, "producer %s has signed another tree of %d records than the one that its later seal covers", s.name, seal.size), seal.index, last)
 	default:

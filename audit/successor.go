@@ -17,6 +17,11 @@ type Predecessor struct {
 	Root   string `json:"root"` // standard base64
 	// Verified is set where the policy names that log, and the head satisfies it.
 	Verified bool `json:"verified"`
+	// Closed is set where that log was given, and its last entry closes it in favour
+	// of this one.
+	Closed bool `json:"closed"`
+
+	how string // what there is for it
 }
 
 // openPredecessor verifies the head in the genesis if the policy names its log.
@@ -28,7 +33,7 @@ func (a *auditor) openPredecessor(g *record.Genesis) {
 	}
 	p := &Predecessor{Origin: head.Origin, Size: head.Size, Root: b64(head.Root)}
 	a.report.Predecessor = p
-	how := "this policy does not name that log, so it is the operator's word"
+	p.how = "this policy does not name that log, so it is the operator's word"
 	for _, l := range a.Policy.Logs {
 		if l.Key.Name != head.Origin {
 			continue
@@ -39,9 +44,12 @@ func (a *auditor) openPredecessor(g *record.Genesis) {
 			return
 		}
 		p.Verified = true
-		how = "its checkpoint satisfies this policy"
+		p.how = "its checkpoint satisfies this policy"
 	}
-	a.add(notice(Continues, "the log goes on from %q, from its checkpoint of %d entries: %s. Audit that log too", head.Origin, head.Size, how).at(0))
+	if a.Options.Predecessor == nil {
+		a.add(notice(Continues, "the log goes on from %q, from its checkpoint of %d entries: %s. Not checked, since that log is not given (--predecessor): that it ended there, and was closed for this one. Audit that log too",
+			head.Origin, head.Size, p.how).at(0))
+	}
 }
 
 // originOf returns the origin of a checkpoint, "" if it is none.
@@ -57,10 +65,10 @@ func originOf(signed []byte) string {
 	return body.Origin
 }
 
-// former takes a beacon with a checkpoint of the log before, as in records that a
+// formerBeacon takes a beacon with a checkpoint of the log before, as in records that a
 // spool still held when that one was closed. It bounds the time as well, if the
 // policy can tell; whether it is of that log's history an audit of that log tells.
-func (p *producers) former(it *item, seen *sighting) bool {
+func (p *producers) formerBeacon(it *item, seen *sighting) bool {
 	if pre := p.a.report.Predecessor; pre == nil || seen.origin != pre.Origin {
 		return false
 	}

@@ -43,9 +43,9 @@ func TestSuccessorLog(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			n := &world{t: t, log: w.log, operator: w.operator, witnesses: w.witnesses, policy: w.policy, now: w.now}
 			n.put(record.NewSuccessor(w.log.Public, w.operator, time.Unix(epoch, 0), c.head))
-			p := n.producer("shop")
 			// A life whose spool was kept: it goes on from one in the log before, and has
 			// seen that log's head.
+			p := n.enrolled(key(t, "shop", keys.Ed25519))
 			p.restart(&sealtapv1.Seal{Incarnation: make([]byte, 16), Size: 9, Root: make([]byte, 32)})
 			p.write(beacon(sign(w.witnesses...)))
 			p.request("/a")

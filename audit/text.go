@@ -31,8 +31,12 @@ func (r *Report) Text() string {
 		}
 		line("cosigned", "by %s%s", strings.Join(r.CosignedBy, ", "), at)
 	}
+	if name, _, ok := strings.Cut(r.Operator, "+"); ok {
+		line("operator", "%s: %s", name, r.Statements.text())
+	}
+	called := r.names()
 	for _, p := range r.Producers {
-		line("producer", "%s: %d records, %d sealed, %s to %s", p.Name, p.Records, p.Sealed, p.First, p.Last)
+		line("producer", "%s: %d records, %d sealed, %s to %s", called(p.Name, p.Key), p.Records, p.Sealed, p.First, p.Last)
 	}
 	shown := make(map[string]int)
 	more := make(map[Code]int)
@@ -54,7 +58,7 @@ func (r *Report) Text() string {
 			place = fmt.Sprintf(" at index %d", *x.Index)
 		}
 		if x.Producer != "" && x.Sequence != nil {
-			place += fmt.Sprintf(" (%s, sequence %d)", x.Producer, *x.Sequence)
+			place += fmt.Sprintf(" (%s, sequence %d)", called(x.Producer, x.ProducerKey), *x.Sequence)
 		}
 		b.WriteString("\n" + wrap("", mark+string(x.Code)+place, 2) + wrap("  ", x.Detail, 2))
 	}
@@ -70,6 +74,32 @@ func (r *Report) Text() string {
 		c.Entries, c.Records, c.Seals, c.KeyChanges, c.Tiles, c.Beacons, c.Bracketed, r.Duration.Round(time.Millisecond))
 	line("", "%s", r.conclusion())
 	return b.String()
+}
+
+// names returns what a producer is called: by its name, and where a name has had two
+// keys, as after a rotation, by the beginning of the key's identifier too.
+func (r *Report) names() func(name, key string) string {
+	first, several := make(map[string]string), make(map[string]bool)
+	see := func(name, key string) {
+		if k, ok := first[name]; ok && k != key {
+			several[name] = true
+		}
+		first[name] = key
+	}
+	for _, p := range r.Producers {
+		see(p.Name, p.Key)
+	}
+	for _, x := range r.Findings {
+		if x.ProducerKey != "" {
+			see(x.Producer, x.ProducerKey)
+		}
+	}
+	return func(name, key string) string {
+		if several[name] {
+			return fmt.Sprintf("%s, key %.8s", name, key)
+		}
+		return name
+	}
 }
 
 func (r *Report) conclusion() string {

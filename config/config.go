@@ -65,6 +65,7 @@ type Proxy struct {
 	TrustedPeers []Prefix `yaml:"trusted_peers"` // whose forwarding headers and user header count
 	UserHeader   string   `yaml:"user_header"`   // header in which a trusted peer names the user
 	JWKS         Path     `yaml:"jwks"`          // keys that verify bearer tokens
+	Operations   []string `yaml:"operations"`    // protocols of which is recorded what was asked for; none given means all
 	BufferLimit  Size     `yaml:"buffer_limit"`  // bodies up to it are hashed before they pass; 0 means 64KiB
 	Forward      Forward  `yaml:"forward"`
 }
@@ -105,6 +106,7 @@ type Limits struct {
 	ProducerBytesPerSecond Size   `yaml:"producer_bytes_per_second"` // of each producer, on average; 0 means 64MiB
 	QueueBatches           Count  `yaml:"queue_batches"`             // that wait; 0 means 4096
 	QueueBytes             Size   `yaml:"queue_bytes"`               // that wait; 0 means 64MiB
+	ReadingBytes           Size   `yaml:"reading_bytes"`             // of requests that are being read; 0 means 64MiB
 	PublishWait            Period `yaml:"publish_wait"`              // for a batch that asks for it; 0 means 20s
 }
 
@@ -233,8 +235,14 @@ func (p *Period) UnmarshalYAML(n *yaml.Node) error {
 }
 
 // UnmarshalYAML implements [yaml.Unmarshaler].
-func (s *Size) UnmarshalYAML(n *yaml.Node) error {
-	value, shift := n.Value, 0
+func (s *Size) UnmarshalYAML(n *yaml.Node) (err error) {
+	*s, err = ParseSize(n.Value)
+	return err
+}
+
+// ParseSize reads a number of bytes as it stands in a file.
+func ParseSize(text string) (Size, error) {
+	value, shift := text, 0
 	for suffix, bits := range map[string]int{"KiB": 10, "MiB": 20, "GiB": 30} {
 		if v, ok := strings.CutSuffix(value, suffix); ok {
 			value, shift = strings.TrimSpace(v), bits
@@ -242,10 +250,9 @@ func (s *Size) UnmarshalYAML(n *yaml.Node) error {
 	}
 	v, err := strconv.ParseInt(value, 10, 64)
 	if err != nil || v < 0 || v > 1<<62>>shift {
-		return fmt.Errorf("%q is not a number of bytes such as 4096, 64KiB or 1GiB", n.Value)
+		return 0, fmt.Errorf("%q is not a number of bytes such as 4096, 64KiB or 1GiB", text)
 	}
-	*s = Size(v << shift)
-	return nil
+	return Size(v << shift), nil
 }
 
 // UnmarshalYAML implements [yaml.Unmarshaler].

@@ -23,6 +23,7 @@ const (
 	maxHeaderLines = 128
 	maxCredentials = 64
 	maxPlace       = 128
+	maxOperation   = 256 // of its name, and of its target
 	maxTemplate    = 512
 
 	maxAttemptDetail = 256 // of each of maxAttempts

@@ -122,6 +122,28 @@ func TestRoutes(t *testing.T) {
 	}
 }
 
+// TestSealedOperation: what a request asks for is not told by a path that its
+// route seals.
+func TestSealedOperation(t *testing.T) {
+	settled(t)
+	s := start(t, "", func(c *Config) {
+		c.Pools = []Pool{poolOf(t, "a", named(t, "a"))}
+		c.Routes = []Route{
+			{Rule: route.Rule{Path: "/users/{id}"}, Service: "users", Upstream: "a", SealPath: true},
+			{Rule: route.Rule{Path: "/open/{id}"}, Service: "open", Upstream: "a"},
+		}
+	})
+	for path, want := range map[string]string{"/users/alice": "", "/open/alice": "open/alice"} {
+		req := request(t, "POST", s.url(path), strings.NewReader("x"))
+		req.Header.Set("Content-Type", "application/grpc-web")
+		get(t, client(t), req)
+		q, _ := s.rec.last(t)
+		if op := q.rec.GetRequest().GetOperation(); op.GetProtocol() != "grpc" || op.GetName() != want {
+			t.Errorf("%s: %v", path, op)
+		}
+	}
+}
+
 // TestNoRouteBody: a request that no route takes is answered before its body is
 // read, which then is not taken for the next request.
 func TestNoRouteBody(t *testing.T) {

@@ -44,6 +44,9 @@ type producerView struct {
 	Enrolled     uint64            `json:"enrolled"`          // index of the statement
 	Revoked      *uint64           `json:"revoked,omitempty"` // index of the statement
 	Incarnations []incarnationView `json:"incarnations"`
+	// NewestPruned says that the newest incarnation is not among them: it has records,
+	// all below the log's minimum index.
+	NewestPruned bool `json:"newest_pruned,omitempty"`
 }
 
 // incarnationView is one incarnation of a producer in JSON.
@@ -129,8 +132,11 @@ func (ix *Index) producerView(ctx context.Context, st *store, e enrolment, size 
 	if err != nil {
 		return v, fmt.Errorf("reading producer %q: %w", e.key.Name, err)
 	}
-	for _, s := range streams {
+	for i, s := range streams {
 		iv, ok, err := ix.incarnationView(ctx, st, s, size)
+		if err == nil && !ok && i == len(streams)-1 {
+			v.NewestPruned, err = ix.belowMinimum(ctx, record.Stream{Producer: id, Incarnation: s.name})
+		}
 		if err != nil {
 			return v, fmt.Errorf("reading producer %q: %w", e.key.Name, err)
 		}
@@ -139,6 +145,19 @@ func (ix *Index) producerView(ctx context.Context, st *store, e enrolment, size 
 		}
 	}
 	return v, nil
+}
+
+// belowMinimum reports whether a stream has records that the log let go of.
+func (ix *Index) belowMinimum(ctx context.Context, s record.Stream) (bool, error) {
+	p, ok := ix.src.(PrunedSource)
+	if !ok {
+		return false, nil
+	}
+	n, _, err := p.StreamAtMinimum(ctx, s)
+	if err != nil {
+		return false, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	return n > 0, nil
 }
 
 type incarnation struct {

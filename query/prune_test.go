@@ -95,6 +95,29 @@ func (l *prunedLog) StreamsAtMinimum(_ context.Context, visit func(record.Stream
 	return nil
 }
 
+// newestBelow reports whether all records of a producer's newest incarnation lie
+// below the minimum index.
+func (l *prunedLog) newestBelow(id string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var newest record.Stream
+	var last uint64
+	seen := make(map[record.Stream]bool)
+	for i, entry := range l.entries[:l.published] {
+		e, err := record.Parse(entry)
+		if err != nil || e.Record == nil || e.Record.Stream.Producer.String() != id {
+			continue
+		}
+		if !seen[e.Record.Stream] {
+			seen[e.Record.Stream], newest = true, e.Record.Stream
+		}
+		if e.Record.Stream == newest {
+			last = uint64(i)
+		}
+	}
+	return len(seen) > 0 && last < l.Minimum()
+}
+
 // trimmed waits until the file holds nothing from below the minimum index.
 func trimmed(t *testing.T, ix *Index) {
 	t.Helper()
@@ -208,7 +231,7 @@ func checkRemaining(t *testing.T, l *prunedLog, ix *Index, rows []row) {
 		}
 	}
 	checkGone(t, h, minimum)
-	checkNames(t, h, minimum, rows)
+	checkNames(t, l, h, minimum, rows)
 }
 
 // checkGone asks for what is below.
@@ -229,11 +252,13 @@ func checkGone(t *testing.T, h http.Handler, minimum uint64) {
 }
 
 // checkNames: the producers are all known, and begin where the log begins.
-func checkNames(t *testing.T, h http.Handler, minimum uint64, rows []row) {
+func checkNames(t *testing.T, l *prunedLog, h http.Handler, minimum uint64, rows []row) {
 	t.Helper()
 	var answer struct {
 		Producers []struct {
 			Name         string
+			KeyID        string `json:"key_id"`
+			NewestPruned bool   `json:"newest_pruned"`
 			Incarnations []struct {
 				Records     uint64
 				First, Last struct{ Index uint64 }
@@ -245,6 +270,10 @@ func checkNames(t *testing.T, h http.Handler, minimum uint64, rows []row) {
 		t.Fatalf("minimum %d: producers: %d %s", minimum, w.Code, w.Body)
 	}
 	for _, p := range answer.Producers {
+		// Of a producer the newest incarnation is there, or it is said to be gone.
+		if below := l.newestBelow(p.KeyID); p.NewestPruned != below {
+			t.Errorf("minimum %d: the newest incarnation of %s is said to be pruned: %v", minimum, p.Name, p.NewestPruned)
+		}
 		for _, i := range p.Incarnations {
 			if i.First.Index < minimum || i.Last.Index < i.First.Index {
 				t.Errorf("minimum %d: producer %s begins at %d and ends at %d", minimum, p.Name, i.First.Index, i.Last.Index)

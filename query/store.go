@@ -90,18 +90,16 @@ func (st *store) prepare(ctx context.Context) error {
 	if _, err := st.db.Writer.ExecContext(ctx, "PRAGMA synchronous = NORMAL"); err != nil {
 		return err
 	}
-	var segment uint64
-	err := st.db.Writer.QueryRowContext(ctx, "SELECT value FROM meta WHERE key = 'segment'").Scan(&segment)
-	if errors.Is(err, sql.ErrNoRows) {
-		segment = st.segment
-		_, err = st.db.Writer.ExecContext(ctx, "INSERT INTO meta VALUES ('segment', ?)", segment)
+	// Searches would miss what stands in segments from before its field.
+	for _, m := range []struct {
+		key  string
+		want uint64
+	}{{"segment", st.segment}, {"fields", fields}} {
+		if err := st.settle(ctx, m.key, m.want); err != nil {
+			return err
+		}
 	}
-	if err == nil && segment != st.segment {
-		err = fmt.Errorf("%w: its segments have %d entries, not %d", errDamaged, segment, st.segment)
-	}
-	if err != nil {
-		return err
-	}
+	var err error
 	for _, p := range []struct {
 		stmt **sql.Stmt
 		text string
@@ -129,6 +127,22 @@ func (st *store) prepare(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// settle writes a number that must stay the same into a new file, and compares
+// that of another one.
+func (st *store) settle(ctx context.Context, key string, want uint64) error {
+	_, err := st.db.Writer.ExecContext(ctx, `INSERT INTO meta SELECT ?1, ?2 WHERE NOT EXISTS (SELECT * FROM meta WHERE key = ?1)
+		AND NOT EXISTS (SELECT * FROM zone)`, key, want)
+	if err != nil {
+		return err
+	}
+	var have uint64
+	err = st.db.Writer.QueryRowContext(ctx, "SELECT value FROM meta WHERE key = ?", key).Scan(&have)
+	if err == nil && have != want || errors.Is(err, sql.ErrNoRows) {
+		return fmt.Errorf("%w: its %s is %d, not %d", errDamaged, key, have, want)
+	}
+	return err
 }
 
 // close closes the file; the second time it does nothing.

@@ -32,9 +32,10 @@ type View struct {
 	Scheme      string  `json:"scheme,omitempty"`
 	Authority   string  `json:"authority,omitempty"`
 	Path        *Value  `json:"path,omitempty"`
-	Template    string  `json:"template,omitempty"` // of the path
 	Query       *Value  `json:"query,omitempty"`
 	Protocol    string  `json:"protocol,omitempty"`
+	Template    string  `json:"template,omitempty"`
+	Operation   any     `json:"operation,omitempty"`
 	Headers     any     `json:"headers,omitempty"`
 	Credentials any     `json:"credentials,omitempty"`
 	Request     any     `json:"request,omitempty"`
@@ -159,9 +160,9 @@ func (v *View) request(q *sealtapv1.Request, sealed map[string]*Value) {
 			Verified bool   `json:"verified"`
 		}{pick(w.GetId(), sealed[FieldWho]), w.GetHow(), w.GetVerified()}
 	}
+	v.Template, v.Operation = q.GetTemplate(), operationView(q.GetOperation())
 	v.Headers, v.Credentials = headerView(q.GetHeaders(), sealed), credentialView(q.GetCredentials())
 	v.Request = bodyView(q.GetBody())
-	v.Template = q.GetTemplate()
 	if c := q.GetChanges(); len(c) > 0 {
 		v.Changes = changeViews(c)
 	}

@@ -44,6 +44,8 @@ const retryAfter = 1
 var (
 	// errBadRequest is wrapped by errors about the form of a request.
 	errBadRequest = errors.New("bad request")
+	// errLongRequest is wrapped where a request asks for too much at once.
+	errLongRequest = errors.New("request too large")
 	// errMediaType is wrapped where a request comes in a form that is not taken.
 	errMediaType = errors.New("unsupported media type")
 )
@@ -76,7 +78,7 @@ func describe(err error) problem {
 		}
 	case errors.Is(err, record.ErrUnknownProducer), errors.Is(err, record.ErrRevoked), errors.Is(err, ErrSignature), errors.Is(err, record.ErrStatement):
 		p.Status = http.StatusForbidden
-	case errors.Is(err, ErrTooLarge):
+	case errors.Is(err, ErrTooLarge), errors.Is(err, errLongRequest):
 		p.Status = http.StatusRequestEntityTooLarge
 	case errors.Is(err, ErrRate):
 		p.Status, p.retryAfter = http.StatusTooManyRequests, max(retryAfter, int(limit.RetryAfter.Seconds()))

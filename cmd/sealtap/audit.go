@@ -23,7 +23,7 @@ const evidenceStart = "sealtap/evidence/"
 
 func newAudit() *cobra.Command {
 	var r reading
-	var state string
+	var f auditFlags
 	cmd := &cobra.Command{
 		Use:   "audit [SOURCE]",
 		Short: "Check everything: a log, a copy of its data, or an evidence file",
@@ -33,9 +33,14 @@ records. SOURCE is the URL of a log (default: the local one), a directory with t
 a data directory of sealtap up, or an evidence file. It trusts the policy and the
 operator's key and nothing else.
 
-It remembers the last checkpoint that passed (--state), so that a log which shrinks or
-forks between two audits is caught. Exit codes: 0 all is well, 1 something is not what was signed
-or is missing, 3 something could not be fetched and nothing is concluded.`,
+It remembers the last checkpoint that passed and the operator's newest statement (--state), so
+that a log which shrinks, forks or hides one between two audits is caught. Without such a memory
+a log that was pruned can hide the newest: say with --statements how many the operator made, as
+the command printed that made the last. A log that goes on from another one is believed
+about that one unless --predecessor says where it is.
+
+Exit codes: 0 all is well, 1 something is not what was signed or is missing, 3 something could
+not be fetched and nothing is concluded.`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 1 {
 				return usagef("%s takes one SOURCE at most", cmd.CommandPath())
@@ -53,15 +58,25 @@ or is missing, 3 something could not be fetched and nothing is concluded.`,
 			}
 			if text, ok, err := evidenceFile(source); err != nil {
 				return err
+			} else if ok && (f.statements > 0 || f.predecessor != "") {
+				return usagef("%s is an evidence file: --statements and --predecessor are for a log", source)
 			} else if ok {
 				return r.verify(cmd, text, p)
 			}
-			return r.audit(cmd, source, state, p)
+			return r.audit(cmd, source, f, p)
 		},
 	}
 	r.flags(cmd)
-	cmd.Flags().StringVar(&state, "state", "", "`FILE` for the last verified checkpoint, or none (default for a URL: next to the policy)")
+	cmd.Flags().StringVar(&f.state, "state", "", "`FILE` for the last verified checkpoint, or none (default for a URL: next to the policy)")
+	cmd.Flags().Uint64Var(&f.statements, "statements", 0, "`N` statements at least that the operator says to have made in the log")
+	cmd.Flags().StringVar(&f.predecessor, "predecessor", "", "`SOURCE` of the log that this one goes on from: check that it ended there, and was closed for this one")
 	return cmd
+}
+
+// auditFlags are those of audit alone.
+type auditFlags struct {
+	state, predecessor string
+	statements         uint64
 }
 
 // evidenceFile reads source if it is a file, which then has to hold evidence.
@@ -104,13 +119,13 @@ func (r *reading) verify(cmd *cobra.Command, text []byte, p *policy.Policy) erro
 	return err
 }
 
-func (r *reading) audit(cmd *cobra.Command, source, state string, p *policy.Policy) error {
+func (r *reading) audit(cmd *cobra.Command, source string, f auditFlags, p *policy.Policy) error {
 	src, err := r.openSource(cmd.Context(), source)
 	if err != nil {
 		return err
 	}
 	defer src.close()
-	explicit := state != ""
+	state, explicit := f.state, f.state != ""
 	switch {
 	case state == "none":
 		state = ""
@@ -118,7 +133,15 @@ func (r *reading) audit(cmd *cobra.Command, source, state string, p *policy.Poli
 		// A copy may well be older than the log was at the last audit.
 		state = r.defaultState(p)
 	}
-	o := audit.Options{Policy: p, State: state, Progress: progress(cmd.ErrOrStderr()), Openings: src.openings}
+	o := audit.Options{Policy: p, State: state, Statements: f.statements, Progress: progress(cmd.ErrOrStderr()), Openings: src.openings}
+	if f.predecessor != "" {
+		before, err := new(reading).openSource(cmd.Context(), f.predecessor) // a token is for one log
+		if err != nil {
+			return fmt.Errorf("--predecessor: %w", err)
+		}
+		defer before.close()
+		o.Predecessor = before.Source
+	}
 	report, err := audit.Run(cmd.Context(), src.Source, o)
 	if report == nil {
 		return err

@@ -2,56 +2,18 @@ package main
 
 import (
 	"bytes"
-	"context"
-	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"os"
-	"path/filepath"
 	"regexp"
 	"strconv"
 	"syscall"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
-
-	"github.com/sealtap/sealtap/checkpoint"
-	"github.com/sealtap/sealtap/tlog/client"
 )
-
-// tiled URL DIR copies a log as tiles, as a mirror does.
-func copyTiles(ts *testscript.TestScript, neg bool, args []string) {
-	ctx := context.Background()
-	src, err := client.Open(args[0])
-	ts.Check(err)
-	signed, err := src.Checkpoint(ctx)
-	ts.Check(err)
-	text, err := checkpoint.Text(signed)
-	ts.Check(err)
-	head, _, err := checkpoint.Parse(text)
-	ts.Check(err)
-	put := func(path string, data []byte, err error) {
-		ts.Check(err)
-		path = filepath.Join(ts.MkAbs(args[1]), filepath.FromSlash(path))
-		ts.Check(os.MkdirAll(filepath.Dir(path), 0o755))
-		ts.Check(os.WriteFile(path, data, 0o644))
-	}
-	for level := uint(0); head.Size>>(8*level) > 0; level++ {
-		nodes := head.Size >> (8 * level)
-		for n := uint64(0); n*client.TileWidth < nodes; n++ {
-			width := int(min(client.TileWidth, nodes-n*client.TileWidth))
-			tile, err := src.Tile(ctx, level, n, width)
-			put(client.TilePath(fmt.Sprint(level), n, width), tile, err)
-			if level == 0 {
-				bundle, err := src.Bundle(ctx, n, width)
-				put(client.TilePath("entries", n, width), bundle, err)
-			}
-		}
-	}
-	put("checkpoint", signed, nil)
-}
 
 // quorum POLICY waits until every witness of the policy listens.
 func quorum(ts *testscript.TestScript, neg bool, args []string) {

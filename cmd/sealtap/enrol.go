@@ -21,14 +21,20 @@ import (
 
 // state makes a statement of the operator about keys, has the log take it, and
 // returns once it lies under a published head: from then on everybody sees it.
-func (rd *reader) state(ctx context.Context, operator *keys.Private, c record.KeyChange) (index uint64, err error) {
+func (rd *reader) state(ctx context.Context, operator *keys.Private, c *record.KeyChange) (index uint64, err error) {
 	c.Origin = rd.head.Origin
 	c.Number = rd.ring.Number + 1
-	entry, err := record.NewKeyChange(c, operator)
+	entry, err := record.NewKeyChange(*c, operator)
 	if err != nil {
 		return 0, err
 	}
 	return rd.stateEntry(ctx, entry)
+}
+
+// made says where a statement stands, and with its number what auditors can be told
+// to look for.
+func (rd *reader) made(index, number uint64) string {
+	return fmt.Sprintf("entry %d of %s\nit is the operator's statement %d there: auditors can check with --statements %d that none is hidden", index, rd.head.Origin, number, number)
 }
 
 // stateEntry does so with a statement that is made.
@@ -62,10 +68,14 @@ func (rd *reader) stateEntry(ctx context.Context, entry []byte) (index uint64, e
 // publication is how long a statement may take into a published head.
 const publication = 10 * time.Second
 
+// after checks the log once a statement stands at an index.
+type after func(index uint64) error
+
 // statement makes a command that submits a statement of the operator. Where the
-// statement depends on what is in the log, complete finishes it; it may be nil.
+// statement depends on what is in the log, complete finishes it, and returns what is
+// to be checked once it is made; both may be nil.
 func statement(use, short, long string, change func(args []string) (record.KeyChange, error),
-	complete func(context.Context, *reader, *record.KeyChange) error, done string) (*cobra.Command, *reading) {
+	complete func(*cobra.Command, *reader, *record.KeyChange) (after, error), done string) (*cobra.Command, *reading) {
 	var r reading
 	var operatorKey string
 	cmd := &cobra.Command{
@@ -83,16 +93,20 @@ func statement(use, short, long string, change func(args []string) (record.KeyCh
 			if err != nil {
 				return err
 			}
+			var then after
 			if complete != nil {
-				if err := complete(cmd.Context(), rd, &c); err != nil {
+				if then, err = complete(cmd, rd, &c); err != nil {
 					return err
 				}
 			}
-			index, err := rd.state(cmd.Context(), operator, c)
+			index, err := rd.state(cmd.Context(), operator, &c)
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s by entry %d of %s\n", done, index, rd.head.Origin)
+			fmt.Fprintf(cmd.OutOrStdout(), "%s by %s\n", done, rd.made(index, c.Number))
+			if then != nil {
+				return then(index)
+			}
 			return nil
 		},
 	}
@@ -109,10 +123,12 @@ func newEnrol() *cobra.Command {
 		`Has the operator sign that the producer with this verifier key (or FILE.pub) may write to the
 log. The statement is an entry of the log, from which auditors learn the history of keys.
 
-With --replaces the same statement ends the producer's old key: what the log has of it stands,
-and nothing more is taken. Stop the proxy first, so that it hands over what is in its spool;
-then give it the new key, and a spool of its own. Where the old key is no longer only the
-producer's, say with --last what of it still stands.
+With --replaces the same statement ends the producer's old key: what the log has of it under a
+seal stands, and nothing more is taken. To know what that is the log is audited first, and not
+believed: it is refused if what it has of the key, or the log as a whole, does not verify. Stop
+the proxy first, so that it hands over what is in its spool; then give it the new key, and a
+spool of its own. Where the old key is no longer only the producer's, or the log cannot be
+audited, say with --last what of it still stands: of incarnations not named, nothing does.
 
 A key of signature type 0x06 is no producer's: the operator signs that it is the log's
 post-quantum key, and signs the log's heads beside the other one.`,
@@ -139,15 +155,15 @@ post-quantum key, and signs the log's heads beside the other one.`,
 				return record.KeyChange{}, err
 			}
 			return replacement(k, o, list)
-		}, func(ctx context.Context, rd *reader, c *record.KeyChange) error {
+		}, func(cmd *cobra.Command, rd *reader, c *record.KeyChange) (after, error) {
 			if len(c.Revoke) == 0 {
-				return nil
+				return nil, nil
 			}
-			return rd.keepWritten(ctx, c)
+			return rd.keepWritten(cmd, &c.Revoke[0])
 		}, "enrolled")
 	cmd.Args = exactArgs("VKEY")
 	cmd.Flags().StringVar(&old, "replaces", "", "`VKEY` (or FILE.pub) of the same name that ends with this statement")
-	cmd.Flags().StringArrayVar(&last, "last", nil, "with --replaces: `INCARNATION:SEQUENCE` up to which records stay admissible; may be repeated (default: what the log has)")
+	cmd.Flags().StringArrayVar(&last, "last", nil, "with --replaces: `INCARNATION:SEQUENCE` up to which records stay admissible; may be repeated (default: what an audit finds in the log)")
 	return cmd
 }
 

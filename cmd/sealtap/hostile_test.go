@@ -21,6 +21,7 @@ import (
 // world is sealtap up on a directory of the test, with some traffic in its log.
 type world struct {
 	dir, log string
+	proxy    string // address
 	stop     func()
 }
 
@@ -45,6 +46,7 @@ func newWorld(t *testing.T) *world {
 	t.Cleanup(upstream.Close)
 	w := &world{dir: filepath.Join(t.TempDir(), "data"), log: "http://" + freeAddr(t)}
 	flags := upFlags{upstream: upstream.URL, listen: freeAddr(t), logListen: strings.TrimPrefix(w.log, "http://")}
+	w.proxy = flags.listen
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	started, out := io.Pipe()
@@ -117,7 +119,13 @@ func (w *world) lie(t *testing.T, change func(path string, q url.Values) (status
 			_, _ = rw.Write(body)
 			return
 		}
-		res, err := http.Get(w.log + r.URL.Path + "?" + q.Encode())
+		req, err := http.NewRequest(r.Method, w.log+r.URL.Path+"?"+q.Encode(), r.Body)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		req.Header.Set("Content-Type", r.Header.Get("Content-Type"))
+		res, err := http.DefaultClient.Do(req)
 		if err != nil {
 			rw.WriteHeader(http.StatusBadGateway)
 			return
@@ -183,6 +191,7 @@ func TestLyingSearch(t *testing.T) {
 		{"who of a response", []string{"--who", "alice"}, page("", bobs), `its who is "bob", not "alice"`},
 		{"who of a response, as JSON", []string{"--who", "alice", "--stage", "response", "--json"}, page("", bobs), `its who is "bob"`},
 		{"path of a response", []string{"--path", "/mine*"}, page("", bobs), `its path is "/gone"`},
+		{"operation of a response", []string{"--operation", "tools/call"}, page("", bobs), `its operation is "", not "tools/call"`},
 		{"status of a request", []string{"--status", "404", "--stage", "request"}, page("", requests[0]), "its status is 200"},
 		{"status of a response", []string{"--status", "4xx"}, page("", alices[0]), "its status is 200"},
 		{"producer", []string{"--producer", "other"}, page("", bobs), `its producer is "proxy", not "other"`},

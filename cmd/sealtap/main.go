@@ -22,6 +22,7 @@ import (
 	"github.com/sealtap/sealtap/audit"
 	"github.com/sealtap/sealtap/config"
 	"github.com/sealtap/sealtap/keys"
+	"github.com/sealtap/sealtap/mirror"
 	"github.com/sealtap/sealtap/proxy"
 	"github.com/sealtap/sealtap/proxy/spool"
 	"github.com/sealtap/sealtap/storage"
@@ -57,7 +58,11 @@ func run(args []string, stdout, stderr io.Writer) int {
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
+	refused := refuseHelp(root)
 	err := root.ExecuteContext(ctx)
+	if err == nil {
+		err = refused()
+	}
 	if err == nil {
 		return exitGood
 	}
@@ -77,9 +82,9 @@ cosigned by independent witnesses. Anyone with the public keys can check it offl
 		Version:       version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args: func(_ *cobra.Command, args []string) error {
+		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return usagef("unknown command %q; sealtap --help lists them", args[0])
+				return unknownCommand(cmd, args[0])
 			}
 			return nil
 		},
@@ -90,7 +95,7 @@ cosigned by independent witnesses. Anyone with the public keys can check it offl
 		return usagef("%w; see %s --help", err, cmd.CommandPath())
 	})
 	root.AddCommand(newUp(), newDemo(), newProxy(), newLog(), newWitness(), newKeygen(), newEnrol(), newRevoke(),
-		newQuery(), newShow(), newProve(), newVerify(), newAudit(), newConfig())
+		newQuery(), newShow(), newProve(), newVerify(), newMirror(), newAudit(), newExport(), newConfig())
 	return root
 }
 
@@ -120,7 +125,7 @@ func exitCode(err error) int {
 	if errors.As(err, new(failure)) || errors.Is(err, storage.ErrCorrupt) || errors.Is(err, tlog.ErrBehind) {
 		return exitFailed // what is stored is not what was signed
 	}
-	for _, target := range []error{config.ErrInvalid, keys.ErrMalformed, audit.ErrConfig, proxy.ErrConfig, client.ErrConfig, policy.ErrInvalid, tlog.ErrConfig,
+	for _, target := range []error{config.ErrInvalid, keys.ErrMalformed, audit.ErrConfig, mirror.ErrConfig, mirror.ErrLocked, proxy.ErrConfig, client.ErrConfig, policy.ErrInvalid, tlog.ErrConfig,
 		sqlite.ErrLocked, sqlite.ErrForeign, sqlite.ErrNewer, spool.ErrInUse, syscall.EADDRINUSE, syscall.EADDRNOTAVAIL, fs.ErrNotExist, fs.ErrPermission, fs.ErrExist} {
 		if errors.Is(err, target) && !errors.Is(err, client.ErrVerification) && !errors.Is(err, client.ErrUnavailable) {
 			return exitUsage

@@ -33,12 +33,12 @@ func TestMain(m *testing.M) {
 }
 
 // TestScript runs the stories in testdata/script. Each has the names of free
-// addresses in its environment: PROXY, LOG, LOG2, UPSTREAM, UPSTREAM2, UPSTREAM3.
+// addresses in its environment: PROXY, LOG, LOG2, MIRROR, UPSTREAM, UPSTREAM2, UPSTREAM3.
 func TestScript(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Setup: func(e *testscript.Env) error {
-			for _, name := range []string{"PROXY", "LOG", "LOG2", "UPSTREAM", "UPSTREAM2", "UPSTREAM3"} {
+			for _, name := range []string{"PROXY", "LOG", "LOG2", "MIRROR", "UPSTREAM", "UPSTREAM2", "UPSTREAM3"} {
 				l, err := net.Listen("tcp", "127.0.0.1:0")
 				if err != nil {
 					return err
@@ -63,7 +63,6 @@ func TestScript(t *testing.T) {
 			"recorded": recorded,
 			"pruned":   pruned,
 			"headed":   headed,
-			"tiled":    copyTiles,
 			"quorum":   quorum,
 			"settled":  settled,
 			"answered": answered,

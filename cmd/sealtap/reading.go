@@ -327,7 +327,11 @@ func (rd *reader) find(ctx context.Context, id string, wait time.Duration) ([]ui
 			return list, nil
 		}
 		if late {
-			return nil, codeError{fmt.Errorf("%s is not in the log, which has %d entries", id, rd.head.Size), exitUnfinished}
+			what := id
+			if exchange == "" {
+				what = "entry " + id
+			}
+			return nil, codeError{fmt.Errorf("%s is not in the log, which has %d entries", what, rd.head.Size), exitUnfinished}
 		}
 		select {
 		case <-ctx.Done():

@@ -53,7 +53,8 @@ Without a flag it shows what the operator has said.`,
 			if err != nil {
 				return err
 			}
-			entry, err := record.NewRetention(rd.head.Origin, rd.ring.Number+1, p, operator)
+			number := rd.ring.Number + 1
+			entry, err := record.NewRetention(rd.head.Origin, number, p, operator)
 			if err != nil {
 				return usageError{err}
 			}
@@ -61,7 +62,7 @@ Without a flag it shows what the operator has said.`,
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s, by entry %d of %s\n", p, index, rd.head.Origin)
+			fmt.Fprintf(cmd.OutOrStdout(), "%s, by %s\n", p, rd.made(index, number))
 			return nil
 		},
 	}
@@ -111,7 +112,7 @@ func (r *reading) showRetention(cmd *cobra.Command) error {
 	}
 	p, ok := rd.ring.Retention(rd.head.Size)
 	if r.json {
-		out := map[string]any{"minimum_index": kept.Minimum, "size": rd.head.Size}
+		out := map[string]any{"minimum_index": kept.Minimum, "size": rd.head.Size, "statements": rd.ring.Number}
 		if ok {
 			out["policy"] = p.Policy.JSON()
 			out["statement"] = p.Index
@@ -122,7 +123,8 @@ func (r *reading) showRetention(cmd *cobra.Command) error {
 	if ok {
 		text = fmt.Sprintf("%s, by entry %d", p.Policy, p.Index)
 	}
-	fmt.Fprintf(cmd.OutOrStdout(), "%s\nof %d entries of %s those from index %d on are there\n", text, rd.head.Size, rd.head.Origin, kept.Minimum)
+	fmt.Fprintf(cmd.OutOrStdout(), "%s\nof %d entries of %s those from index %d on are there\nthe log shows %d statements of its operator\n",
+		text, rd.head.Size, rd.head.Origin, kept.Minimum, rd.ring.Number)
 	return nil
 }
 

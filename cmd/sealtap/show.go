@@ -143,6 +143,9 @@ func viewLines(r row) [][2]string {
 			add("", "by "+plain(w.GetHow())+", "+verified)
 		}
 		add("asked", r.asked())
+		if o := q.GetRequest().GetOperation(); o != nil {
+			add("operation", strings.TrimSpace(plain(o.GetProtocol())+"  "+plain(r.operation())))
+		}
 		add("template", plain(v.Template))
 		add("query", value(v.Query))
 		add("source", value(v.Source))
@@ -312,11 +315,25 @@ func (r *reading) evidence(ctx context.Context, id string, wait time.Duration, o
 
 func newVerify() *cobra.Command {
 	var r reading
+	var rows string
 	cmd := &cobra.Command{
 		Use:   "verify FILE",
 		Short: "Check an evidence file offline and say what it proves",
-		Args:  exactArgs("FILE"),
+		Long: `Checks an evidence file with nothing but the policy, and says in words what it proves.
+
+With --rows FILE it proves rows of sealtap export that come back from another tool, in any
+of its forms and in any order, against the log, or a mirror of it (--log). Columns may be
+missing and others may have come; what is left must say what the record says.`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if rows != "" {
+				return exactArgs()(cmd, args)
+			}
+			return exactArgs("FILE")(cmd, args)
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if rows != "" {
+				return r.verifyRows(cmd, rows)
+			}
 			text, err := os.ReadFile(args[0])
 			if err != nil {
 				return usagef("reading evidence: %w", err)
@@ -329,8 +346,8 @@ func newVerify() *cobra.Command {
 		},
 	}
 	r.flags(cmd)
-	for _, name := range []string{"log", "token"} {
-		cmd.Flags().Lookup(name).Hidden = true // offline
-	}
+	cmd.Flags().StringVar(&rows, "rows", "", "`FILE` with rows of an export (jsonl, csv, parquet or ocsf) to prove against the log")
+	cmd.Flags().Lookup("log").Usage = "URL of the log, or a mirror of it, for --rows (default: the one in the policy, or http://" + defaultLogListen + ")"
+	cmd.Flags().Lookup("token").Hidden = true
 	return cmd
 }

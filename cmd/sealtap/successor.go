@@ -60,8 +60,9 @@ of their own. If the log is closed already the file is made again.`,
 				return err
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "%s is closed with %d entries; %s goes on from it.\n"+
+				"The statement that says so is the operator's %d there, and the last.\n"+
 				"Name %s as log.genesis in the configuration of its server, and its key in the policy and to the witnesses.\n",
-				rd.head.Origin, rd.head.Size, next.Name, out)
+				rd.head.Origin, rd.head.Size, next.Name, rd.ring.Number, out)
 			return nil
 		},
 	}
@@ -102,18 +103,19 @@ func (rd *reader) closeFor(ctx context.Context, operator *keys.Private, next key
 }
 
 // drained returns an error if a producer may have records that are not in the log:
-// if its last record is not a stop record under a seal.
+// if its last record is not a stop record under a seal, or cannot be read any more.
 func (rd *reader) drained(ctx context.Context) error {
 	cursor := make(url.Values)
 	active := make(map[string]bool)
 	for _, k := range rd.ring.Active() {
 		active[k.ID().String()] = true
 	}
-	for seen := -1; ; {
+	for seen := make(map[string]bool); ; {
 		var page struct {
 			Producers []struct {
 				Name         string
 				KeyID        string `json:"key_id"`
+				NewestPruned bool   `json:"newest_pruned"`
 				Incarnations []struct {
 					Records, Sealed uint64
 					Last            struct{ Index uint64 }
@@ -124,7 +126,12 @@ func (rd *reader) drained(ctx context.Context) error {
 		if err := rd.Get(ctx, "producers", cursor, &page); err != nil {
 			return err
 		}
+		before := len(seen)
 		for _, p := range page.Producers {
+			seen[p.KeyID] = true
+			if active[p.KeyID] && p.NewestPruned {
+				return usagef("whether %s has stopped cannot be told: its last records lie below the log's minimum index. If it is no more, revoke its key; or say --force", p.Name)
+			}
 			if n := len(p.Incarnations); n > 0 && active[p.KeyID] {
 				last := p.Incarnations[n-1]
 				e, err := rd.entry(ctx, last.Last.Index)
@@ -137,12 +144,15 @@ func (rd *reader) drained(ctx context.Context) error {
 			}
 			delete(active, p.KeyID)
 		}
-		if page.Next == "" || len(active) == seen {
-			return nil
+		if page.Next == "" || len(seen) == before {
+			break
 		}
-		seen = len(active)
 		cursor.Set("cursor", page.Next)
 	}
+	for id := range active {
+		return failure{fmt.Errorf("the log does not list producer %s, which its entries enrol, so whether it has stopped cannot be told", id)}
+	}
+	return nil
 }
 
 // enrolAtOnce is how many producers one key change takes over: it has to fit into

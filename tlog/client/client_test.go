@@ -112,6 +112,22 @@ func TestTree(t *testing.T) {
 				}
 				checkInclusion(t, tree, index, l.entries[index])
 			}
+			next := uint64(65_280)
+			for p, err := range tree.Scan(t.Context(), next) {
+				if err != nil || p.Index != next || string(p.Entry) != string(l.entries[next]) || p.Leaf != record.LeafHash(p.Entry) {
+					t.Fatalf("entry %d by scanning: %d %q %v", next, p.Index, p.Entry, err)
+				}
+				next++
+			}
+			if next != n {
+				t.Errorf("scanning ended at %d", next)
+			}
+			for _, err := range tree.Scan(t.Context(), 0) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				break // and nothing is left waiting
+			}
 			leaves, err := tree.Leaves(t.Context(), 65_000, 66_000)
 			if err != nil {
 				t.Fatal(err)

@@ -1,0 +1,268 @@
+package export
+
+import (
+	"bufio"
+	"encoding/base64"
+	"encoding/csv"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/parquet-go/parquet-go"
+
+	"github.com/sealtap/sealtap/keys"
+	"github.com/sealtap/sealtap/record"
+)
+
+// ErrRows is wrapped where a file does not hold rows of an export.
+var ErrRows = errors.New("no rows of an export")
+
+// Line is a row that has come back.
+type Line struct {
+	Number       int // of the row in its file, from 1
+	Index        uint64
+	Leaf         record.Hash
+	RequestIndex *uint64
+
+	format string
+	value  any // as JSON decodes it, or the cells of a table by their names
+}
+
+// maxLine bounds a line of a file.
+const maxLine = 4 << 20
+
+// Read calls f with each row of a file. The form is told from the content.
+func Read(file *os.File, f func(*Line) error) error {
+	r := bufio.NewReaderSize(file, 64<<10)
+	start, err := r.Peek(4)
+	if err != nil && len(start) == 0 {
+		return fmt.Errorf("%w: the file is empty", ErrRows)
+	}
+	switch {
+	case string(start) == "PAR1":
+		return readParquet(file, f)
+	case start[0] == '{':
+		return readJSON(r, f)
+	}
+	return readCSV(r, f)
+}
+
+func readJSON(r io.Reader, f func(*Line) error) error {
+	lines := bufio.NewScanner(r)
+	lines.Buffer(make([]byte, 64<<10), maxLine)
+	for n := 1; lines.Scan(); n++ {
+		if len(strings.TrimSpace(lines.Text())) == 0 {
+			continue
+		}
+		v, err := decodeJSON(lines.Bytes())
+		m, ok := v.(map[string]any)
+		if err != nil || !ok {
+			return fmt.Errorf("line %d: %w: it is not a JSON object", n, ErrRows)
+		}
+		l := &Line{Number: n, format: JSONL, value: v}
+		place := m
+		if u, ok := m["unmapped"].(map[string]any); ok {
+			l.format, place = OCSF, u
+		}
+		if err := l.place(jsonText(place["index"]), jsonText(place["leaf_hash"]), jsonText(place["request_index"])); err != nil {
+			return fmt.Errorf("line %d: %w", n, err)
+		}
+		if err := f(l); err != nil {
+			return err
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return fmt.Errorf("%w: %w", ErrRows, err)
+	}
+	return nil
+}
+
+func jsonText(v any) string {
+	switch v := v.(type) {
+	case string:
+		return v
+	case json.Number:
+		return v.String()
+	}
+	return ""
+}
+
+func readCSV(r io.Reader, f func(*Line) error) error {
+	in := csv.NewReader(r)
+	header, err := in.Read()
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrRows, err)
+	}
+	header[0] = strings.TrimPrefix(header[0], "\ufeff") // spreadsheets put it there
+	if !slices.Contains(header, "index") || !slices.Contains(header, "leaf_hash") {
+		return fmt.Errorf("%w: it has no columns index and leaf_hash, without which nothing can be proven", ErrRows)
+	}
+	for n := 2; ; n++ {
+		list, err := in.Read()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrRows, err)
+		}
+		cells := make(map[string]string, len(list))
+		for i, text := range list {
+			cells[header[i]] = wild(text)
+		}
+		if err := giveTable(n, cells, f); err != nil {
+			return err
+		}
+	}
+}
+
+func readParquet(file *os.File, f func(*Line) error) (err error) {
+	defer func() {
+		// The reader panics on some files that are damaged.
+		if e := recover(); e != nil {
+			err = fmt.Errorf("%w: the file is damaged: %v", ErrRows, e)
+		}
+	}()
+	st, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	in, err := parquet.OpenFile(file, st.Size())
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrRows, err)
+	}
+	rows := parquet.NewGenericReader[Row](in)
+	defer func() { _ = rows.Close() }() // it was only read
+	batch := make([]Row, 256)
+	for n := 1; ; {
+		k, err := rows.Read(batch)
+		for i := range batch[:k] {
+			cells := make(map[string]string)
+			for _, c := range batch[i].cells() {
+				cells[c.name] = c.text
+			}
+			if err := giveTable(n, cells, f); err != nil {
+				return err
+			}
+			n++
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrRows, err)
+		}
+		clear(batch)
+	}
+}
+
+func giveTable(n int, cells map[string]string, f func(*Line) error) error {
+	l := &Line{Number: n, format: CSV, value: cells}
+	if err := l.place(cells["index"], cells["leaf_hash"], cells["request_index"]); err != nil {
+		return fmt.Errorf("row %d: %w", n, err)
+	}
+	return f(l)
+}
+
+func (l *Line) place(index, leaf, request string) error {
+	var err error
+	if l.Index, err = strconv.ParseUint(index, 10, 64); err != nil {
+		return fmt.Errorf("%w: it has no index, without which nothing can be proven", ErrRows)
+	}
+	h, err := base64.StdEncoding.DecodeString(leaf)
+	if err != nil || len(h) != len(l.Leaf) {
+		return fmt.Errorf("%w: it has no leaf_hash, without which nothing can be proven", ErrRows)
+	}
+	l.Leaf = record.Hash(h)
+	if request != "" {
+		n, err := strconv.ParseUint(request, 10, 64)
+		if err != nil {
+			return fmt.Errorf("%w: request_index %q is no index", ErrRows, request)
+		}
+		l.RequestIndex = &n
+	}
+	return nil
+}
+
+// Compare returns what of a row is not what the record says, as "NAME: is A, was B".
+// The item was proven to stand at the row's index, and its request at the request's.
+// What a row lacks, or has beside the columns of an export, is not compared.
+func (l *Line) Compare(it Item, name func(keys.ID) string) ([]string, error) {
+	if it.Entry.Leaf != l.Leaf {
+		return []string{fmt.Sprintf("leaf_hash: is %s, was %s", b64(l.Leaf[:]), b64(it.Entry.Leaf[:]))}, nil
+	}
+	var bad []string
+	if l.format == JSONL {
+		v, err := jsonValue(record.NewView(it.Entry, it.Index, name, nil))
+		compareJSON("", l.value, v, &bad)
+		return bad, err
+	}
+	row := newRow(it, name)
+	if l.format == OCSF {
+		v, err := jsonValue(newEvent(row))
+		if err != nil {
+			return nil, err
+		}
+		compareJSON("", l.value, v, &bad)
+	} else {
+		have := l.value.(map[string]string)
+		for _, c := range row.cells() {
+			if text, ok := have[c.name]; ok && text != c.text {
+				bad = append(bad, differs(c.name, text, c.text))
+			}
+		}
+	}
+	if len(bad) > 0 && it.Request == nil && it.Entry.Record.GetResponse() != nil {
+		bad = append(bad, "request_index: is missing, and without it nothing of the request can be proven")
+	}
+	return bad, nil
+}
+
+// compareJSON holds what of a value is in an export against what should be there.
+func compareJSON(at string, have, want any, bad *[]string) {
+	w, ok := want.(map[string]any)
+	h, too := have.(map[string]any)
+	if !ok || !too {
+		if a, b := text(have), text(want); a != b {
+			*bad = append(*bad, differs(strings.TrimPrefix(at, "."), a, b))
+		}
+		return
+	}
+	for name, value := range h {
+		if should, ok := w[name]; ok {
+			compareJSON(at+"."+name, value, should, bad)
+		} else if known(name) {
+			*bad = append(*bad, differs(strings.TrimPrefix(at+"."+name, "."), text(value), "absent"))
+		}
+	}
+}
+
+// known reports whether a name is one of an export: where the record has no such
+// fact, a row that has it was changed.
+func known(name string) bool {
+	for _, c := range new(Row).cells() {
+		if c.name == name {
+			return true
+		}
+	}
+	return false
+}
+
+func text(v any) string {
+	if s, ok := v.(string); ok {
+		return s
+	}
+	b, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Sprint(v)
+	}
+	return string(b)
+}
+
+func differs(name, have, want string) string {
+	return fmt.Sprintf("%s: is %q, was %q", name, have, want)
+}
