@@ -115,16 +115,6 @@ func (p *Proxy) server(base context.Context, rn *run) *http.Server {
 	}
 }
 
-// unixPeer is the address of clients on a Unix socket, who have none.
-const unixPeer = "unix"
-
-func peerText(c net.Conn) string {
-	if a := c.RemoteAddr(); a.Network() != "unix" {
-		return a.String()
-	}
-	return unixPeer
-}
-
 func parseAddr(text string) netip.AddrPort {
 	ap, err := netip.ParseAddrPort(text)
 	if err != nil {
