@@ -3,7 +3,9 @@ package config
 import (
 	"fmt"
 	"net"
+	"path/filepath"
 	"strconv"
+	"strings"
 )
 
 const (
@@ -77,6 +79,17 @@ func (c *checker) address(key, addr string) {
 	}
 }
 
+// listener takes sockets too.
+func (c *checker) listener(key, addr string) {
+	path, socket := strings.CutPrefix(addr, "unix:")
+	switch {
+	case !socket:
+		c.address(key, addr)
+	case !filepath.IsAbs(path):
+		c.fail(key, ": %q is not a socket such as unix:/run/sealtap.sock", addr)
+	}
+}
+
 // url refuses what is not for a URL to say: passwords are files.
 func (c *checker) url(key string, u URL) {
 	switch {
@@ -136,7 +149,8 @@ func (c *checker) limits(l Limits) {
 func (c *checker) proxy(p *Proxy) {
 	c.needed("proxy", need{"listen", p.Listen != ""}, need{"key", p.Key != ""}, need{"log", p.Log.URL != nil},
 		need{"policy", p.Policy != ""}, need{"spool", p.Spool != ""}, need{"digest_key", p.DigestKey != ""}, need{"openings_to", len(p.OpeningsTo) > 0})
-	c.address("proxy.listen", p.Listen)
+	c.listener("proxy.listen", p.Listen)
+	c.routes(p)
 	c.url("proxy.upstream", p.Upstream)
 	c.url("proxy.log", p.Log)
 	if p.TLS != nil {

@@ -42,10 +42,13 @@ type File struct {
 
 // Proxy configures one proxy.
 type Proxy struct {
-	Listen   string `yaml:"listen"`   // address to listen on; required
-	Upstream URL    `yaml:"upstream"` // where requests go; without it a forward proxy
+	Listen   string `yaml:"listen"`   // address to listen on, or unix:/path/to/socket; required
+	Upstream URL    `yaml:"upstream"` // where requests go; without it and routes a forward proxy
 	Service  string `yaml:"service"`  // name of the service in records; empty means the upstream's host
 	TLS      *TLS   `yaml:"tls"`      // without it plain HTTP
+
+	Upstreams []Upstream `yaml:"upstreams"` // where routes lead
+	Routes    []Route    `yaml:"routes"`    // in the place of upstream
 
 	Key           Path   `yaml:"key"`    // the producer's signing key; required
 	Log           URL    `yaml:"log"`    // where entries go; required
@@ -188,6 +191,7 @@ func (f *File) resolve(dir string) {
 		if p.TLS != nil {
 			at(&p.TLS.Cert, &p.TLS.Key, &p.TLS.ClientCA)
 		}
+		p.resolveUpstreams(at)
 	}
 	if l := f.Log; l != nil {
 		at(&l.Database, &l.Key, &l.PostQuantumKey, &l.OperatorKey, &l.Genesis, &l.Policy, &l.OpeningsIdentity, &l.Readers.Tokens)

@@ -116,7 +116,7 @@ func TestParseErrors(t *testing.T) {
 		{"large buffer", "  heartbeat: 5s", "  buffer_limit: 1GiB", `c.yaml:10: proxy.buffer_limit: it is at most`},
 		{"seal", "  heartbeat: 5s", "  seal: [source, name]", `c.yaml:10: proxy.seal: "name" cannot be sealed`},
 		{"operations", "  heartbeat: 5s", "  operations: [grpc, soap]", `c.yaml:10: proxy.operations: unknown protocol "soap": grpc, graphql,`},
-		{"missing in a witness", "    database: w1.db\n", "", `c.yaml:14: witnesses.[0].database is required`},
+		{"missing in a witness", "    database: w1.db\n", "", `c.yaml:15: witnesses.[0].database is required`},
 		{"not YAML", "proxy:", "proxy: {", "c.yaml: "},
 	} {
 		t.Run(c.name, func(t *testing.T) {

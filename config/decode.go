@@ -98,7 +98,9 @@ func (d decoder) list(n *yaml.Node, v reflect.Value) error {
 	}
 	v.Set(reflect.MakeSlice(v.Type(), len(n.Content), len(n.Content)))
 	for i, item := range n.Content {
-		if err := d.at(fmt.Sprintf("[%d]", i)).decode(item, v.Index(i).Addr().Interface()); err != nil {
+		at := d.at(fmt.Sprintf("[%d]", i))
+		d.lines[strings.Join(at.keys, ".")] = item.Line
+		if err := at.decode(item, v.Index(i).Addr().Interface()); err != nil {
 			return err
 		}
 	}

@@ -40,6 +40,7 @@ type statement struct {
 	tunnel      sealtapv1.Tunnel
 	operation   sealtapv1.Operation
 	keys        []string // of a header, sorted
+	attempts    [2]sealtapv1.Attempt
 }
 
 // reset makes room for the next record.
@@ -239,7 +240,8 @@ func (x *exchange) captureRequest() {
 		}
 	}
 	q.Trace = x.trace[:]
-	q.Service, q.Method, q.Protocol = x.p.cfg.Service, capped(r.Method, maxMethod), protocolName(r)
+	q.Method, q.Protocol = capped(r.Method, maxMethod), protocolName(r)
+	x.captureRoute(q)
 	if r.Method != http.MethodConnect {
 		q.Scheme = x.scheme()
 		if r.URL.IsAbs() {
@@ -283,7 +285,7 @@ func (x *exchange) captureTarget(q *sealtapv1.Request) {
 		path = redactText(path, func(name, secret string) { x.credential("path", name, secret) })
 	}
 	if path != "" {
-		if x.p.seal.path {
+		if x.sealsPath() {
 			x.st.sealString(record.FieldPath, path)
 		} else {
 			q.Path = capped(path, maxPath)

@@ -21,6 +21,7 @@ const (
 	codeUnreachable = "upstream-unreachable"
 	codeTruncated   = "upstream-truncated"
 	codeTimeout     = "timeout"
+	codeNoUpstream  = "no-upstream"
 )
 
 // exchange is one request with its response. It is pooled: nothing that can
@@ -38,6 +39,9 @@ type exchange struct {
 	trace    [16]byte
 	newTrace string // the traceparent, where the request had no valid one
 	trusted  bool   // the peer is
+
+	route *routed   // that it takes; nil of a forward proxy, and where there is none
+	at    *upstream // where it is in flight
 
 	opened bool // the request record is durable
 	closed bool // the response record is durable, or failed
@@ -61,6 +65,7 @@ func (x *exchange) begin(w http.ResponseWriter, r *http.Request) {
 	x.w, x.r, x.start = w, r, time.Now()
 	x.opened, x.closed, x.begun, x.reuse = false, false, false, true
 	x.ctl, x.tries, x.newTrace = nil, nil, ""
+	x.route, x.at = nil, nil
 	x.drop = x.drop[:0]
 	x.body = requestBody{}
 	x.answer.reset()
@@ -97,6 +102,7 @@ func (x *exchange) end() {
 	x.answer.release()
 	x.body.release()
 	x.tries.end()
+	x.leave()
 	if e != nil {
 		panic(e)
 	}
@@ -110,6 +116,9 @@ func (x *exchange) end() {
 func (x *exchange) serve() {
 	if why := x.malformed(); why != "" {
 		x.refuse(http.StatusBadRequest, why)
+		return
+	}
+	if !x.choose() {
 		return
 	}
 	if x.r.Method == http.MethodConnect {
@@ -144,7 +153,7 @@ func (x *exchange) malformed() string {
 	if len(r.Header["Transfer-Encoding"]) > 0 {
 		return "the coding of the body is not known"
 	}
-	reverse := x.p.cfg.Upstream != nil
+	reverse := x.p.reverse()
 	switch absolute := r.URL.Host != "" && r.Method != http.MethodConnect; {
 	case containsAt(r.Host):
 		return "the authority holds a user name"
@@ -226,6 +235,7 @@ func (x *exchange) finish(outcome sealtapv1.Outcome, detail string) error {
 	if a.tunnelled {
 		p.Tunnel = &s.tunnel
 	}
+	x.captureAttempts(p)
 	p.Outcome = outcome
 	p.Detail = capped(x.detail(detail), maxDetail)
 	now := time.Now()

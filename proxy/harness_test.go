@@ -211,23 +211,31 @@ type server struct {
 // proxy.
 func start(t testing.TB, upstream string, change func(*Config)) *server {
 	t.Helper()
-	m := newMemory()
-	cfg := Config{Recorder: m, DigestKey: []byte("0123456789abcdef"), Service: "shop"}
-	if upstream != "" {
-		u, err := url.Parse(upstream)
-		if err != nil {
-			t.Fatal(err)
-		}
-		cfg.Upstream = u
-	}
-	if change != nil {
-		change(&cfg)
-	}
-	p, err := New(cfg)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	return startOn(t, l, func(cfg *Config) {
+		if upstream != "" {
+			u, err := url.Parse(upstream)
+			if err != nil {
+				t.Fatal(err)
+			}
+			cfg.Upstream = u
+		}
+		if change != nil {
+			change(cfg)
+		}
+	})
+}
+
+// startOn runs a proxy on a listener until the test ends.
+func startOn(t testing.TB, l net.Listener, change func(*Config)) *server {
+	t.Helper()
+	m := newMemory()
+	cfg := Config{Recorder: m, DigestKey: []byte("0123456789abcdef"), Service: "shop"}
+	change(&cfg)
+	p, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -228,7 +228,7 @@ func (x *exchange) forwardHeaders(upgrade bool) http.Header {
 	} else {
 		h["Via"] = append(via[:len(via):len(via)], viaValue(x.r.ProtoMajor))
 	}
-	if x.p.cfg.Upstream != nil {
+	if x.p.reverse() {
 		x.setForwarded(h, set)
 	}
 	return h

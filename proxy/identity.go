@@ -46,7 +46,7 @@ func (x *exchange) identify(who *sealtapv1.Who) bool {
 	var tokenID string
 	var tokenOK bool
 	authorization := r.Header.Get("Authorization")
-	if v := r.Header.Get("Proxy-Authorization"); v != "" && x.p.cfg.Upstream == nil {
+	if v := r.Header.Get("Proxy-Authorization"); v != "" && !x.p.reverse() {
 		authorization = v // meant for this proxy, the other for the target
 	}
 	scheme, credential, _ := strings.Cut(authorization, " ")
@@ -137,6 +137,9 @@ func (x *exchange) source() string {
 // local reports whether a client is on this machine: as a peer, and by what it
 // says of those it speaks for.
 func (x *exchange) local() bool {
+	if x.conn.text == unixPeer {
+		return true
+	}
 	if !x.conn.addr.Addr().IsLoopback() {
 		return false
 	}

@@ -24,6 +24,9 @@ const (
 	maxCredentials = 64
 	maxPlace       = 128
 	maxOperation   = 256 // of its name, and of its target
+	maxTemplate    = 512
+
+	maxAttemptDetail = 256 // of each of maxAttempts
 )
 
 // digestMark stands between the beginning of a value and the digest of all of it.

@@ -27,7 +27,7 @@ func (x *exchange) captureOperation(q *sealtapv1.Request, path, query string) {
 	}
 	in := meaning.Request{
 		Method: x.r.Method, Host: x.r.Host, Path: path, Query: query, Header: x.r.Header,
-		PathHidden: x.p.seal.path,
+		PathHidden: x.sealsPath(),
 	}
 	if x.body.kind == bodyBuffered {
 		in.Body = x.body.data

@@ -5,8 +5,8 @@
 // record is durable before the client has the end of its answer (RFC 9110
 // semantics; the rules are in docs/architecture.md). Where a record cannot be
 // made durable the exchange does not happen. The package holds the HTTP part:
-// capture, identity and forwarding, as a reverse proxy to one upstream or as a
-// forward proxy. Durability is the [Recorder]'s, which package proxy/spool
+// capture, identity and forwarding, as a reverse proxy with routes to pools of
+// upstreams, or as a forward proxy. Durability is the [Recorder]'s, which package proxy/spool
 // implements.
 //
 // Start with [New], then call [Proxy.Run] with a listener.
@@ -57,10 +57,15 @@ type Config struct {
 	Upstream *url.URL
 	// UpstreamTLS is used for https upstreams; nil means the system's roots.
 	UpstreamTLS *tls.Config
+	// Pools are the upstreams of a reverse proxy with routes; not beside Upstream,
+	// which is short for one route to one target.
+	Pools []Pool
+	// Routes lead to the pools. What none of them takes is answered with 404.
+	Routes []Route
 	// TLS is what listeners speak; nil means no TLS. A verified client
 	// certificate gives "who".
 	TLS *tls.Config
-	// Service is the name of the route in records; empty means none.
+	// Service is the name of the only route in records; empty means none.
 	Service string
 	// Recorder is required.
 	Recorder Recorder
@@ -149,8 +154,10 @@ type Proxy struct {
 
 	operations meaning.Set
 
-	upstream upstream // of a reverse proxy
-	targets  targets  // of a forward proxy
+	routing routing // of a reverse proxy
+	pools   []*pool
+	checks  checks
+	targets targets // of a forward proxy
 
 	exchanges sync.Pool // *exchange
 	small     sync.Pool // *buffer of smallBuffer bytes
@@ -190,10 +197,11 @@ func New(cfg Config) (*Proxy, error) {
 		return nil, err
 	}
 	p.digests = newDigester(cfg.DigestKey)
-	if cfg.Upstream == nil {
-		p.targets = p.newTargets()
-	} else if p.upstream, err = p.newUpstream(cfg.Upstream); err != nil {
+	if err := p.newRouting(); err != nil {
 		return nil, err
+	}
+	if !p.reverse() {
+		p.targets = p.newTargets()
 	}
 	p.exchanges.New = func() any { return p.newExchange() }
 	p.small.New = func() any { return &buffer{pool: &p.small, b: make([]byte, smallBuffer)} }

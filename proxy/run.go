@@ -38,6 +38,7 @@ type connKey struct{}
 func (p *Proxy) Run(ctx context.Context, l net.Listener) error {
 	own := p.addListener(l)
 	defer p.removeListener(own)
+	defer p.check()()
 	base, cut := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cut(nil)
 	rn := new(run)
@@ -107,7 +108,7 @@ func (p *Proxy) server(base context.Context, rn *run) *http.Server {
 		ErrorLog:                     slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
 		BaseContext:                  func(net.Listener) context.Context { return base },
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			cc := &clientConn{Conn: c, text: c.RemoteAddr().String(), run: rn}
+			cc := &clientConn{Conn: c, text: peerText(c), run: rn}
 			cc.addr = parseAddr(cc.text)
 			return context.WithValue(ctx, connKey{}, cc)
 		},

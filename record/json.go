@@ -39,6 +39,7 @@ type View struct {
 	Headers     any     `json:"headers,omitempty"`
 	Credentials any     `json:"credentials,omitempty"`
 	Request     any     `json:"request,omitempty"`
+	Changes     any     `json:"changes,omitempty"` // what did not go on as it came
 	Response    any     `json:"response,omitempty"`
 	Tunnel      any     `json:"tunnel,omitempty"`
 	Detail      any     `json:"detail,omitempty"` // of records about the producer, seals and statements
@@ -162,6 +163,9 @@ func (v *View) request(q *sealtapv1.Request, sealed map[string]*Value) {
 	v.Template, v.Operation = q.GetTemplate(), operationView(q.GetOperation())
 	v.Headers, v.Credentials = headerView(q.GetHeaders(), sealed), credentialView(q.GetCredentials())
 	v.Request = bodyView(q.GetBody())
+	if c := q.GetChanges(); len(c) > 0 {
+		v.Changes = changeViews(c)
+	}
 }
 
 func (v *View) response(p *sealtapv1.Response, sealed map[string]*Value) {
@@ -182,6 +186,9 @@ func (v *View) response(p *sealtapv1.Response, sealed map[string]*Value) {
 	}
 	if p.GetDetail() != "" {
 		out["detail"] = p.GetDetail()
+	}
+	if a := p.GetAttempts(); len(a) > 0 {
+		out["attempts"] = attemptViews(a)
 	}
 	v.Response = out
 	if t := p.GetTunnel(); t != nil {

@@ -26,6 +26,8 @@ type proxyFiles struct {
 	recipients []age.Recipient
 	jwks       []byte
 	tls        *tls.Config
+
+	upstreamTLS []*tls.Config // of each upstream, or nil
 }
 
 func readProxyFiles(c *config.Proxy) (*proxyFiles, error) {
@@ -51,6 +53,9 @@ func readProxyFiles(c *config.Proxy) (*proxyFiles, error) {
 		if f.jwks, err = os.ReadFile(string(c.JWKS)); err != nil {
 			return nil, usagef("proxy.jwks: %w", err)
 		}
+	}
+	if f.upstreamTLS, err = readUpstreamTLS(c); err != nil {
+		return nil, err
 	}
 	if c.TLS != nil {
 		f.tls, err = loadTLS(c.TLS)

@@ -27,17 +27,18 @@ func TestMain(m *testing.M) {
 		"sealtap":  main,
 		"upstream": upstream,
 		"load":     load,
+		"gets":     gets,
 		"tamper":   tamper,
 	})
 }
 
 // TestScript runs the stories in testdata/script. Each has the names of free
-// addresses in its environment: PROXY, LOG, LOG2, UPSTREAM.
+// addresses in its environment: PROXY, LOG, LOG2, MIRROR, UPSTREAM, UPSTREAM2, UPSTREAM3.
 func TestScript(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Setup: func(e *testscript.Env) error {
-			for _, name := range []string{"PROXY", "LOG", "LOG2", "MIRROR", "UPSTREAM"} {
+			for _, name := range []string{"PROXY", "LOG", "LOG2", "MIRROR", "UPSTREAM", "UPSTREAM2", "UPSTREAM3"} {
 				l, err := net.Listen("tcp", "127.0.0.1:0")
 				if err != nil {
 					return err
@@ -51,6 +52,7 @@ func TestScript(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"await":    await,
 			"get":      get,
+			"inset":    inset,
 			"fetch":    fetch,
 			"refused":  refused,
 			"term":     terminate,

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -48,11 +49,18 @@ func (s *service) serve(ctx context.Context) error {
 }
 
 func listen(section, addr string) (net.Listener, error) {
-	l, err := net.Listen("tcp", addr)
+	l, err := listenOn(addr)
 	if err != nil {
 		return nil, usagef("%s.listen: %w; choose another address", section, err)
 	}
 	return l, nil
+}
+
+func listenOn(addr string) (net.Listener, error) {
+	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
+		return listenUnix(path)
+	}
+	return net.Listen("tcp", addr)
 }
 
 // startWitness opens a witness.
@@ -262,6 +270,7 @@ func proxyConfig(c *config.Proxy, f *proxyFiles, sp proxy.Recorder, logger *slog
 	if p.Service == "" && c.Upstream.URL != nil {
 		p.Service = c.Upstream.Host
 	}
+	addRoutes(&p, c, f)
 	for _, t := range c.TrustedPeers {
 		p.TrustedPeers = append(p.TrustedPeers, t.Prefix)
 	}

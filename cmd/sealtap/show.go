@@ -154,6 +154,7 @@ func viewLines(r row) [][2]string {
 		if b := q.GetRequest().GetBody(); b != nil && b.GetSize() > 0 {
 			add("body", bodyText(b))
 		}
+		lines = append(lines, changeLines(q.GetRequest().GetChanges())...)
 		lines = append(lines, headerLines(v)...)
 	}
 	if r.entry.Record != nil && r.entry.Record.GetResponse() != nil {
@@ -170,6 +171,7 @@ func viewLines(r row) [][2]string {
 			add("  up", bodyText(t.GetUp()))
 			add("  down", bodyText(t.GetDown()))
 		}
+		lines = append(lines, attemptLines(p.GetAttempts())...)
 		lines = append(lines, headerLines(v)...)
 	}
 	return lines

@@ -224,17 +224,17 @@ func (s *stack) stop() error {
 
 // announce says what listens where, and what to try.
 func (s *stack) announce(w io.Writer, d *dataDir, c *config.File) {
-	proxyURL, logURL := "http://"+reachable(c.Proxy.Listen), "http://"+reachable(c.Log.Listen)
-	if c.Proxy.TLS != nil {
-		proxyURL = "https://" + reachable(c.Proxy.Listen)
-	}
+	logURL := "http://" + reachable(c.Log.Listen)
+	at, proxyURL, curl := proxyAddress(c.Proxy)
 	var names []string
 	for _, x := range c.Witnesses {
 		names = append(names, x.Name+" ("+x.Listen+")")
 	}
-	to, try := "forward proxy", "curl -x "+proxyURL+" http://example.com/"
-	if c.Proxy.Upstream.URL != nil {
-		to, try = "to "+c.Proxy.Upstream.String(), "curl "+proxyURL+"/"
+	to, try := "forward proxy", curl+" -x "+proxyURL+" http://example.com/"
+	if n := len(c.Proxy.Routes); n > 0 {
+		to, try = fmt.Sprintf("%d routes", n), curl+" "+proxyURL+"/"
+	} else if c.Proxy.Upstream.URL != nil {
+		to, try = "to "+c.Proxy.Upstream.String(), curl+" "+proxyURL+"/"
 	}
 	flags := ""
 	if d.path != defaultDir && d.path != strings.TrimPrefix(defaultDir, "./") {
@@ -249,5 +249,5 @@ These witnesses run beside the log and are not independent: add others to policy
 Try:  %s
       sealtap query%s
       sealtap audit%s
-`, d.path, proxyURL, to, logURL, strings.Join(names, ", "), try, flags, flags)
+`, d.path, at, to, logURL, strings.Join(names, ", "), try, flags, flags)
 }

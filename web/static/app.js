@@ -131,6 +131,10 @@ function described(r) {
     pairs.push(["status", p.status], ["answer", text, cls], ["detail", p.detail]);
     if (p.received_sha256) pairs.push(["received", body({ size: p.received_size, sha256: p.received_sha256 })]);
     if (p.sent_sha256) pairs.push(["sent", body({ size: p.size, sha256: p.sent_sha256 })]);
+    for (const a of p.attempts || []) {
+      const how = [a.status, a.detail, `${(a.duration_ns / 1e6).toFixed(2)} ms`, a.certificate_sha256 && `certificate SHA-256 ${a.certificate_sha256}`];
+      pairs.push(["attempt", [a.upstream, ...how.filter(Boolean)].join(", ")]);
+    }
     pairs.push(["took", `${(p.duration_ns / 1e6).toFixed(2)} ms`]);
   }
   for (const [name, v] of Object.entries(r.headers || {})) pairs.push([name, plain(v), "mono"]);
