@@ -10,6 +10,7 @@ import (
 	merkle "github.com/transparency-dev/merkle/proof"
 	"github.com/transparency-dev/merkle/rfc6962"
 
+	"github.com/sealtap/sealtap/checkpoint"
 	"github.com/sealtap/sealtap/keys"
 	"github.com/sealtap/sealtap/record"
 	"github.com/sealtap/sealtap/witness/policy"
@@ -112,7 +113,7 @@ func included(what string, entry []byte, p proof.TLogProof, size uint64, root re
 	}
 	leaf := record.LeafHash(entry)
 	if err := merkle.VerifyInclusion(rfc6962.DefaultHasher, p.Index, size, leaf[:], path, root[:]); err != nil {
-		return refuse(RootMismatch, "the %s is not proven to stand at %d of %d: %v", what, p.Index, size, err)
+		return refuse(RootMismatch, "the %s is not proven to stand at %d of %d: %v", what, p.Index, size, checkpoint.Unproven(err))
 	}
 	return nil
 }

@@ -5,14 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/transparency-dev/merkle/compact"
 
 	"github.com/sealtap/sealtap/checkpoint"
 	"github.com/sealtap/sealtap/record"
 	"github.com/sealtap/sealtap/tlog/client"
-	"github.com/sealtap/sealtap/witness/policy"
 )
 
 // PrunedSource is a [Source] of a log that may have let go of its oldest entries;
@@ -110,6 +108,26 @@ func (a *auditor) startStreams() bool {
 		s.base, s.next, s.order = at.Size, at.Size, i
 		s.past = history{tree: tree, old: edge{at.Size, at.Edge}, mid: edge{at.Size, at.Edge}}
 	}
+	return a.checkSums()
+}
+
+// checkSums compares the number of records that the streams are said to have below
+// the minimum index with the number of entries there. An entry is a record, a seal
+// with one record or more before it, or a statement of the operator.
+func (a *auditor) checkSums() bool {
+	m, records := a.kept.Minimum, uint64(0)
+	for _, at := range a.kept.Streams {
+		if at.Size >= m-records { // the genesis is none
+			a.add(finding(SealMismatch, "the log says that its producers have more records below its minimum index, %d, than there are entries", m))
+			return false
+		}
+		records += at.Size
+	}
+	if statements := uint64(len(a.kept.Statements)); m > statements && (m-statements+1)/2 > records {
+		a.add(finding(RecordMissing, "the log says that its producers have %d records and its operator %d statements below its minimum index, %d: with their seals these are fewer entries than there are",
+			records, statements, m))
+		return false
+	}
 	return true
 }
 
@@ -190,7 +208,7 @@ func (a *auditor) finishPruned(ctx context.Context) {
 	}
 	why, err := a.permission(ctx)
 	switch {
-	case errors.Is(err, errNotAllowed):
+	case errors.Is(err, client.ErrNotAllowed):
 		a.add(finding(RecordMissing, "the first %d entries are not there any more, and %v", a.kept.Minimum, err).at(0))
 	case err != nil:
 		a.failedRead(err, RecordMissing, fmt.Sprintf("whether the first %d entries may be gone cannot be told", a.kept.Minimum))
@@ -200,83 +218,20 @@ func (a *auditor) finishPruned(ctx context.Context) {
 	}
 }
 
-// errNotAllowed says that nothing allows what was let go.
-var errNotAllowed = errors.New("nothing allows that")
-
-func notAllowed(format string, args ...any) error {
-	return fmt.Errorf("%w: %s", errNotAllowed, fmt.Sprintf(format, args...))
-}
-
-// permission checks the decision that the log shows: at a checkpoint, the policy in
-// force, which the operator's statement says, let go of everything below the
-// minimum index. That a log could have let go of something at an earlier time it
-// may do later as well. It returns the policy in words.
+// permission checks the decision that the log shows, and returns the policy in words.
 func (a *auditor) permission(ctx context.Context) (string, error) {
-	m := a.kept.Minimum
-	at, atErr, err := a.openDecision(ctx, a.kept.At)
-	if err != nil {
-		return "", err
+	d := client.Decision{
+		Minimum: a.kept.Minimum, At: a.kept.At, Old: a.kept.Old, Origin: a.head.Origin, Size: a.head.Size, Policy: a.Policy, Ring: a.producers.ring,
+		IsPrefix: func(ctx context.Context, head checkpoint.Body) (bool, error) {
+			return a.producers.isPrefix(ctx, head, a.head.Size)
+		},
 	}
-	r, ok := a.producers.ring.Retention(at.Size)
-	switch {
-	case !ok:
-		return "", notAllowed("the operator has stated no retention policy before entry %d", at.Size)
-	case r.Policy.Forever:
-		return "", notAllowed("the operator's statement at index %d keeps everything", r.Index)
-	case m > at.Size-min(at.Size, r.Policy.Entries):
-		return "", notAllowed("by the operator's statement at index %d the newest %d entries stay, and at %d entries, where the log says it was decided, that is from %d on",
-			r.Index, r.Policy.Entries, at.Size, at.Size-min(at.Size, r.Policy.Entries))
+	why, err := d.Check(ctx)
+	if f := (*client.ForkedError)(nil); errors.As(err, &f) {
+		a.add(Finding{Code: Fork, Severity: Finds, Heads: []string{string(f.Checkpoint.Note), string(a.head.Note)},
+			Detail: fmt.Sprintf("the checkpoint of %d entries that the log shows for what it let go is not one of this history", f.Checkpoint.Size)})
 	}
-	why := fmt.Sprintf("%s, says its statement at index %d", r.Policy, r.Index)
-	if r.Policy.Keep == 0 {
-		return why, nil
-	}
-	old, oldErr, err := a.openDecision(ctx, a.kept.Old)
-	if err != nil {
-		return "", err
-	}
-	if err := errors.Join(atErr, oldErr); err != nil {
-		return "", fmt.Errorf("%w: their age shows in checkpoints that do not satisfy this policy, which may have been another one then; add the witnesses of that time to it: %w", client.ErrUnavailable, err)
-	}
-	then, vouched1 := a.Policy.QuorumTime(old.Cosignatures)
-	now, vouched2 := a.Policy.QuorumTime(at.Cosignatures)
-	if !vouched1 || !vouched2 {
-		return why + " (nobody vouches for their age: the policy asks for no witness)", nil
-	}
-	if age := time.Duration(now-then) * time.Second; age < r.Policy.Keep {
-		return "", notAllowed("by the operator's statement at index %d they stay for %s; the witnesses saw the last of them %s before that was over", r.Index, r.Policy.Keep, r.Policy.Keep-age)
-	}
-	return why, nil
-}
-
-// openDecision verifies a checkpoint that the log shows for a decision: it must be
-// one of this log and of this history, with all that was let go under it. Whether
-// it satisfies the policy is said in the second result.
-func (a *auditor) openDecision(ctx context.Context, signed []byte) (cp *policy.Checkpoint, quorum, err error) {
-	if len(signed) == 0 {
-		return nil, nil, notAllowed("the log shows no checkpoint for it")
-	}
-	cp, err = a.Policy.Verify(signed)
-	if errors.Is(err, policy.ErrQuorum) {
-		quorum = err
-		cp, err = a.Policy.VerifyLogOnly(signed)
-	}
-	switch {
-	case err != nil:
-		return nil, nil, notAllowed("the checkpoint that the log shows for it is not to be trusted: %v", err)
-	case cp.Origin != a.head.Origin || cp.Size < a.kept.Minimum || cp.Size > a.head.Size:
-		return nil, nil, notAllowed("the checkpoint that the log shows for it, of %d entries of %q, does not bear on it", cp.Size, cp.Origin)
-	}
-	good, err := a.producers.isPrefix(ctx, checkpoint.Body{Origin: cp.Origin, Size: cp.Size, Root: cp.Root}, a.head.Size)
-	if err != nil {
-		return nil, nil, err
-	}
-	if !good {
-		a.add(Finding{Code: Fork, Severity: Finds, Heads: []string{string(cp.Note), string(a.head.Note)},
-			Detail: fmt.Sprintf("the checkpoint of %d entries that the log shows for what it let go is not one of this history", cp.Size)})
-		return nil, nil, notAllowed("the checkpoint that the log shows for it is of another history")
-	}
-	return cp, quorum, nil
+	return why, err
 }
 
 // comparable reports whether the tiles that a pruned log keeps give the root at a

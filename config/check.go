@@ -149,6 +149,7 @@ func (c *checker) proxy(p *Proxy) {
 			c.fail("proxy.seal", ": %q cannot be sealed; source, query, headers, path and who can", field)
 		}
 	}
+	c.operations(p.Operations)
 	if p.SpoolMaxBytes != 0 && p.SpoolMaxBytes < leastSpool {
 		c.fail("proxy.spool_max_bytes", ": a spool needs at least 4MiB")
 	}

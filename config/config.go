@@ -62,6 +62,7 @@ type Proxy struct {
 	TrustedPeers []Prefix `yaml:"trusted_peers"` // whose forwarding headers and user header count
 	UserHeader   string   `yaml:"user_header"`   // header in which a trusted peer names the user
 	JWKS         Path     `yaml:"jwks"`          // keys that verify bearer tokens
+	Operations   []string `yaml:"operations"`    // protocols of which is recorded what was asked for; none given means all
 	BufferLimit  Size     `yaml:"buffer_limit"`  // bodies up to it are hashed before they pass; 0 means 64KiB
 	Forward      Forward  `yaml:"forward"`
 }
@@ -102,6 +103,7 @@ type Limits struct {
 	ProducerBytesPerSecond Size   `yaml:"producer_bytes_per_second"` // of each producer, on average; 0 means 64MiB
 	QueueBatches           Count  `yaml:"queue_batches"`             // that wait; 0 means 4096
 	QueueBytes             Size   `yaml:"queue_bytes"`               // that wait; 0 means 64MiB
+	ReadingBytes           Size   `yaml:"reading_bytes"`             // of requests that are being read; 0 means 64MiB
 	PublishWait            Period `yaml:"publish_wait"`              // for a batch that asks for it; 0 means 20s
 }
 

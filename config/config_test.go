@@ -62,6 +62,7 @@ log:
     producer_bytes_per_second: 256KiB
     queue_batches: 100
     queue_bytes: 32MiB
+    reading_bytes: 48MiB
     publish_wait: 5s
 `
 
@@ -70,7 +71,7 @@ func TestLimits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := Limits{8192, 16 << 20, 256 << 10, 100, 32 << 20, Period(5 * time.Second)}
+	want := Limits{8192, 16 << 20, 256 << 10, 100, 32 << 20, 48 << 20, Period(5 * time.Second)}
 	if f.Log.Limits != want {
 		t.Errorf("limits %+v", f.Log.Limits)
 	}
@@ -81,7 +82,7 @@ func TestLimits(t *testing.T) {
 		{"16MiB", "1MiB", `c.yaml:9: log.limits.batch_bytes: a proxy sends up to`},
 		{"16MiB", "1GiB", `c.yaml:9: log.limits.batch_bytes: a proxy sends up to`},
 		{"100\n", "2000000\n", `c.yaml:11: log.limits.queue_batches: it is at most 1048576`},
-		{"5s", "3m", `c.yaml:13: log.limits.publish_wait: it is at most 50s`},
+		{"5s", "3m", `c.yaml:14: log.limits.publish_wait: it is at most 50s`},
 		{"queue_bytes", "queue_byte", `c.yaml:12: log.limits: unknown key "queue_byte"`},
 	} {
 		if _, err := Parse("c.yaml", []byte(strings.Replace(logSection, c.old, c.new, 1))); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), c.want) {
@@ -114,6 +115,7 @@ func TestParseErrors(t *testing.T) {
 		{"restless pruning", "witnesses:\n", "log: {listen: \"127.0.0.1:1\", database: l.db, key: k, policy: p, prune_interval: 1ms}\nwitnesses:\n", `log.prune_interval: it is at least`},
 		{"large buffer", "  heartbeat: 5s", "  buffer_limit: 1GiB", `c.yaml:10: proxy.buffer_limit: it is at most`},
 		{"seal", "  heartbeat: 5s", "  seal: [source, name]", `c.yaml:10: proxy.seal: "name" cannot be sealed`},
+		{"operations", "  heartbeat: 5s", "  operations: [grpc, soap]", `c.yaml:10: proxy.operations: unknown protocol "soap": grpc, graphql,`},
 		{"missing in a witness", "    database: w1.db\n", "", `c.yaml:14: witnesses.[0].database is required`},
 		{"not YAML", "proxy:", "proxy: {", "c.yaml: "},
 	} {

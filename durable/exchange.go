@@ -36,6 +36,9 @@ func PutDir(from, to string) error {
 }
 
 func putAside(from, to string) error {
+	if _, err := os.Lstat(to + Aside); !errors.Is(err, fs.ErrNotExist) {
+		return errors.Join(err, &os.PathError{Op: "putting the old one aside at", Path: to + Aside, Err: fs.ErrExist})
+	}
 	if err := os.Rename(to, to+Aside); err != nil {
 		return err
 	}

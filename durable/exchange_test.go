@@ -1,6 +1,8 @@
 package durable
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
@@ -46,6 +48,17 @@ func TestPutDir(t *testing.T) {
 	holds(two, "2")
 	if _, err := os.Stat(to + Aside); err == nil {
 		t.Error("something is left aside")
+	}
+	if err := os.Mkdir(to+Aside, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := putAside(two, to); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("put aside over somebody's directory: %v", err)
+	}
+	holds(to, "1")
+	holds(two, "2")
+	if err := os.Remove(to + Aside); err != nil {
+		t.Fatal(err)
 	}
 	if err := RecoverDir(to); err != nil {
 		t.Error(err)

@@ -1,6 +1,7 @@
 package durable
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"io/fs"
@@ -46,16 +47,20 @@ func Rewrite(path string, data []byte, mode fs.FileMode) error {
 
 // Read returns the content of a file that somebody may [Rewrite] meanwhile.
 func Read(path string) ([]byte, error) {
-	for {
+	// While it is read the file can lose its name, be written over, and get the name
+	// back. Two such readings differ.
+	var last []byte
+	for again := false; ; {
 		data, whole, err := read(path)
-		if err != nil || whole {
+		if err != nil || whole && again && bytes.Equal(data, last) {
 			return data, err
 		}
+		last, again = data, whole
 	}
 }
 
-// read also reports whether the file still had its name when it was read: only
-// then nobody can have written over it.
+// read also reports whether the file still had its name when it was read: otherwise
+// somebody may have written over it.
 func read(path string) (data []byte, whole bool, err error) {
 	f, err := os.Open(path)
 	if err != nil {

@@ -80,7 +80,7 @@ func TestGRPC(t *testing.T) {
 	}{
 		{"hole", ahead.batch(1, "x"), codes.FailedPrecondition, &sealtapv1.SubmitError{Status: 409, Expected: &expected}},
 		{"fork", start.batch(3, "two"), codes.AlreadyExists, &sealtapv1.SubmitError{Status: 409, Fork: true}},
-		{"stranger", newProducer(t, stranger).batch(1, "x"), codes.PermissionDenied, &sealtapv1.SubmitError{Status: 403}},
+		{"stranger", newProducer(t, stranger).batch(1, "x"), codes.PermissionDenied, &sealtapv1.SubmitError{Status: 403, UnknownProducer: true}},
 		{"no seal", &sealtapv1.SubmitRequest{Items: batch.GetItems()[:1]}, codes.InvalidArgument, &sealtapv1.SubmitError{Status: 400}},
 		{"too many", p.clone().batch(4096, "x"), codes.ResourceExhausted, &sealtapv1.SubmitError{Status: 413, Limit: "batch_entries", Got: 4097, Maximum: 4096}},
 	} {

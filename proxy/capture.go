@@ -38,6 +38,7 @@ type statement struct {
 	bodies      [3]sealtapv1.Body
 	sums        [3][sha256.Size]byte
 	tunnel      sealtapv1.Tunnel
+	operation   sealtapv1.Operation
 	keys        []string // of a header, sorted
 }
 
@@ -288,6 +289,7 @@ func (x *exchange) captureTarget(q *sealtapv1.Request) {
 			q.Path = capped(path, maxPath)
 		}
 	}
+	x.captureOperation(q, path, query)
 	query = redactQuery(query, func(name, secret string) { x.credential("query", name, secret) })
 	if query != "" {
 		if x.p.seal.query {

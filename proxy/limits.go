@@ -23,6 +23,7 @@ const (
 	maxHeaderLines = 128
 	maxCredentials = 64
 	maxPlace       = 128
+	maxOperation   = 256 // of its name, and of its target
 )
 
 // digestMark stands between the beginning of a value and the digest of all of it.

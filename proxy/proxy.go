@@ -26,6 +26,7 @@ import (
 	"time"
 
 	sealtapv1 "github.com/sealtap/sealtap/proto/sealtap/v1"
+	"github.com/sealtap/sealtap/proxy/meaning"
 	"github.com/sealtap/sealtap/record"
 )
 
@@ -86,6 +87,9 @@ type Config struct {
 	// MaxHeaderBytes bounds the headers of requests and of answers; zero means
 	// 64 KiB.
 	MaxHeaderBytes int
+	// Operations are the protocols of which is recorded what was asked for
+	// (meaning.Protocols); nil means all of them, an empty slice none.
+	Operations []string
 	// Forward says which targets a forward proxy reaches.
 	Forward Forward
 	// Timeouts; zero values mean the defaults that stand beside them.
@@ -146,6 +150,8 @@ type Proxy struct {
 	tokens  *tokenVerifier
 	ids     *idSource
 
+	operations meaning.Set
+
 	upstream upstream // of a reverse proxy
 	targets  targets  // of a forward proxy
 
@@ -175,6 +181,9 @@ func New(cfg Config) (*Proxy, error) {
 	}
 	var err error
 	if p.seal, err = parseSeal(cfg.Seal); err != nil {
+		return nil, err
+	}
+	if p.operations, err = parseOperations(cfg.Operations); err != nil {
 		return nil, err
 	}
 	if p.headers, err = newHeaderRules(cfg.OpenHeaders, cfg.UserHeader); err != nil {

@@ -277,7 +277,7 @@ func proveRecord(ctx context.Context, tree tiles.Reader, seal *record.Seal, sequ
 		raw[i] = hashes[i][:]
 	}
 	if err := proof.VerifyInclusion(rfc6962.DefaultHasher, sequence, seal.Size, leaf[:], raw, seal.Root[:]); err != nil {
-		return nil, fmt.Errorf("proving record %d of a producer: the seal has another root: %w", sequence, err)
+		return nil, fmt.Errorf("proving record %d of a producer: the seal has another root: %w", sequence, checkpoint.Unproven(err))
 	}
 	return &p, nil
 }

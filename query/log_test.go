@@ -268,6 +268,7 @@ func get(h http.Handler, url string, change ...func(*http.Request)) *httptest.Re
 type row struct {
 	index                      uint64
 	who, service, method, path string
+	operation                  string
 	status                     uint32
 	producer, stage            string
 	exchange                   int
@@ -293,7 +294,12 @@ func shop(l *memLog, ps []*producer, n int) []row {
 			who: fmt.Sprintf("user-%d", i%7), service: []string{"cart", "pay"}[i%2], method: []string{"GET", "POST", "PUT"}[i%3],
 			path: fmt.Sprintf("/%s/%d", []string{"items", "item", "orders"}[i%3], i%50), producer: p.key.Name, stage: "request", exchange: i,
 		}
-		r.index = p.add(request(i, r.who, r.service, r.method, r.path))
+		rec := request(i, r.who, r.service, r.method, r.path)
+		if i%4 != 3 {
+			r.operation = fmt.Sprintf("shop.v1.Orders/Op%d", i%4)
+			rec.GetRequest().Operation = &sealtapv1.Operation{Protocol: "grpc", Name: r.operation, Target: "x"}
+		}
+		r.index = p.add(rec)
 		r.time = p.now
 		rows = append(rows, r)
 		r.status = []uint32{200, 200, 404, 500, 204, 503}[i%6]

@@ -66,7 +66,7 @@ func cost(c clause) int {
 	if c.prefix {
 		return math.MaxInt
 	}
-	return len(c.values)<<8 + slices.Index([]field{fieldExchange, fieldTrace, fieldPath, fieldWho, fieldStatus,
+	return len(c.values)<<8 + slices.Index([]field{fieldExchange, fieldTrace, fieldPath, fieldOperation, fieldWho, fieldStatus,
 		fieldService, fieldProducer, fieldMethod, fieldStage, fieldRecord}, c.field)
 }
 
@@ -82,6 +82,8 @@ func (q *search) set(name, value string, all url.Values, producers func(string) 
 		exact(fieldService, newTerm(fieldService, value).value)
 	case "method":
 		exact(fieldMethod, newTerm(fieldMethod, value).value)
+	case "operation":
+		exact(fieldOperation, newTerm(fieldOperation, value).value)
 	case "path":
 		return q.setPath(value)
 	case "status":

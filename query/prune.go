@@ -116,23 +116,39 @@ func (st *store) trimSegments(ctx context.Context, segs []uint64) error {
 	return tx.Commit()
 }
 
+// cutRun keeps what of a run reaches beyond the floor. Runs do not overlap, so it is
+// the last that begins below, if any.
+const cutRun = `INSERT OR REPLACE INTO run SELECT stream, seq + (?1 - idx), ?1, n - (?1 - idx)
+	FROM run WHERE idx = (SELECT max(idx) FROM run WHERE idx < ?1) AND idx + n > ?1`
+
+// trimRows is how many rows of a table one transaction deletes.
+const trimRows = 4096
+
+// trims delete what lies below the floor, each at most so many rows. They find it by
+// index: what stays is not looked at.
+var trims = [...]string{
+	`DELETE FROM run WHERE (stream, seq) IN (SELECT stream, seq FROM run WHERE idx < ? LIMIT ?)`,
+	`DELETE FROM seal WHERE (stream, size) IN (SELECT stream, size FROM seal WHERE idx < ? LIMIT ?)`,
+	`DELETE FROM beacon WHERE (stream, seq) IN (SELECT stream, seq FROM beacon WHERE idx < ? LIMIT ?)`,
+	`DELETE FROM orphan WHERE (exchange, idx) IN (SELECT exchange, idx FROM orphan WHERE idx < ? LIMIT ?)`,
+}
+
 func (st *store) trimFacts(ctx context.Context, floor uint64) error {
-	tx, err := st.db.Writer.BeginTx(ctx, nil)
-	if err != nil {
+	if _, err := st.db.Writer.ExecContext(ctx, cutRun, floor); err != nil {
 		return err
 	}
-	defer tx.Rollback()
-	// Of a run that reaches beyond the floor the rest stays.
-	if _, err := tx.ExecContext(ctx, `INSERT OR REPLACE INTO run SELECT stream, seq + (?1 - idx), ?1, n - (?1 - idx)
-		FROM run WHERE idx < ?1 AND idx + n > ?1`, floor); err != nil {
-		return err
-	}
-	for _, table := range []string{"run", "seal", "beacon", "orphan"} {
-		if _, err := tx.ExecContext(ctx, "DELETE FROM "+table+" WHERE idx < ?", floor); err != nil {
-			return err
+	for _, s := range trims {
+		for n := int64(trimRows); n == trimRows; {
+			res, err := st.db.Writer.ExecContext(ctx, s, floor, trimRows)
+			if err != nil {
+				return err
+			}
+			if n, err = res.RowsAffected(); err != nil {
+				return err
+			}
 		}
 	}
-	return tx.Commit()
+	return nil
 }
 
 // skipPruned lets an index that has read less than the log has pruned begin at the
@@ -153,9 +169,13 @@ func (ix *Index) skipPruned(ctx context.Context, st *store, zones []zone, stream
 	}
 	defer tx.Rollback()
 	for ; tail.first+ix.segment <= floor; tail.first += ix.segment {
-		z, none := newZone(), record.Hash{}
+		z := newZone()
+		last, err := ix.lastLeaf(ctx, tail.first+ix.segment-1)
+		if err != nil {
+			return nil, nil, err
+		}
 		if _, err := tx.ExecContext(ctx, "INSERT INTO zone VALUES (?, ?, ?, ?, ?, ?)", tail.first/ix.segment,
-			z.minTime, z.maxTime, z.minExchange[:], z.maxExchange[:], none[:]); err != nil {
+			z.minTime, z.maxTime, z.minExchange[:], z.maxExchange[:], last[:]); err != nil {
 			return nil, nil, err
 		}
 		zones = append(zones, z)
@@ -196,6 +216,15 @@ func (ix *Index) skipPruned(ctx context.Context, st *store, zones []zone, stream
 		err = tx.Commit()
 	}
 	return zones, tail, err
+}
+
+// lastLeaf returns the leaf hash of the last entry of a segment below the floor, zero
+// if the entry is gone: by the one that is there the index knows its log again.
+func (ix *Index) lastLeaf(ctx context.Context, index uint64) (record.Hash, error) {
+	if ix.checkKept(index) != nil {
+		return record.Hash{}, nil
+	}
+	return ix.bundles.leaf(ctx, index)
 }
 
 // streamTree gives the tiles of a producer's tree, as far as the log has them.

@@ -91,17 +91,22 @@ func checkFilters(t *testing.T, ix *Index, rows []row, ps []*producer) {
 	h := ix.Handler(HandlerConfig{Proofs: ix.src.(Proofs)})
 	at := func(i int) string { return url.QueryEscape(time.Unix(0, rows[i].time).UTC().Format(time.RFC3339Nano)) }
 	for query, match := range map[string]func(row) bool{
-		"":                        func(row) bool { return true },
-		"who=user-3":              func(r row) bool { return r.who == "user-3" },
-		"service=pay":             func(r row) bool { return r.service == "pay" },
-		"method=PUT":              func(r row) bool { return r.method == "PUT" },
-		"path=/items/12":          func(r row) bool { return r.path == "/items/12" },
-		"path=/item*":             func(r row) bool { return strings.HasPrefix(r.path, "/item") },
-		"path=/item/*":            func(r row) bool { return strings.HasPrefix(r.path, "/item/") },
-		"path=*":                  func(row) bool { return true },
-		"status=404":              func(r row) bool { return r.status == 404 },
-		"status=5xx":              func(r row) bool { return r.status/100 == 5 },
-		"status=4xx&path=/order*": func(r row) bool { return r.status/100 == 4 && strings.HasPrefix(r.path, "/order") },
+		"":                             func(row) bool { return true },
+		"who=user-3":                   func(r row) bool { return r.who == "user-3" },
+		"service=pay":                  func(r row) bool { return r.service == "pay" },
+		"method=PUT":                   func(r row) bool { return r.method == "PUT" },
+		"path=/items/12":               func(r row) bool { return r.path == "/items/12" },
+		"path=/item*":                  func(r row) bool { return strings.HasPrefix(r.path, "/item") },
+		"path=/item/*":                 func(r row) bool { return strings.HasPrefix(r.path, "/item/") },
+		"path=*":                       func(row) bool { return true },
+		"operation=shop.v1.Orders/Op2": func(r row) bool { return r.operation == "shop.v1.Orders/Op2" },
+		"operation=shop.v1.Orders/Op1&stage=response&status=2xx": func(r row) bool {
+			return r.operation == "shop.v1.Orders/Op1" && r.stage == "response" && r.status/100 == 2
+		},
+		"operation=shop.v1.Orders": func(row) bool { return false },
+		"status=404":               func(r row) bool { return r.status == 404 },
+		"status=5xx":               func(r row) bool { return r.status/100 == 5 },
+		"status=4xx&path=/order*":  func(r row) bool { return r.status/100 == 4 && strings.HasPrefix(r.path, "/order") },
 		"status=500&stage=response&service=pay&who=user-1": func(r row) bool {
 			return r.status == 500 && r.stage == "response" && r.service == "pay" && r.who == "user-1"
 		},

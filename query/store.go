@@ -45,6 +45,15 @@ CREATE TABLE statement (idx INTEGER PRIMARY KEY, entry BLOB NOT NULL);
 CREATE TABLE orphan (exchange BLOB, idx INTEGER, PRIMARY KEY (exchange, idx)) WITHOUT ROWID; -- responses logged before their requests
 `
 
+// schemaByIndex is the migration that lets the facts about a part of the log be found
+// by where they stand.
+const schemaByIndex = `
+CREATE INDEX run_idx ON run (idx);
+CREATE INDEX seal_idx ON seal (idx);
+CREATE INDEX beacon_idx ON beacon (idx);
+CREATE INDEX orphan_idx ON orphan (idx);
+`
+
 // store is the open file of an index. Its methods can be called from many
 // goroutines; those that write, from one.
 type store struct {
@@ -73,7 +82,7 @@ func openStore(ctx context.Context, path string, segment uint64, log *slog.Logge
 }
 
 func tryStore(ctx context.Context, path string, segment uint64) (*store, error) {
-	db, err := sqlite.Open(ctx, path, sqlite.Schema{Kind: "search index", ApplicationID: applicationID, Migrations: []string{schemaScript}})
+	db, err := sqlite.Open(ctx, path, sqlite.Schema{Kind: "search index", ApplicationID: applicationID, Migrations: []string{schemaScript, schemaByIndex}})
 	if err != nil {
 		return nil, err
 	}
@@ -90,18 +99,16 @@ func (st *store) prepare(ctx context.Context) error {
 	if _, err := st.db.Writer.ExecContext(ctx, "PRAGMA synchronous = NORMAL"); err != nil {
 		return err
 	}
-	var segment uint64
-	err := st.db.Writer.QueryRowContext(ctx, "SELECT value FROM meta WHERE key = 'segment'").Scan(&segment)
-	if errors.Is(err, sql.ErrNoRows) {
-		segment = st.segment
-		_, err = st.db.Writer.ExecContext(ctx, "INSERT INTO meta VALUES ('segment', ?)", segment)
+	// Searches would miss what stands in segments from before its field.
+	for _, m := range []struct {
+		key  string
+		want uint64
+	}{{"segment", st.segment}, {"fields", fields}} {
+		if err := st.settle(ctx, m.key, m.want); err != nil {
+			return err
+		}
 	}
-	if err == nil && segment != st.segment {
-		err = fmt.Errorf("%w: its segments have %d entries, not %d", errDamaged, segment, st.segment)
-	}
-	if err != nil {
-		return err
-	}
+	var err error
 	for _, p := range []struct {
 		stmt **sql.Stmt
 		text string
@@ -129,6 +136,22 @@ func (st *store) prepare(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// settle writes a number that must stay the same into a new file, and compares
+// that of another one.
+func (st *store) settle(ctx context.Context, key string, want uint64) error {
+	_, err := st.db.Writer.ExecContext(ctx, `INSERT INTO meta SELECT ?1, ?2 WHERE NOT EXISTS (SELECT * FROM meta WHERE key = ?1)
+		AND NOT EXISTS (SELECT * FROM zone)`, key, want)
+	if err != nil {
+		return err
+	}
+	var have uint64
+	err = st.db.Writer.QueryRowContext(ctx, "SELECT value FROM meta WHERE key = ?", key).Scan(&have)
+	if err == nil && have != want || errors.Is(err, sql.ErrNoRows) {
+		return fmt.Errorf("%w: its %s is %d, not %d", errDamaged, key, have, want)
+	}
+	return err
 }
 
 // close closes the file; the second time it does nothing.

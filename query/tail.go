@@ -19,17 +19,21 @@ import (
 type field byte
 
 const (
-	fieldRecord   field = iota // one term, "": all records
-	fieldStage                 // its name
-	fieldWho                   // fields from here on: from the request of the exchange
-	fieldService               //
-	fieldMethod                //
-	fieldPath                  //
-	fieldTrace                 // 16 bytes
-	fieldStatus                // three digits, from the responses of the exchange
-	fieldProducer              // 32 bytes
-	fieldExchange              // 16 bytes
+	fieldRecord    field = iota // one term, "": all records
+	fieldStage                  // its name
+	fieldWho                    // fields from here on: from the request of the exchange
+	fieldService                //
+	fieldMethod                 //
+	fieldPath                   //
+	fieldTrace                  // 16 bytes
+	fieldStatus                 // three digits, from the responses of the exchange
+	fieldProducer               // 32 bytes
+	fieldExchange               // 16 bytes
+	fieldOperation              // its name; from the request of the exchange
 )
+
+// fields is how many of them there are.
+const fields = uint64(fieldOperation) + 1
 
 // maxTerm is the longest value that is kept as it is. Of longer ones the
 // beginning is kept, and a digest that stands for the whole.

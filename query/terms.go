@@ -37,7 +37,7 @@ func ownTerms(r *record.Record) []term {
 // requestTerms are the terms that every record of an exchange has from its
 // request. What is sealed cannot be searched for.
 func requestTerms(q *sealtapv1.Request) []term {
-	list := make([]term, 0, 5)
+	list := make([]term, 0, 6)
 	add := func(f field, value string) {
 		if value != "" {
 			list = append(list, newTerm(f, value))
@@ -47,6 +47,7 @@ func requestTerms(q *sealtapv1.Request) []term {
 	add(fieldService, q.GetService())
 	add(fieldMethod, q.GetMethod())
 	add(fieldPath, q.GetPath())
+	add(fieldOperation, q.GetOperation().GetName())
 	if len(q.GetTrace()) == 16 {
 		add(fieldTrace, string(q.GetTrace()))
 	}

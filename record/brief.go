@@ -8,7 +8,7 @@ import (
 
 // Brief checks the body of a record entry exactly as [Decode] does, and decodes of
 // requests and responses what exchanges are searched by: trace, who it was, service,
-// method and path; status. Other facts are left out. Records about the producer
+// method, path and operation; status. Other facts are left out. Records about the producer
 // itself are few, and decoded as a whole. Byte strings stay where they are in body.
 func Brief(body []byte) (Record, error) {
 	h, err := Scan(body)
@@ -47,14 +47,16 @@ const (
 	fieldStart    = 18
 	fieldConfig   = 22
 
-	fieldTrace   = 1
-	fieldWho     = 2
-	fieldService = 4
-	fieldMethod  = 5
-	fieldPath    = 8
+	fieldTrace     = 1
+	fieldWho       = 2
+	fieldService   = 4
+	fieldMethod    = 5
+	fieldPath      = 8
+	fieldOperation = 14
 
-	fieldWhoID  = 1
-	fieldStatus = 1
+	fieldWhoID         = 1
+	fieldOperationName = 2
+	fieldStatus        = 1
 )
 
 func briefRequest(message []byte) *sealtapv1.Request {
@@ -76,6 +78,13 @@ func briefRequest(message []byte) *sealtapv1.Request {
 			q.Method = string(content(value))
 		case fieldPath:
 			q.Path = string(content(value))
+		case fieldOperation:
+			q.Operation = new(sealtapv1.Operation)
+			each(content(value), func(num protowire.Number, value []byte) {
+				if num == fieldOperationName {
+					q.Operation.Name = string(content(value))
+				}
+			})
 		}
 	})
 	return q

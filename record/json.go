@@ -34,6 +34,8 @@ type View struct {
 	Path        *Value  `json:"path,omitempty"`
 	Query       *Value  `json:"query,omitempty"`
 	Protocol    string  `json:"protocol,omitempty"`
+	Template    string  `json:"template,omitempty"`
+	Operation   any     `json:"operation,omitempty"`
 	Headers     any     `json:"headers,omitempty"`
 	Credentials any     `json:"credentials,omitempty"`
 	Request     any     `json:"request,omitempty"`
@@ -157,6 +159,7 @@ func (v *View) request(q *sealtapv1.Request, sealed map[string]*Value) {
 			Verified bool   `json:"verified"`
 		}{pick(w.GetId(), sealed[FieldWho]), w.GetHow(), w.GetVerified()}
 	}
+	v.Template, v.Operation = q.GetTemplate(), operationView(q.GetOperation())
 	v.Headers, v.Credentials = headerView(q.GetHeaders(), sealed), credentialView(q.GetCredentials())
 	v.Request = bodyView(q.GetBody())
 }

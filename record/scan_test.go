@@ -33,8 +33,8 @@ func agree(t *testing.T, body []byte) {
 // summary is what exchanges are searched by.
 func summary(r Record) string {
 	q := r.GetRequest()
-	return fmt.Sprintf("%v %d %d %x %s %q %q %q %q %x %d %x", r.Stream, r.GetSequence(), r.GetTime(), r.GetExchange(), r.Stage(),
-		q.GetWho().GetId(), q.GetService(), q.GetMethod(), q.GetPath(), q.GetTrace(), r.GetResponse().GetStatus(), r.GetBeacon().GetCheckpoint())
+	return fmt.Sprintf("%v %d %d %x %s %q %q %q %q %q %x %d %x", r.Stream, r.GetSequence(), r.GetTime(), r.GetExchange(), r.Stage(),
+		q.GetWho().GetId(), q.GetService(), q.GetMethod(), q.GetPath(), q.GetOperation().GetName(), q.GetTrace(), r.GetResponse().GetStatus(), r.GetBeacon().GetCheckpoint())
 }
 
 func scanSeeds(t testing.TB) [][]byte {

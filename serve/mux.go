@@ -6,7 +6,12 @@ import "net/http"
 // and other muxes need no list of their own.
 type Mux struct {
 	http.ServeMux
-	routes []string
+	routes []route
+}
+
+type route struct {
+	pattern string
+	handler http.Handler
 }
 
 // NewMux returns a mux without routes.
@@ -15,7 +20,7 @@ func NewMux() *Mux { return new(Mux) }
 // Handle registers a handler like [http.ServeMux.Handle].
 func (m *Mux) Handle(pattern string, h http.Handler) {
 	m.ServeMux.Handle(pattern, h)
-	m.routes = append(m.routes, pattern)
+	m.routes = append(m.routes, route{pattern, h})
 }
 
 // HandleFunc registers a handler like [http.ServeMux.HandleFunc].
@@ -26,12 +31,18 @@ func (m *Mux) HandleFunc(pattern string, h func(http.ResponseWriter, *http.Reque
 // Mount registers everything that another mux serves under the same patterns,
 // except for its answer to all that is left.
 func (m *Mux) Mount(other *Mux) {
-	for _, pattern := range other.routes {
-		if pattern != "/" {
-			m.Handle(pattern, other)
+	for _, r := range other.routes {
+		if r.pattern != "/" {
+			m.Handle(r.pattern, r.handler) // the same pattern has the same path values here
 		}
 	}
 }
 
 // Routes returns the patterns in the order in which they were registered.
-func (m *Mux) Routes() []string { return append([]string(nil), m.routes...) }
+func (m *Mux) Routes() []string {
+	list := make([]string, len(m.routes))
+	for i, r := range m.routes {
+		list[i] = r.pattern
+	}
+	return list
+}

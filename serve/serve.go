@@ -35,9 +35,10 @@ func HTTP(ctx context.Context, ln net.Listener, h http.Handler) error {
 		IdleTimeout:       2 * time.Minute, // clients keep connections
 		MaxHeaderBytes:    16 << 10,
 		ConnState:         fresh.track,
+		ConnContext:       withConn,
 	}
 	failed := make(chan error, 1)
-	go func() { failed <- srv.Serve(ln) }()
+	go func() { failed <- srv.Serve(conns{ln}) }()
 	select {
 	case err := <-failed:
 		return fmt.Errorf("serving %s: %w", ln.Addr(), err)

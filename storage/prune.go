@@ -71,6 +71,8 @@ type Mark struct {
 // entries.
 type OpeningsTrimmer interface {
 	// Trim deletes openings of entries below an index, erased ones too, at most
-	// so many in one short transaction. It reports whether there may be more.
+	// so many in one short transaction, and then the wrapped keys that nothing else
+	// was encrypted under. It reports whether there may be more. The index is a
+	// multiple of BundleWidth; keys that are used above it stay.
 	Trim(ctx context.Context, below uint64, limit int) (more bool, err error)
 }

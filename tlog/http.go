@@ -35,15 +35,15 @@ func (l *Log) Handler() *serve.Mux {
 	read := func(path string, e endpoint) { mux.Handle(path, l.only(e, http.MethodGet, http.MethodHead)) }
 	read("/checkpoint", l.serveCheckpoint)
 	read("/tile/", l.serveTile)
-	mux.Handle("/v1/proof/inclusion", l.only(l.serveInclusion, http.MethodGet, http.MethodHead, http.MethodPost))
+	mux.Handle("/v1/proof/inclusion", l.only(l.reading(l.serveInclusion), http.MethodGet, http.MethodHead, http.MethodPost))
 	read("/v1/proof/consistency", l.serveConsistency)
 	read("/v1/records/{index}/proof", l.serveProof)
 	read("/v1/witnesses", l.serveWitnesses)
 	l.readRetention(read)
 	read("/healthz", serveHealth)
 	read("/readyz", l.serveReady)
-	mux.Handle("/v1/entries", l.only(l.serveSubmit, http.MethodPost))
-	mux.Handle(sealtapv1connect.LogServiceSubmitProcedure, l.only(l.rpcEndpoint(), http.MethodPost))
+	mux.Handle("/v1/entries", l.only(l.reading(l.serveSubmit), http.MethodPost))
+	mux.Handle(sealtapv1connect.LogServiceSubmitProcedure, l.only(l.reading(l.rpcEndpoint()), http.MethodPost))
 	metrics := promhttp.HandlerFor(l.config.Metrics, promhttp.HandlerOpts{})
 	read("/metrics", func(w http.ResponseWriter, r *http.Request) error {
 		metrics.ServeHTTP(w, r)

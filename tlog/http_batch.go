@@ -89,15 +89,19 @@ func readProofRequest(w http.ResponseWriter, r *http.Request) (proofRequest, err
 		}
 	}
 	var tooLong *http.MaxBytesError
+	var full *LimitError
 	switch n := len(req.Indices) + len(req.Leaves); {
+	case errors.As(err, &full):
+		return req, full
 	case errors.As(err, &tooLong):
-		return req, fmt.Errorf("%w: a request for proofs has at most %d bytes", ErrTooLarge, maxProofRequest)
+		return req, &LimitError{Kind: errLongRequest, Limit: limitProofBytes, What: "bytes in a request, or more",
+			Got: uint64(max(r.ContentLength, tooLong.Limit+1)), Max: maxProofRequest}
 	case err != nil:
 		return req, fmt.Errorf(`%w: a request for proofs reads {"indices": [...], "leaves": ["<base64>"...], "size": N}: %w`, errBadRequest, err)
 	case n == 0:
 		return req, fmt.Errorf("%w: give indices or leaves", errBadRequest)
 	case n > maxProofs:
-		return req, fmt.Errorf("%w: %d proofs, the limit is %d: ask for them in parts, with one size", errBadRequest, n, maxProofs)
+		return req, &LimitError{Kind: errLongRequest, Limit: limitProofs, What: "proofs, to be asked for in parts with one size", Got: uint64(n), Max: maxProofs}
 	}
 	for i, leaf := range req.Leaves {
 		if len(leaf) != len(record.Hash{}) {

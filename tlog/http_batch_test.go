@@ -171,7 +171,7 @@ func TestBatchInclusionRefuses(t *testing.T) {
 		`{"indices": [3], "size": 3}`:      {404, "entry 3, in a tree of size 3"},
 		`{"indices": [3], "size": 0}`:      {404, "entry 3, in a tree of size 0"},
 		`{"indices": [3], "size": 14}`:     {404, "published are 13"},
-		`{"indices": [` + long + `]}`:      {400, "1001 proofs, the limit is 1000"},
+		`{"indices": [` + long + `]}`:      {413, "1001 proofs"},
 		`{"leaves": [` + leaf + `]}`:       {400, "by index only"},
 		`{"leaves": ["AAAA"]}`:             {400, "leaf 0 has 3 bytes"},
 		`{"leaves": ["*"]}`:                {400, "reads"},
@@ -182,7 +182,11 @@ func TestBatchInclusionRefuses(t *testing.T) {
 			t.Errorf("%.60s: %s, want %q", body, text, want.detail)
 		}
 	}
-	resp, text := call(t, "POST", server.URL+proofURL, []byte(`{"indices": [1]}`))
+	resp, text := call(t, "POST", server.URL+proofURL, []byte(`{"indices": [`+long+`]}`), "Content-Type: application/json")
+	checkLimit(t, resp, text, 413, "proofs", 1001, 1000)
+	resp, text = call(t, "POST", server.URL+proofURL, bytes.Repeat([]byte(" "), 300_000), "Content-Type: application/json")
+	checkLimit(t, resp, text, 413, "proof_request_bytes", 300_000, 256<<10)
+	resp, text = call(t, "POST", server.URL+proofURL, []byte(`{"indices": [1]}`))
 	checkProblem(t, resp, text, 415)
 	resp, text = call(t, "POST", server.URL+proofURL+"?index=1", []byte(`{"indices": [1]}`), "Content-Type: application/json")
 	checkProblem(t, resp, text, 400)

@@ -42,7 +42,11 @@ func (l *Log) bodyLimit() int {
 func (l *Log) readSubmission(w http.ResponseWriter, r *http.Request, mediaType string) (*sealtapv1.SubmitRequest, error) {
 	body, err := readBody(w, r, int64(l.bodyLimit()))
 	var tooLong *http.MaxBytesError
+	var full *LimitError
 	switch {
+	case errors.As(err, &full):
+		l.metrics.submitted(full)
+		return nil, full
 	case errors.As(err, &tooLong):
 		return nil, &LimitError{Kind: ErrTooLarge, Limit: limitBatchBytes, What: "bytes in a request, or more",
 			Got: uint64(max(r.ContentLength, tooLong.Limit+1)), Max: uint64(l.config.MaxBatchBytes)}

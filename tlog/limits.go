@@ -17,7 +17,7 @@ import (
 var ErrRate = errors.New("too many bytes")
 
 // The names of limits, as the configuration gives them. The length of an entry is
-// part of the format.
+// part of the format, and what is asked for at once is what answers are made for.
 const (
 	limitEntry        = "entry_bytes"
 	limitBatchEntries = "batch_entries"
@@ -25,11 +25,14 @@ const (
 	limitRate         = "producer_bytes_per_second"
 	limitQueue        = "queue_batches"
 	limitQueueBytes   = "queue_bytes"
+	limitReadingBytes = "reading_bytes"
+	limitProofs       = "proofs"
+	limitProofBytes   = "proof_request_bytes"
 )
 
-// LimitError says which limit a submission is above.
+// LimitError says which limit a submission, or another request, is above.
 type LimitError struct {
-	Kind       error         // what it wraps: ErrTooLarge, ErrBusy, ErrRate or ErrUnpublished
+	Kind       error         // what it wraps: ErrTooLarge, ErrBusy, ErrRate, ErrUnpublished or errLongRequest
 	Limit      string        // as the configuration names it
 	What       string        // what was counted, in words
 	Got, Max   uint64        // what it came to, and what it may come to

@@ -88,10 +88,14 @@ type Config struct {
 	// ProducerBytesPerSecond is what each producer may submit on average; one second's
 	// worth, or a batch of the largest size, may come at once. 0: 64 MiB.
 	ProducerBytesPerSecond int
+	// MaxReadingBytes bounds the bodies of all requests together that are being read.
+	// One of the largest size always fits. 0: 64 MiB.
+	MaxReadingBytes int
 	// PublishWait bounds how long a submission waits for a checkpoint. 0: 20 s, less
 	// than what clients commonly wait for an answer.
 	PublishWait time.Duration
-	// CacheBytes is about the memory for tree nodes. 0: 64 MiB.
+	// CacheBytes is about the memory for tree nodes, seven eighths of it, and for
+	// bundles compressed as the storage does not keep them. 0: 64 MiB.
 	CacheBytes int
 	// LeafIndex finds the index of an entry by its leaf hash. Nil: proofs are
 	// served by index only.
@@ -123,7 +127,7 @@ func (c *Config) setDefaults() {
 		value *int
 		zero  int
 	}{{&c.MaxBatchEntries, 4096}, {&c.MaxBatchBytes, 8 << 20}, {&c.MaxQueue, 4096}, {&c.MaxQueueBytes, 64 << 20},
-		{&c.ProducerBytesPerSecond, 64 << 20}, {&c.CacheBytes, 64 << 20}} {
+		{&c.MaxReadingBytes, 64 << 20}, {&c.ProducerBytesPerSecond, 64 << 20}, {&c.CacheBytes, 64 << 20}} {
 		if *d.value == 0 {
 			*d.value = d.zero
 		}
@@ -159,12 +163,14 @@ type Log struct {
 	cache    *tiles.Cache
 
 	compressor *compressor
+	gzipped    *codedCache
 
 	queue       chan *submission
 	queued      atomic.Int64 // submissions in the queue and behind the commit under way
 	queuedBytes atomic.Int64 // theirs
 	waiting     atomic.Int64 // submissions that wait for a checkpoint
 	budgets     *budgets
+	bodies      bodies        // of the requests that are being read
 	stopped     chan struct{} // closed when Run returns
 	asked       chan struct{} // closed when the witnesses were asked for the first time
 	behind      atomic.Bool   // a witness has cosigned more than is stored
@@ -216,6 +222,7 @@ func Open(ctx context.Context, c Config) (*Log, error) {
 		stopped: make(chan struct{}),
 		asked:   make(chan struct{}),
 	}
+	l.bodies.max, l.bodies.patience = int64(max(c.MaxReadingBytes, l.bodyLimit())), bodyPatience
 	var err error
 	if err = l.openKeys(); err != nil {
 		return nil, err
@@ -225,7 +232,8 @@ func Open(ctx context.Context, c Config) (*Log, error) {
 	}
 	l.pruner, _ = c.Storage.(storage.Pruner)
 	l.pruned.Store(new(pruned))
-	l.cache = tiles.NewCache(treeReader{l}, max(16, c.CacheBytes/tiles.CachedBytes))
+	l.cache = tiles.NewCache(treeReader{l}, max(16, (c.CacheBytes-c.CacheBytes/codedShare)/tiles.CachedBytes))
+	l.gzipped = newCodedCache(c.CacheBytes / codedShare)
 	state, err := l.restore(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("opening log %q: %w", l.origin, err)

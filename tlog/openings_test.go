@@ -39,17 +39,18 @@ func TestOpenings(t *testing.T) {
 	it := p.sealedRecord(sealer)
 	req := &sealtapv1.SubmitRequest{Items: []*sealtapv1.Item{it, {Entry: p.seal()}}, Keys: []*sealtapv1.WrappedKey{sealer.WrappedKey()}}
 
-	// The entries are stored, the openings are not: that is an error, and the
-	// repetition stores them.
+	// Where openings cannot be stored, neither are entries: they would be public
+	// without them. The repetition stores both.
 	fail <- true
 	if _, err := f.log.Submit(ctx, req); !errors.Is(err, tlog.ErrUnavailable) {
 		t.Fatalf("while openings cannot be stored: %v", err)
 	}
-	resp, err := f.log.Submit(ctx, req)
-	if err != nil {
+	if state, err := f.storage.Load(ctx); err != nil {
 		t.Fatal(err)
+	} else if state.Size != 2 {
+		t.Fatalf("%d entries are stored, some without their openings", state.Size)
 	}
-	index := resp.Runs[0].FirstIndex
+	index := f.untilSubmitted(t, req).Runs[0].FirstIndex
 	if index != 2 || f.log.Size() != 4 {
 		t.Errorf("stored at %d, size %d", index, f.log.Size())
 	}
@@ -89,8 +90,55 @@ func TestOpenings(t *testing.T) {
 	}
 }
 
-// Openings and entries are stored at the same time. Where the entries were not,
-// the openings must not become those of what is stored at their index later.
+// Openings come with the submission that stores their entry, or not at all: after
+// that everybody can read the entry and submit it again, with openings of his own.
+func TestOpeningsOfRepetitions(t *testing.T) {
+	ctx := context.Background()
+	f := newFixture(t).start()
+	p := f.producer("proxy-1")
+	sealer, _ := newSealer(t)
+	it := p.sealedRecord(sealer)
+	seal := &sealtapv1.Item{Entry: p.seal()}
+	resp, err := f.log.Submit(ctx, &sealtapv1.SubmitRequest{Items: []*sealtapv1.Item{{Entry: it.Entry}, seal}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := resp.Runs[0].FirstIndex
+	// Alone, and before what is new.
+	more := p.sealedRecord(sealer)
+	for _, items := range [][]*sealtapv1.Item{{it, seal}, {it, more, {Entry: p.seal()}}} {
+		if _, err := f.log.Submit(ctx, &sealtapv1.SubmitRequest{Items: items, Keys: []*sealtapv1.WrappedKey{sealer.WrappedKey()}}); err != nil {
+			t.Fatal(err)
+		}
+		if _, ok, err := f.openings.Opening(ctx, first); ok || err != nil {
+			t.Errorf("a repetition brought openings in: %v, %v", ok, err)
+		}
+	}
+	if box, _, err := f.openings.Opening(ctx, first+2); err != nil || !bytes.Equal(box, more.Openings) {
+		t.Errorf("openings of what was new: %v, or others", err)
+	}
+	if id, err := record.BoxKey(more.Openings); err != nil {
+		t.Error(err)
+	} else if _, ok, err := f.openings.WrappedKey(ctx, id); !ok || err != nil {
+		t.Errorf("the key of what was new: %v, %v", ok, err)
+	}
+}
+
+// untilSubmitted submits until the log has recovered from a failure.
+func (f *fixture) untilSubmitted(t *testing.T, req *sealtapv1.SubmitRequest) (resp *sealtapv1.SubmitResponse) {
+	t.Helper()
+	eventually(t, "recovery", func() bool {
+		var err error
+		if resp, err = f.log.Submit(context.Background(), req); err != nil && !errors.Is(err, tlog.ErrUnavailable) {
+			t.Fatal(err)
+		}
+		return err == nil
+	})
+	return resp
+}
+
+// Openings are stored ahead of their entries. Where the entries then were not, the
+// openings must not become those of what is stored at their index later.
 func TestOpeningsOfEntriesNeverStored(t *testing.T) {
 	ctx := context.Background()
 	f := newFixture(t).start()
@@ -114,11 +162,7 @@ func TestOpeningsOfEntriesNeverStored(t *testing.T) {
 	if _, ok, err := f.openings.Opening(ctx, index); ok || err != nil {
 		t.Errorf("entry %d has the openings of one that was never stored: %v, %v", index, ok, err)
 	}
-	resp, err := f.log.Submit(ctx, req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	index = resp.Runs[0].FirstIndex
+	index = f.untilSubmitted(t, req).Runs[0].FirstIndex
 	if box, _, err := f.openings.Opening(ctx, index); err != nil || !bytes.Equal(box, it.Openings) {
 		t.Errorf("openings of entry %d: %v, or others", index, err)
 	}

@@ -23,6 +23,10 @@ type problem struct {
 	Fork     bool    `json:"fork,omitempty"`
 	// Index is where the entry stands that a fork contradicts.
 	Index *uint64 `json:"index,omitempty"`
+	// Unknown and Revoked say why nothing is taken of a producer: its key was never
+	// enrolled in this log, or the operator has ended it.
+	Unknown bool `json:"unknown_producer,omitempty"`
+	Revoked bool `json:"revoked_producer,omitempty"`
 	// MinimumIndex is where the entries of a pruned log begin.
 	MinimumIndex *uint64 `json:"minimum_index,omitempty"`
 	// Successor is the key of the log that goes on from a closed one.
@@ -44,6 +48,8 @@ const retryAfter = 1
 var (
 	// errBadRequest is wrapped by errors about the form of a request.
 	errBadRequest = errors.New("bad request")
+	// errLongRequest is wrapped where a request asks for too much at once.
+	errLongRequest = errors.New("request too large")
 	// errMediaType is wrapped where a request comes in a form that is not taken.
 	errMediaType = errors.New("unsupported media type")
 )
@@ -76,7 +82,8 @@ func describe(err error) problem {
 		}
 	case errors.Is(err, record.ErrUnknownProducer), errors.Is(err, record.ErrRevoked), errors.Is(err, ErrSignature), errors.Is(err, record.ErrStatement):
 		p.Status = http.StatusForbidden
-	case errors.Is(err, ErrTooLarge):
+		p.Unknown, p.Revoked = errors.Is(err, record.ErrUnknownProducer), errors.Is(err, record.ErrRevoked)
+	case errors.Is(err, ErrTooLarge), errors.Is(err, errLongRequest):
 		p.Status = http.StatusRequestEntityTooLarge
 	case errors.Is(err, ErrRate):
 		p.Status, p.retryAfter = http.StatusTooManyRequests, max(retryAfter, int(limit.RetryAfter.Seconds()))

@@ -124,16 +124,13 @@ func (l *Log) checkPublished(size uint64) error {
 	return nil
 }
 
-// tileBytes returns the first width hashes of a tile of the published tree.
-func (l *Log) tileBytes(ctx context.Context, p tiles.Path) ([]byte, error) {
+// tileBytes returns the first width hashes of a tile of the published tree, and a
+// digest of them.
+func (l *Log) tileBytes(ctx context.Context, p tiles.Path) (hashes []byte, sum uint64, err error) {
 	if err := l.checkPath(p); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	hashes, err := l.cache.Prefix(ctx, p.Level, p.N, p.Width)
-	if err != nil {
-		return nil, err
-	}
-	return hashes[:p.Width*len(record.Hash{})], nil
+	return l.cache.Prefix(ctx, p.Level, p.N, p.Width)
 }
 
 // bundleBytes returns the first entries of a bundle of the published log.

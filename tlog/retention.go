@@ -218,13 +218,20 @@ func (l *Log) allowed(ctx context.Context, cp *policy.Checkpoint, now time.Time)
 	if !ok || r.Policy.Forever {
 		return 0, nil, nil
 	}
-	minimum = cp.Size - min(cp.Size, r.Policy.Entries)
+	// Whatever the policy, what goes was published for a while: producers free their
+	// spools, and others follow, by what they see published. Where the policy asks for
+	// no age the log need prove none, and goes by its own clock: the newest head of an
+	// idle log grows no older by the witnesses'.
+	if r.Policy.Keep == 0 {
+		now = time.Now()
+	}
+	mark, ok, err := l.pruner.MarkBefore(ctx, now.Add(-max(r.Policy.Keep, l.config.PruneInterval)))
+	if err != nil || !ok {
+		return 0, nil, err
+	}
+	minimum = min(cp.Size-min(cp.Size, r.Policy.Entries), mark.Size)
 	if r.Policy.Keep > 0 {
-		mark, ok, err := l.pruner.MarkBefore(ctx, now.Add(-r.Policy.Keep))
-		if err != nil || !ok {
-			return 0, nil, err
-		}
-		minimum, old = min(minimum, mark.Size), mark.Note
+		old = mark.Note
 	}
 	return minimum - minimum%tiles.Width, old, nil
 }
@@ -237,7 +244,9 @@ func (l *Log) edgesAt(ctx context.Context, to uint64) ([]storage.Stream, error) 
 	if err != nil {
 		return nil, err
 	}
+	from := l.Minimum()
 	leaves := leafReader{l, make(map[uint64][]byte)}
+	found := statementsBetween(l.Statements(), from, to)
 	var list []storage.Stream
 	for _, name := range names {
 		before, _, err := l.pruner.PrunedStream(ctx, name)
@@ -248,34 +257,75 @@ func (l *Log) edgesAt(ctx context.Context, to uint64) ([]storage.Stream, error) 
 		if err != nil {
 			return nil, fmt.Errorf("%w: the edge of %s: %w", storage.ErrCorrupt, name.Origin(), err)
 		}
-		if err := l.grow(ctx, name, tree, to, leaves); err != nil {
+		n, err := l.grow(ctx, name, tree, from, to, leaves)
+		if err != nil {
 			return nil, err
 		}
+		found += n
 		if tree.Size() > before.Size {
 			list = append(list, storage.Stream{Stream: name, Size: tree.Size(), Edge: tree.Edge()})
 		}
 	}
-	return list, nil
+	return list, l.checkFound(ctx, from, to, found)
 }
 
-// grow appends to a stream's tree its records below an index.
-func (l *Log) grow(ctx context.Context, name record.Stream, tree *record.Tree, to uint64, leaves leafReader) error {
+// checkFound returns an error unless as many entries were found between two minimum
+// indices as there are. Every entry is a statement of the operator, or belongs to a
+// run: were a run missing, the trees would be too small, and nobody could make them
+// right once its entries are gone.
+func (l *Log) checkFound(ctx context.Context, from, to, found uint64) error {
+	// The seal at the minimum index itself belongs to a run that was swept.
+	if found+1 == to-from {
+		entry, err := l.Entry(ctx, from)
+		if err != nil {
+			return err
+		}
+		if kind, _, err := record.Split(entry); err == nil && kind == record.KindSeal {
+			found++
+		}
+	}
+	if found != to-from {
+		return fmt.Errorf("%w: of the entries from %d to before %d, only %d of %d are in a run or statements of the operator: nothing is pruned",
+			storage.ErrCorrupt, from, to, found, to-from)
+	}
+	return nil
+}
+
+func statementsBetween(all []uint64, from, to uint64) (n uint64) {
+	for _, index := range all {
+		if index >= from && index < to {
+			n++
+		}
+	}
+	return n
+}
+
+// grow appends to a stream's tree its records below an index, and returns how many
+// entries of the stream, seals with them, it found there from another index on.
+// Where there is no further run the stream ends.
+func (l *Log) grow(ctx context.Context, name record.Stream, tree *record.Tree, from, to uint64, leaves leafReader) (found uint64, err error) {
 	for {
 		r, ok, err := l.config.Storage.Run(ctx, name, tree.Size())
 		if err != nil || !ok {
-			return err
+			return found, err
 		}
 		index, end := r.Index+tree.Size()-r.Sequence, min(r.Index+r.Count, to)
+		if index < from && index < end {
+			return found, fmt.Errorf("%w: record %d of %s stands at index %d, below the minimum index %d, and is not in the tree that was kept",
+				storage.ErrCorrupt, tree.Size(), name.Origin(), index, from)
+		}
 		for ; index < end; index++ {
 			leaf, err := leaves.leaf(ctx, index)
 			if err != nil {
-				return err
+				return found, err
 			}
 			tree.Append(leaf, nil)
+			found++
 		}
-		if r.Index+r.Count > to {
-			return nil
+		if r.Index+r.Count >= to {
+			return found, nil
 		}
+		found++ // its seal
 	}
 }
 

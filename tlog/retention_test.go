@@ -130,6 +130,9 @@ func (f *fixture) model() *testonly.Tree {
 	return tree
 }
 
+// rounds is time for the pruner to let go of what it may: ages are whole seconds.
+const rounds = 1200 * time.Millisecond
+
 func TestPrune(t *testing.T) {
 	f := pruning(t)
 	p, q := f.producer("proxy-1"), f.producer("proxy-2")
@@ -146,13 +149,13 @@ func TestPrune(t *testing.T) {
 	size := f.log.Size()
 	f.published(size)
 	tree := f.model()
-	time.Sleep(20 * time.Millisecond) // some rounds of the pruner
-	f.pruned(0)                       // nobody has allowed it
+	time.Sleep(rounds)
+	f.pruned(0) // nobody has allowed it
 
 	f.retain(record.Retention{Entries: 1 << 40})
 	f.retain(record.Retention{Keep: 1000 * time.Hour, Entries: 1}) // both must allow it
 	f.published(size + 2)
-	time.Sleep(20 * time.Millisecond)
+	time.Sleep(rounds)
 	f.pruned(0)
 
 	f.retain(record.Retention{Entries: size + 3 - 512})
@@ -213,7 +216,7 @@ func TestPrune(t *testing.T) {
 	end := f.retain(record.Retention{Forever: true})
 	f.mustSubmit(p.batch(1000)...)
 	f.published(f.log.Size())
-	time.Sleep(20 * time.Millisecond) // some rounds of the pruner
+	time.Sleep(rounds)
 	// What the policy before allowed until then may go, and no more.
 	if entries := size + 6 - 1536; f.log.Minimum() > end+1-entries {
 		t.Errorf("pruned to %d after entries were to stay for ever, from %d on", f.log.Minimum(), end+1-entries)

@@ -1,13 +1,16 @@
 package tlog
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strconv"
 
 	"connectrpc.com/connect"
+	"github.com/klauspost/compress/gzip"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
@@ -23,12 +26,64 @@ type rpc struct{ log *Log }
 func (l *Log) rpcEndpoint() endpoint {
 	_, h := sealtapv1connect.NewLogServiceHandler(rpc{l},
 		connect.WithReadMaxBytes(l.bodyLimit()), // of the message as it is after decompression
-		connect.WithCodec(codec{"proto", l.config.MaxBatchEntries, decodeSubmit}),
+		connect.WithCompression("gzip", func() connect.Decompressor { return &inflater{log: l} }, func() connect.Compressor { return gzip.NewWriter(io.Discard) }),
+		connect.WithCodec(codec{"proto", l.config.MaxBatchEntries, decodeCopy}),
 		connect.WithCodec(codec{"json", l.config.MaxBatchEntries, decodeSubmitJSON}))
 	return func(w http.ResponseWriter, r *http.Request) error {
+		r.Body = rpcBody{r.Body, l}
 		h.ServeHTTP(w, r)
 		return nil
 	}
+}
+
+// rpcBody has connect say that a body found no room as [describe] does.
+type rpcBody struct {
+	io.ReadCloser
+	log *Log
+}
+
+// Read implements [io.Reader].
+func (b rpcBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	return n, b.log.rpcReadError(err)
+}
+
+func (l *Log) rpcReadError(err error) error {
+	if full := (*LimitError)(nil); errors.As(err, &full) {
+		l.metrics.submitted(full)
+		return l.rpcError(full)
+	}
+	return err
+}
+
+// inflater is a gzip reader whose output counts as a body does. Connect gives it no
+// context: what becomes of the message counts on from Submit.
+type inflater struct {
+	gzip.Reader
+	log *Log
+	out *body
+}
+
+// Reset implements [connect.Decompressor].
+func (f *inflater) Reset(r io.Reader) error {
+	f.out.end()
+	f.out = &body{of: &f.log.bodies}
+	return f.Reader.Reset(r)
+}
+
+// Read implements [io.Reader].
+func (f *inflater) Read(p []byte) (int, error) {
+	n, err := f.Reader.Read(p)
+	if full := f.out.take(int64(n)); full != nil {
+		return n, f.log.rpcReadError(full)
+	}
+	return n, err
+}
+
+// Close implements [io.Closer].
+func (f *inflater) Close() error {
+	f.out.end()
+	return f.Reader.Close()
 }
 
 // codec reads submissions within the limits of a batch.
@@ -36,6 +91,13 @@ type codec struct {
 	name   string
 	most   int // entries
 	decode func(b []byte, most int) (*sealtapv1.SubmitRequest, error)
+}
+
+// decodeCopy decodes a submission from a buffer of connect's, which puts the next
+// message into it before this one is stored: entries stay where decodeSubmit finds
+// them.
+func decodeCopy(b []byte, most int) (*sealtapv1.SubmitRequest, error) {
+	return decodeSubmit(bytes.Clone(b), most)
 }
 
 // Name implements [connect.Codec].
@@ -76,11 +138,28 @@ func (c codec) Unmarshal(b []byte, message any) error {
 
 // Submit implements [sealtapv1connect.LogServiceHandler].
 func (s rpc) Submit(ctx context.Context, req *connect.Request[sealtapv1.SubmitRequest]) (*connect.Response[sealtapv1.SubmitResponse], error) {
+	// A message that came compressed is larger than the body.
+	if b := bodyOf(ctx); b != nil {
+		if full := b.take(max(0, int64(messageBytes(req.Msg))-b.taken)); full != nil {
+			return nil, s.log.rpcReadError(full)
+		}
+	}
 	response, err := s.log.Submit(ctx, req.Msg)
 	if err != nil {
 		return nil, s.log.rpcError(err)
 	}
 	return connect.NewResponse(response), nil
+}
+
+// messageBytes is about the memory of a submission.
+func messageBytes(req *sealtapv1.SubmitRequest) (n int) {
+	for _, it := range req.GetItems() {
+		n += len(it.GetEntry()) + len(it.GetOpenings())
+	}
+	for _, k := range req.GetKeys() {
+		n += len(k.GetWrapped())
+	}
+	return n
 }
 
 // rpcError says what describe says, in the words of RPCs.
@@ -93,7 +172,7 @@ func (l *Log) rpcError(err error) error {
 	detail := &sealtapv1.SubmitError{
 		Status: uint32(p.Status), Expected: p.Expected, Fork: p.Fork, Index: p.Index,
 		Limit: p.Limit, Got: p.Got, Maximum: p.Maximum, RetryAfterSeconds: uint32(p.retryAfter), Durable: p.Durable,
-		MinimumIndex: p.MinimumIndex, Successor: p.Successor,
+		MinimumIndex: p.MinimumIndex, Successor: p.Successor, UnknownProducer: p.Unknown, RevokedProducer: p.Revoked,
 	}
 	if d, derr := connect.NewErrorDetail(detail); derr == nil {
 		e.AddDetail(d)

@@ -55,7 +55,9 @@ func (g *group) add(ctx context.Context, s *submission) error {
 	for st, tree := range d.streams {
 		g.streams[st] = tree
 	}
-	g.keys = append(g.keys, s.keys...)
+	if len(g.openings) > openings {
+		g.keys = append(g.keys, s.keys...)
+	}
 	g.accepted = append(g.accepted, accepted{s, d.response})
 	return nil
 }
@@ -86,20 +88,20 @@ func (d *draft) tree(s record.Stream) *record.Tree {
 	return t
 }
 
-// append adds a new entry.
+// append adds a new entry, with its openings.
 func (d *draft) append(n int, it item) {
 	index := d.first + uint64(len(d.entries))
 	d.entries = append(d.entries, it.entry)
 	d.leaves = append(d.leaves, it.leaf)
-	d.place(n, index, it)
-}
-
-// place tells the caller that item n stands at the index.
-func (d *draft) place(n int, index uint64, it item) {
-	// What was pruned does not come back.
-	if len(it.box) > 0 && index >= d.seq.log.Minimum() {
+	if len(it.box) > 0 {
 		d.openings = append(d.openings, storage.Opening{Index: index, Leaf: it.leaf, Box: it.box})
 	}
+	d.place(n, index)
+}
+
+// place tells the caller that item n stands at the index. The openings of what is
+// stored already are not taken: whoever repeats an entry need not be its producer.
+func (d *draft) place(n int, index uint64) {
 	if runs := d.response.Runs; len(runs) > 0 {
 		if last := runs[len(runs)-1]; last.FirstIndex+last.Count == index && last.FirstItem+last.Count == uint64(n) {
 			last.Count++
@@ -170,7 +172,7 @@ func (d *draft) addKnown(ctx context.Context, r *run, size uint64) (int, error) 
 				return 0, d.fork(ctx, r, sequence, &ForkError{Stream: r.stream, Sequence: sequence, Index: index, Known: true,
 					Detail: "another record is stored for this sequence"})
 			}
-			d.place(r.first+i, index, r.records[i])
+			d.place(r.first+i, index)
 		}
 	}
 	return known, nil
@@ -189,7 +191,7 @@ func (d *draft) repeatSeal(ctx context.Context, r *run) error {
 	}
 	switch {
 	case stored == r.sealed.leaf:
-		d.place(r.first+len(r.records), index, r.sealed)
+		d.place(r.first+len(r.records), index)
 		return nil
 	case index > 0:
 		return d.fork(ctx, r, r.seal.Size-1, &ForkError{Stream: r.stream, Sequence: r.seal.Size, Index: index, Known: true,
@@ -297,7 +299,7 @@ func (d *draft) addChange(ctx context.Context, it *item) error {
 			return err
 		}
 		if stored == it.leaf {
-			d.place(0, index, *it)
+			d.place(0, index)
 			return nil
 		}
 	}

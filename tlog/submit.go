@@ -134,6 +134,7 @@ func (l *Log) submit(ctx context.Context, req *sealtapv1.SubmitRequest) (*sealta
 		l.refund(taken)
 		return nil, err
 	}
+	bodyOf(ctx).end() // the queue counts it
 	var o outcome
 	select {
 	case o = <-s.done:

@@ -14,7 +14,11 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/mod/sumdb/note"
+
+	"github.com/sealtap/sealtap/checkpoint"
 	"github.com/sealtap/sealtap/keys"
+	"github.com/sealtap/sealtap/record"
 	"github.com/sealtap/sealtap/storage/sqlite"
 	"github.com/sealtap/sealtap/storage/storagetest"
 	"github.com/sealtap/sealtap/tlog"
@@ -265,4 +269,60 @@ func TestStricterPolicy(t *testing.T) {
 	f.start()
 	f.published(2)
 	f.checkTree()
+}
+
+// A witness that knows another history says so in words that an operator can read
+// where readiness repeats them.
+func TestReadyIsReadable(t *testing.T) {
+	f := newFixture(t)
+	w := f.witnesses(1)[0]
+	signer, err := f.key.Signer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := note.Sign(&note.Note{Text: string(checkpoint.Body{Origin: f.key.Name, Size: 1, Root: record.Hash{7}}.Marshal())}, signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, body := call(t, "POST", w.server.URL+"/add-checkpoint", append([]byte("old 0\n\n"), other...))
+	if resp.StatusCode != http.StatusOK {
+		t.Fatalf("%s: %s", resp.Status, body)
+	}
+	w.down.Store(true)
+	f.start()
+	f.mustSubmit(f.producer("proxy-1").batch(3)...)
+	w.down.Store(false)
+	eventually(t, "the witness's word", func() bool {
+		err := f.log.Ready()
+		return err != nil && strings.Contains(err.Error(), "proof from size 1 to 6")
+	})
+	resp, body = call(t, "GET", f.serve().URL+"/readyz", nil)
+	detail, _ := checkProblem(t, resp, body, http.StatusServiceUnavailable)["detail"].(string)
+	if !strings.Contains(detail, "proof from size 1 to 6: it gives the root ") || strings.ContainsAny(detail, "[]") {
+		t.Errorf("readiness says %q", detail)
+	}
+}
+
+// While witnesses are asked about a larger tree, the proofs of the published one go
+// on sharing what they have hashed.
+func TestWitnessesLeaveTheEdge(t *testing.T) {
+	f := newFixture(t)
+	w := f.witnesses(2)[1]
+	f.start()
+	p := f.producer("proxy-1")
+	f.mustSubmit(p.batch(4)...)
+	f.published(7)
+	if _, err := f.log.InclusionProof(t.Context(), 0, 7); err != nil || f.log.EdgeSize() != 7 {
+		t.Fatalf("a proof in 7 entries leaves the edge of %d: %v", f.log.EdgeSize(), err)
+	}
+	w.down.Store(true)
+	f.mustSubmit(p.batch(3)...)
+	// The other one has verified a proof to the size that is not published.
+	eventually(t, "the quorum to be missed", func() bool {
+		err := f.log.Ready()
+		return err != nil && strings.Contains(err.Error(), "1 of 2 witnesses cosigned size 11")
+	})
+	if size := f.log.EdgeSize(); size != 7 {
+		t.Errorf("proofs share the edge of %d entries, published are 7", size)
+	}
 }

@@ -2,9 +2,7 @@ package tlog
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/sealtap/sealtap/failpoint"
@@ -174,16 +172,7 @@ func (w *writer) fail(err error) {
 // commit stores a group, shows it, and answers its submissions.
 func (l *Log) commit(ctx context.Context, g *group, b *storage.Batch) error {
 	start := time.Now()
-	// Openings and entries are in databases of their own: the two wait for the
-	// disk at the same time.
-	var wg sync.WaitGroup
-	openingsErr, err := error(nil), l.discard(ctx, g)
-	if err == nil && len(g.openings) > 0 {
-		wg.Go(func() {
-			openingsErr = l.config.Openings.Put(ctx, g.openings, g.keys)
-			failpoint.Here("openings-stored")
-		})
-	}
+	err := l.putOpenings(ctx, g)
 	if err == nil && len(b.Entries) > 0 {
 		err = l.config.Storage.Commit(ctx, b)
 		failpoint.Here("entries-committed")
@@ -195,11 +184,7 @@ func (l *Log) commit(ctx context.Context, g *group, b *storage.Batch) error {
 			failpoint.Here("snapshot-shown")
 		}
 	}
-	wg.Wait()
-	if openingsErr != nil {
-		l.config.Logger.Error("openings could not be stored", "openings", len(g.openings), "error", openingsErr)
-	}
-	failed := errors.Join(err, openingsErr)
+	failed := err
 	if err != nil {
 		l.setWriting(err) // before anybody who is told looks at readiness
 	}
@@ -218,6 +203,22 @@ func (l *Log) commit(ctx context.Context, g *group, b *storage.Batch) error {
 	}
 	failpoint.Here("answered")
 	return err
+}
+
+// putOpenings stores the openings of a group ahead of its entries. Once an entry is
+// stored it may become public at any time, after a crash too, and then anybody can
+// submit it again with openings that open nothing: those of a repetition are not
+// taken, so they have to be there before.
+func (l *Log) putOpenings(ctx context.Context, g *group) error {
+	err := l.discard(ctx, g)
+	if err == nil && len(g.openings) > 0 {
+		err = l.config.Openings.Put(ctx, g.openings, g.keys)
+		failpoint.Here("openings-stored")
+	}
+	if err != nil {
+		return fmt.Errorf("openings could not be stored: %w", err)
+	}
+	return nil
 }
 
 // discard forgets openings that a crash or a failure left behind: they were put

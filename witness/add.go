@@ -175,7 +175,7 @@ func (r request) fits(latest Head, found bool) (kind string, err error) {
 		if r.old == r.body.Size {
 			return "", fmt.Errorf("%w: a proof between equal sizes must be empty", errInconsistent)
 		}
-		return ForkProof, fmt.Errorf("%w: proof from size %d to %d: %w", errInconsistent, r.old, r.body.Size, err)
+		return ForkProof, fmt.Errorf("%w: proof from size %d to %d: %w", errInconsistent, r.old, r.body.Size, checkpoint.Unproven(err))
 	}
 	return "", nil
 }

@@ -92,6 +92,9 @@ func TestStatus(t *testing.T) {
 			if a.status != test.status {
 				t.Fatalf("answer is %+v, want %d", a, test.status)
 			}
+			if strings.Contains(a.body, "[") || strings.Count(a.body, "\n") > 1 {
+				t.Errorf("answer is no line for people: %q", a.body)
+			}
 			switch a.status {
 			case 200:
 				if !strings.HasPrefix(a.body, "— witness.example/w ") || strings.Count(a.body, "\n") != 1 {

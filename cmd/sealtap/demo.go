@@ -94,10 +94,11 @@ func (d *demo) run(ctx context.Context, length time.Duration) (err error) {
 // start runs the log, the witnesses, and three services behind proxies.
 func (d *demo) start(ctx context.Context) error {
 	var err error
-	if d.data, err = openDataDir(filepath.Join(d.dir, "sealtap-data")); err != nil {
+	f := upFlags{listen: "127.0.0.1:0", logListen: "127.0.0.1:0"}
+	if d.data, err = openDataDir(filepath.Join(d.dir, "sealtap-data"), f); err != nil {
 		return err
 	}
-	if d.conf, err = d.data.prepare(upFlags{listen: "127.0.0.1:0", logListen: "127.0.0.1:0"}); err != nil {
+	if d.conf, err = d.data.prepare(f); err != nil {
 		return err
 	}
 	services := newServices()

@@ -191,6 +191,7 @@ func TestLyingSearch(t *testing.T) {
 		{"who of a response", []string{"--who", "alice"}, page("", bobs), `its who is "bob", not "alice"`},
 		{"who of a response, as JSON", []string{"--who", "alice", "--stage", "response", "--json"}, page("", bobs), `its who is "bob"`},
 		{"path of a response", []string{"--path", "/mine*"}, page("", bobs), `its path is "/gone"`},
+		{"operation of a response", []string{"--operation", "tools/call"}, page("", bobs), `its operation is "", not "tools/call"`},
 		{"status of a request", []string{"--status", "404", "--stage", "request"}, page("", requests[0]), "its status is 200"},
 		{"status of a response", []string{"--status", "4xx"}, page("", alices[0]), "its status is 200"},
 		{"producer", []string{"--producer", "other"}, page("", bobs), `its producer is "proxy", not "other"`},

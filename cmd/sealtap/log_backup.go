@@ -41,11 +41,12 @@ func newLogBackup() *cobra.Command {
 		Long: `Copies the log's database, its openings, its last signed head and its newest cosigned
 one into DIR, while the log runs or while it does not. What was copied is verified from
 the entries up, with every hash, tile and seal, before it takes the place of an older
-backup in DIR; a log that is damaged is not backed up (exit code 1).
+backup in DIR; a log that is damaged is not backed up (exit code 1), nor is one that
+lacks entries which it has signed (exit code 3).
 
 Keys, the configuration and the policy are not in a backup: keep copies of them
 elsewhere. Whoever has the log's key can sign in its name. The search index is left
-out, since the log makes it again. DIR.lock stays behind.`,
+out, since the log makes it again.`,
 		Args: exactArgs("DIR"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := logSection(cmd, file)
@@ -58,6 +59,7 @@ out, since the log makes it again. DIR.lock stays behind.`,
 			}
 			m, err := backup.Write(cmd.Context(), backup.WriteConfig{
 				Database: string(c.Database), Policy: p, WithoutOpenings: without, Progress: stages(cmd.ErrOrStderr()),
+				Unsure: func(err error) { fmt.Fprintln(cmd.ErrOrStderr(), "sealtap: "+harmless(oneLine(err.Error()))) },
 			}, args[0])
 			if err != nil {
 				return backupError(err)
@@ -99,11 +101,12 @@ keys       not in it: keep copies of the keys, the configuration and the policy 
 // backupError gives the errors of backups their exit codes.
 func backupError(err error) error {
 	switch {
-	case errors.Is(err, context.Canceled):
+	case errors.Is(err, context.Canceled), errors.Is(err, backup.ErrIncomplete), errors.Is(err, backup.ErrGone):
 		return codeError{err, exitUnfinished}
 	case errors.Is(err, backup.ErrDamaged), errors.Is(err, backup.ErrForked):
 		return failure{err}
 	case errors.Is(err, backup.ErrNotBackup), errors.Is(err, backup.ErrOther), errors.Is(err, backup.ErrExists), errors.Is(err, backup.ErrNone),
+		errors.Is(err, backup.ErrInTheWay),
 		errors.Is(err, fs.ErrNotExist):
 		return usageError{err}
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sealtap/sealtap/config"
+	"github.com/sealtap/sealtap/storage/sqlite"
 	"github.com/sealtap/sealtap/tlog/backup"
 	"github.com/sealtap/sealtap/tlog/client"
 	"github.com/sealtap/sealtap/witness"
@@ -48,8 +49,8 @@ start until they are brought in, with --from: the URL of a mirror or another rea
 the log, a directory with its tiles, or another data directory or backup of it. Each
 entry is proven under the signed head before it is stored.
 
-Exit codes: 0 the log can start, 1 the backup or a copy is not what was signed, 3 entries
-are missing or not every witness could be asked.`,
+Exit codes: 0 the log can start, 1 the backup or a copy is not what was signed, 2 something
+else stands in the way, 3 entries are missing or not every witness could be asked.`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 1 {
 				return usagef("%s takes one DIR at most", cmd.CommandPath())
@@ -116,15 +117,18 @@ func (r *restoring) copies(ctx context.Context, rc *backup.RestoreConfig) (close
 	closeAll = func() { _ = closers.close() }
 	for _, location := range r.from {
 		if _, err := os.Stat(filepath.Join(location, "log.db")); err == nil && !strings.Contains(location, "://") {
-			s, err := openData(ctx, location)
+			db, err := sqlite.OpenLogFile(ctx, filepath.Join(location, "log.db"))
 			if err != nil {
-				return closeAll, fmt.Errorf("--from: %w", err)
+				return closeAll, fmt.Errorf("--from: %w", corrupt(err))
 			}
-			closers = append(closers, func() error { s.close(); return nil })
-			rc.From = append(rc.From, backup.Copy{Where: location, Reader: s.Source})
+			closers = append(closers, db.Close)
+			rc.From = append(rc.From, backup.Copy{Where: location, Reader: dataSource{db}})
 			// It may have signed more than it has published.
-			if note, err := os.ReadFile(filepath.Join(location, "log.db.signed")); err == nil {
-				rc.Checkpoints = append(rc.Checkpoints, backup.Seen{Where: filepath.Join(location, "log.db.signed"), Note: note})
+			signed := filepath.Join(location, "log.db.signed")
+			if st, err := os.Stat(signed); err == nil && st.Mode().IsRegular() {
+				if note, err := os.ReadFile(signed); err == nil {
+					rc.Checkpoints = append(rc.Checkpoints, backup.Seen{Where: signed, Note: note})
+				}
 			}
 			continue
 		}
@@ -189,6 +193,12 @@ func (r *restoring) text(o *backup.Outcome, views []witness.View) string {
 			line("copy", "%s: not needed", c.Where)
 		}
 	}
+	switch {
+	case o.Before > o.Minimum:
+		line("pruned", "entries begin at %d again, and not at %d: the log prunes by itself once it has published", o.Minimum, o.Before)
+	case o.Minimum > 0:
+		line("pruned", "entries begin at %d", o.Minimum)
+	}
 	line("openings", "%s", openingsText(o))
 	if o.Complete() {
 		line("missing", "nothing; entries that no head covered yet come again from the spools of the proxies")
@@ -204,8 +214,10 @@ func openingsText(o *backup.Outcome) string {
 	text := map[backup.OpeningsOutcome]string{
 		backup.OpeningsRestored: "those of the backup; what was erased since must be erased again",
 		backup.OpeningsKept:     "those that were there already",
-		backup.OpeningsEmpty:    "none: the backup has none",
 	}[o.Openings]
+	if o.Openings == backup.OpeningsEmpty {
+		return fmt.Sprintf("none; %d records have sealed fields, which stay sealed for good", o.Lost)
+	}
 	if o.Lost > 0 {
 		text += fmt.Sprintf("; those of %d records are lost, whose sealed fields stay sealed for good", o.Lost)
 	}
@@ -231,12 +243,13 @@ func outcomeJSON(o *backup.Outcome, views []witness.View) any {
 		Newest    uint64   `json:"newest"`
 		Seen      string   `json:"seen,omitempty"`
 		Missing   uint64   `json:"missing"`
+		Minimum   uint64   `json:"minimum_index"`
 		Openings  string   `json:"openings"`
 		Lost      uint64   `json:"openings_lost"`
 		Witnesses []seen   `json:"witnesses"`
 		Copies    []copied `json:"copies"`
 	}{
-		Origin: o.Origin, Size: o.Size, Restored: o.Stored, Newest: o.Newest, Seen: o.Seen, Openings: string(o.Openings), Lost: o.Lost,
+		Origin: o.Origin, Size: o.Size, Restored: o.Stored, Newest: o.Newest, Seen: o.Seen, Minimum: o.Minimum, Openings: string(o.Openings), Lost: o.Lost,
 		Witnesses: []seen{}, Copies: []copied{},
 	}
 	if !o.Complete() {

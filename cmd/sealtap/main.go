@@ -58,7 +58,11 @@ func run(args []string, stdout, stderr io.Writer) int {
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
+	refused := refuseHelp(root)
 	err := root.ExecuteContext(ctx)
+	if err == nil {
+		err = refused()
+	}
 	if err == nil {
 		return exitGood
 	}
@@ -78,9 +82,9 @@ cosigned by independent witnesses. Anyone with the public keys can check it offl
 		Version:       version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args: func(_ *cobra.Command, args []string) error {
+		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return usagef("unknown command %q; sealtap --help lists them", args[0])
+				return unknownCommand(cmd, args[0])
 			}
 			return nil
 		},

@@ -52,6 +52,7 @@ func TestScript(t *testing.T) {
 			"await":    await,
 			"get":      get,
 			"fetch":    fetch,
+			"refused":  refused,
 			"term":     terminate,
 			"readme":   readme,
 			"exits":    exits,

@@ -64,6 +64,7 @@ func matchRequest(r row, v url.Values) error {
 		known      bool
 	}{
 		{"trace", r.view.Trace, true}, {"service", q.GetService(), true}, {"method", q.GetMethod(), true},
+		{"operation", q.GetOperation().GetName(), true},
 		{"who", q.GetWho().GetId(), q.GetWho() == nil || q.GetWho().GetId() != ""},
 	} {
 		if want := v.Get(f.name); want != "" && f.known && !(want == f.have || f.name == "trace" && strings.EqualFold(want, f.have)) {
@@ -105,7 +106,7 @@ func matchTime(ns int64, v url.Values) error {
 // row's exchange: who got a response, and how a request ended.
 func (rd *reader) matchExchanges(ctx context.Context, list []row, v url.Values) error {
 	asked := false
-	for _, name := range []string{"trace", "service", "method", "path", "who"} {
+	for _, name := range []string{"trace", "service", "method", "path", "operation", "who"} {
 		asked = asked || v.Get(name) != ""
 	}
 	page := make(map[string][]row)

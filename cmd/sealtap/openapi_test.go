@@ -26,12 +26,13 @@ func TestOpenAPI(t *testing.T) {
 	if err := yaml.Unmarshal(text, &doc); err != nil {
 		t.Fatal(err)
 	}
-	d, err := openDataDir(filepath.Join(t.TempDir(), "data"))
+	f := upFlags{listen: "127.0.0.1:0", logListen: "127.0.0.1:0"}
+	d, err := openDataDir(filepath.Join(t.TempDir(), "data"), f)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer d.close()
-	c, err := d.prepare(upFlags{listen: "127.0.0.1:0", logListen: "127.0.0.1:0"})
+	c, err := d.prepare(f)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -32,7 +32,8 @@ var filters = []struct{ name, usage string }{
 	{"service", "name of the service"},
 	{"method", "HTTP method"},
 	{"path", "path, or a prefix that ends in *"},
-	{"status", "status, such as 404, or a class, such as 5xx"},
+	{"operation", "name of the operation, such as tools/call or shop.v1.Orders/Create"},
+	{"status", "status, such as 404, or a class from 1xx to 5xx"},
 	{"producer", "name or key identifier of the producer"},
 	{"exchange", "exchange id"},
 	{"trace", "W3C trace id"},
@@ -89,6 +90,9 @@ func (s *search) query(now time.Time) (url.Values, error) {
 			return nil, usagef("--%s %q is neither a time such as 2026-01-31T12:00:00Z nor a duration such as 15m", name, text)
 		}
 	}
+	if status := v.Get("status"); status != "" && !isStatus(status) {
+		return nil, usagef("--status %q is neither a status such as 404 nor a class from 1xx to 5xx", status)
+	}
 	if e := v.Get("exchange"); e != "" {
 		if _, err := record.ParseUUID(e); err != nil {
 			return nil, usagef("--exchange: %w", err)
@@ -96,6 +100,16 @@ func (s *search) query(now time.Time) (url.Values, error) {
 		v.Set("exchange", strings.ToLower(e))
 	}
 	return v, nil
+}
+
+// isStatus reports whether a filter can match a status: those of classes that HTTP
+// does not have (RFC 9110, section 15) are records of what an upstream sent.
+func isStatus(s string) bool {
+	if class, ok := strings.CutSuffix(s, "xx"); ok {
+		return len(class) == 1 && "1" <= class && class <= "5"
+	}
+	n, err := strconv.ParseUint(s, 10, 16)
+	return err == nil && len(s) == 3 && n >= 100
 }
 
 func (s *search) run(ctx context.Context, stdout, stderr io.Writer) error {
@@ -226,10 +240,10 @@ func printExchanges(ctx context.Context, w io.Writer, rd *reader, responses []ro
 		}
 		at, who, method, path := p.entry.Record.GetTime(), "-", "-", "-"
 		if q != nil {
-			at, who, method, path = q.entry.Record.GetTime(), whoText(q.entry.Record), q.view.Method, q.target()
+			at, who, method, path = q.entry.Record.GetTime(), whoText(q.entry.Record), q.view.Method, q.asks(narrow)
 		}
 		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", time.Unix(0, at).UTC().Format(format), printable(who), printable(method),
-			statusText(a), answerText(a), id, printable(path))
+			statusText(a), answerText(a), id, path)
 	}
 	return tw.Flush()
 }
@@ -242,10 +256,10 @@ func printRecords(w io.Writer, list []row) error {
 		if a := r.entry.Record.GetResponse(); a != nil {
 			what = statusText(a) + " " + answerText(a)
 		} else if r.entry.Record.GetRequest() != nil {
-			what = r.view.Method + " " + r.target()
+			what = printable(r.view.Method) + " " + r.asks(false)
 		}
 		fmt.Fprintf(tw, "%d\t%s\t%s\t%d\t%s\t%s\t%s\n", r.index, time.Unix(0, r.entry.Record.GetTime()).UTC().Format("2006-01-02 15:04:05.000"),
-			printable(r.view.Producer), r.entry.Record.GetSequence(), r.view.Stage, r.view.Exchange, printable(what))
+			printable(r.view.Producer), r.entry.Record.GetSequence(), r.view.Stage, r.view.Exchange, what)
 	}
 	return tw.Flush()
 }

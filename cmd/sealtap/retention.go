@@ -29,9 +29,10 @@ func newRetention() *cobra.Command {
 		Short: "Say how long the log keeps its entries",
 		Long: `Has the operator sign how long the log keeps its entries at least, as an entry of the log,
 from which auditors learn what may be missing. Without such a statement a log keeps
-everything. With --keep and --keep-entries both must allow an entry to go. The log
-server then prunes by itself, from its oldest entries on, once the statement is
-published; what it has let go does not come back. --forever ends the pruning.
+everything. With --keep and --keep-entries both must allow an entry to go, and it has
+been published for the log's prune_interval in any case. The log server then prunes
+by itself, from its oldest entries on, once the statement is published; what it has
+let go does not come back. --forever ends the pruning.
 
 Leave more than enough time for auditors, for proxies that are cut off from the log,
 and for whoever needs evidence: evidence made before stays valid.

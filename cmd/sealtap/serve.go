@@ -122,7 +122,7 @@ func startLog(ctx context.Context, c *config.Log, logger *slog.Logger) (_ *servi
 		Key: f.key, PostQuantumKey: f.quantum, Operator: f.operator, Begin: f.begin, Storage: store, Openings: openings, Policy: f.policy, Cosigner: cosigner,
 		CheckpointInterval: time.Duration(c.CheckpointInterval), PruneInterval: time.Duration(c.PruneInterval), Logger: logger,
 		OnPrune:         func(uint64) { index.Trim() },
-		MaxBatchEntries: int(limits.BatchEntries), MaxBatchBytes: int(limits.BatchBytes), MaxQueue: int(limits.QueueBatches), MaxQueueBytes: int(limits.QueueBytes),
+		MaxBatchEntries: int(limits.BatchEntries), MaxBatchBytes: int(limits.BatchBytes), MaxQueue: int(limits.QueueBatches), MaxQueueBytes: int(limits.QueueBytes), MaxReadingBytes: int(limits.ReadingBytes),
 		ProducerBytesPerSecond: int(limits.ProducerBytesPerSecond), PublishWait: time.Duration(limits.PublishWait),
 		LeafIndex: func(ctx context.Context, leaf record.Hash) (uint64, bool, error) { return index.LeafIndex(ctx, leaf) },
 	})
@@ -257,7 +257,7 @@ func runProxy(ctx context.Context, p *proxy.Proxy, sp *spool.Spool, ln net.Liste
 func proxyConfig(c *config.Proxy, f *proxyFiles, sp proxy.Recorder, logger *slog.Logger) proxy.Config {
 	p := proxy.Config{
 		Upstream: c.Upstream.URL, TLS: f.tls, Service: c.Service, Recorder: sp, DigestKey: f.digestKey, OpenHeaders: c.OpenHeaders,
-		Seal: c.Seal, UserHeader: c.UserHeader, BufferLimit: int(c.BufferLimit), Logger: logger,
+		Seal: c.Seal, Operations: c.Operations, UserHeader: c.UserHeader, BufferLimit: int(c.BufferLimit), Logger: logger,
 	}
 	if p.Service == "" && c.Upstream.URL != nil {
 		p.Service = c.Upstream.Host

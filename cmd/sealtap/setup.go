@@ -35,8 +35,9 @@ type dataDir struct {
 var ownFiles = []string{"LOCK", "keys", "policy.txt"}
 
 // openDataDir takes the directory for this process. It refuses one with other
-// people's files before it touches anything.
-func openDataDir(path string) (*dataDir, error) {
+// people's files before it touches anything, and addresses that cannot be had before
+// it makes one.
+func openDataDir(path string, f upFlags) (*dataDir, error) {
 	names, err := os.ReadDir(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, usagef("--dir: %w", err)
@@ -47,6 +48,10 @@ func openDataDir(path string) (*dataDir, error) {
 			if !slices.Contains(ownFiles, n.Name()) && !strings.HasPrefix(n.Name(), ".new-") {
 				return nil, usagef("%s is not a data directory of sealtap: it has no config.yaml, but %s; say --dir with a new or empty directory", path, n.Name())
 			}
+		}
+		s := setup{Listen: f.listen, LogListen: f.logListen}
+		if err := s.chooseAddresses(); err != nil {
+			return nil, err
 		}
 	} else if err != nil {
 		return nil, usagef("--dir %s: %w", path, err)

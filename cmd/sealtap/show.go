@@ -143,6 +143,10 @@ func viewLines(r row) [][2]string {
 			add("", "by "+plain(w.GetHow())+", "+verified)
 		}
 		add("asked", r.asked())
+		if o := q.GetRequest().GetOperation(); o != nil {
+			add("operation", strings.TrimSpace(plain(o.GetProtocol())+"  "+plain(r.operation())))
+		}
+		add("template", plain(v.Template))
 		add("query", value(v.Query))
 		add("source", value(v.Source))
 		add("service", plain(v.Service))

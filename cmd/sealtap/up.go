@@ -52,13 +52,16 @@ On a directory that exists it goes on with what config.yaml says; flags change i
 }
 
 func up(ctx context.Context, dir string, f upFlags, logger *slog.Logger, out io.Writer) error {
-	d, err := openDataDir(dir)
+	d, err := openDataDir(dir, f)
 	if err != nil {
 		return err
 	}
 	defer d.close()
 	c, err := d.prepare(f)
 	if err != nil {
+		return err
+	}
+	if err := canListen(c); err != nil {
 		return err
 	}
 	st := new(stack)
@@ -71,6 +74,22 @@ func up(ctx context.Context, dir string, f upFlags, logger *slog.Logger, out io.
 		fmt.Fprintln(out, "\nsealtap: stopping")
 	}
 	return errors.Join(err, st.stop())
+}
+
+// canListen finds an address that somebody else has before any part is started.
+func canListen(c *config.File) error {
+	sections, addrs := []string{"log", "proxy"}, []string{c.Log.Listen, c.Proxy.Listen}
+	for _, w := range c.Witnesses {
+		sections, addrs = append(sections, "witness "+w.Name), append(addrs, w.Listen)
+	}
+	for i := range addrs {
+		l, err := listen(sections[i], addrs[i])
+		if err != nil {
+			return err
+		}
+		l.Close()
+	}
+	return nil
 }
 
 // stack runs services that need each other: later ones are stopped first.

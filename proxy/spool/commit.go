@@ -120,6 +120,11 @@ func (s *Spool) write(b *batch) error {
 			return err
 		}
 	}
+	if len(b.buf) > 0 {
+		if err := s.rotateAged(); err != nil {
+			return err
+		}
+	}
 	for rest, records := b.buf, b.records; len(rest) > 0; {
 		n, count := fitting(rest, s.cfg.SegmentSize-s.seg.end)
 		if n == 0 {
@@ -219,8 +224,13 @@ func (s *Spool) rotate() error {
 	if sp.err != nil {
 		return sp.err
 	}
-	if err := s.enter(sp.seg); err != nil {
-		return errors.Join(err, sp.seg.file.Close())
+	return s.goOn(sp.seg)
+}
+
+func (s *Spool) goOn(seg *segment) error {
+	s.preparing = false
+	if err := s.enter(seg); err != nil {
+		return errors.Join(err, seg.file.Close())
 	}
 	return nil
 }
@@ -270,7 +280,7 @@ func (s *Spool) enter(seg *segment) error {
 	if s.seg != nil {
 		s.seg.file.Close()
 	}
-	seg.end = int64(len(buf))
+	seg.end, seg.begun = int64(len(buf)), time.Now()
 	s.seg = seg
 	s.bytes += s.cfg.SegmentSize
 	s.preparing = true

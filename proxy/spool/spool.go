@@ -44,6 +44,9 @@ var (
 	ErrDamaged = errors.New("spool is damaged")
 	// ErrInUse says that another process holds the spool.
 	ErrInUse = errors.New("spool is in use by another process")
+	// ErrEnded says that the log takes no records of this producer any more: its key
+	// was revoked.
+	ErrEnded = errors.New("the log takes no more records with this proxy's key")
 	// ErrClosed says that the spool was closed.
 	ErrClosed = errors.New("spool is closed")
 )
@@ -58,6 +61,7 @@ type Config struct {
 
 	SegmentSize int64         // bytes of a file; 0 means a 16th of MaxBytes, from 1 to 16 MiB
 	MaxBytes    int64         // bytes of all files, at least 4 of them; 0 means 1 GiB
+	SegmentAge  time.Duration // how old a file grows whose beginning was confirmed; 0 means 1 h
 	Heartbeat   time.Duration // longest silence; 0 means 10 s
 	SealDelay   time.Duration // how long a record may wait for others before it is sealed; 0 means 20 ms
 	SealEvery   time.Duration // shortest time between two seals; 0 means 200 ms
@@ -74,6 +78,7 @@ func (c Config) withDefaults() Config {
 	def(&c.Heartbeat, 10*time.Second)
 	def(&c.SealDelay, 20*time.Millisecond)
 	def(&c.SealEvery, 200*time.Millisecond)
+	def(&c.SegmentAge, time.Hour)
 	if c.MaxBytes == 0 {
 		c.MaxBytes = 1 << 30
 	}
@@ -102,6 +107,7 @@ type Spool struct {
 	stopped bool     // the stop record is durable
 	failed  error    // set once: nothing is taken any more
 	noSpare error    // why there is no next segment: no exchange begins
+	ended   error    // why the log takes nothing of this producer any more: no exchange begins
 	bytes   int64    // of all segments
 	end     position // where durable frames end
 	freed   []byte   // buffer of a former batch, to be used again
@@ -132,6 +138,7 @@ type segment struct {
 	file   *os.File
 	size   int64 // of the file, from the beginning
 	end    int64 // where durable frames end
+	begun  time.Time
 }
 
 // position is a place in the sequence of all frames.
@@ -195,6 +202,7 @@ func Open(cfg Config) (*Spool, error) {
 	}
 	s.sub.reader.dir, s.sub.reader.keys = cfg.Dir, make(map[record.KeyID]*sealtapv1.WrappedKey)
 	s.sub.kick, s.sub.room, s.sub.first = make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{}, 1)
+	s.restoreConfirmed() // before there is anything new in the spool
 	err = s.begin()
 	if err == nil {
 		err = s.rewind()
@@ -262,6 +270,8 @@ func (s *Spool) admit(r *sealtapv1.Record) error {
 	switch {
 	case r.GetConfig() != nil:
 		return nil // comes with a start; a spool that is full can be opened
+	case r.GetRequest() != nil && s.ended != nil:
+		return s.ended
 	case r.GetRequest() != nil && s.noSpare != nil:
 		return fmt.Errorf("%w: %w", ErrFull, s.noSpare)
 	case r.GetRequest() != nil:

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -223,6 +224,11 @@ func snapshot(t testing.TB, dir string) string {
 			t.Fatal(err)
 		}
 		if err := os.WriteFile(segmentPath(to, n), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if data, err := os.ReadFile(filepath.Join(dir, confirmedFile)); err == nil {
+		if err := os.WriteFile(filepath.Join(to, confirmedFile), data, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}

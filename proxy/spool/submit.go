@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sealtap/sealtap/checkpoint"
@@ -27,6 +28,11 @@ const (
 	retryLast  = 5 * time.Second
 	askFirst   = 10 * time.Millisecond
 	askLast    = time.Second
+	// Nothing helps against what was pruned, unless somebody does something.
+	retryPruned = time.Minute
+	// lastConfirm is how long a spool that is closed waits for the last checkpoint, if
+	// it has the time.
+	lastConfirm = 10 * time.Second
 )
 
 // submitter is the state of the way to the log.
@@ -42,10 +48,20 @@ type submitter struct {
 	kick        chan struct{}
 	room        chan struct{}
 	first       chan struct{} // a token when the first checkpoint of this life was seen
+
+	oldest      uint64 // segment at which sending began
+	known       extent // what was confirmed, in this life or before
+	kept        extent // of it, what the file says
+	keptAt      time.Time
+	keepFailed  bool
+	confirmedIn atomic.Uint64 // one more than the newest segment of which something was confirmed in this life
+	passedBy    bool          // it was said that something is not sent, because it was confirmed and pruned
+	lost        position      // end of the batch of which it was said that it was pruned, but not confirmed
 }
 
 // sent is a batch that the log has sequenced: a receipt, not yet safety.
 type sent struct {
+	start  position
 	end    position
 	leaves []record.Hash
 	runs   []run
@@ -104,7 +120,11 @@ func ifIdle(wait time.Duration, c chan struct{}) chan struct{} {
 
 // retry says how long to wait after an error, and reports it once in a while.
 func (s *Spool) retry(err error) time.Duration {
-	if s.sub.backoff == 0 {
+	if errors.Is(err, client.ErrPruned) {
+		s.sub.backoff = retryPruned
+		return retryPruned
+	}
+	if s.sub.backoff == 0 && !errors.Is(err, ErrEnded) { // of which it was said more
 		s.cfg.Logger.Warn("the log does not take entries; they wait in the spool", "error", err)
 	}
 	s.sub.backoff = min(max(2*s.sub.backoff, retryFirst), retryLast)
@@ -117,7 +137,7 @@ func (s *Spool) retry(err error) time.Duration {
 // submit sends the next batch and reports whether there may be more.
 func (s *Spool) submit(ctx context.Context) (more bool, err error) {
 	s.sub.mu.Lock()
-	full := s.sub.unconfirmed >= maxUnconfirmed
+	full, known := s.sub.unconfirmed >= maxUnconfirmed, s.sub.known
 	s.sub.mu.Unlock()
 	if full {
 		return false, nil
@@ -126,6 +146,9 @@ func (s *Spool) submit(ctx context.Context) (more bool, err error) {
 	end := s.end
 	s.mu.Unlock()
 	start := s.sub.reader.pos
+	if known.holds(start) {
+		end = known.end // so that a batch is confirmed as a whole, or not at all
+	}
 	out, err := s.sub.reader.collect(end)
 	if err != nil || out == nil {
 		s.sub.reader.seek(start)
@@ -137,19 +160,25 @@ func (s *Spool) submit(ctx context.Context) (more bool, err error) {
 		return false, err
 	}
 	resp, err := s.cfg.Log.Submit(ctx, out.req)
+	if errors.Is(err, client.ErrPruned) && known.covers(start, out.end) {
+		s.passBy(err)
+		return true, nil
+	}
 	if err != nil {
 		s.sub.reader.seek(start)
-		return false, s.refused(err)
+		return false, s.refused(err, out)
 	}
 	if s.sub.backoff > 0 {
 		s.cfg.Logger.Info("the log takes entries again")
 	}
 	s.sub.backoff = 0
+	s.admitted()
 	b, err := place(out, resp)
 	if err != nil {
 		s.sub.reader.seek(start)
 		return false, err
 	}
+	b.start = start
 	s.stats.submitted.Add(uint64(len(b.leaves)))
 	s.sub.mu.Lock()
 	s.sub.sent = append(s.sub.sent, b)
@@ -185,11 +214,34 @@ func place(out *outgoing, resp *sealtapv1.SubmitResponse) (sent, error) {
 	return b, skip(uint64(len(out.leaves)))
 }
 
+// passBy says that a batch is not sent again.
+func (s *Spool) passBy(err error) {
+	if !s.sub.passedBy {
+		s.cfg.Logger.Info("the log has pruned records that this proxy has seen under a cosigned checkpoint: they are not sent again", "answer", err)
+	}
+	s.sub.passedBy = true
+}
+
 // refused sees to a conflict: the log knows less, or other things, than we
 // thought. It recognises what it has, so everything is sent again.
-func (s *Spool) refused(err error) error {
+func (s *Spool) refused(err error, out *outgoing) error {
+	if errors.Is(err, client.ErrPruned) {
+		if s.sub.lost != out.end {
+			s.cfg.Logger.Error("the log has pruned records that this proxy never saw under a cosigned checkpoint: "+
+				"nothing behind them is sent, and the spool will fill. Look for them in a mirror or backup of the log, then stop the proxy, "+
+				"move the segment away and start it again", "records", out.records(), "segment", segmentPath(s.cfg.Dir, out.end.segment), "error", err)
+		}
+		s.sub.lost = out.end
+		return err
+	}
 	p := (*client.Problem)(nil)
-	if !errors.As(err, &p) || p.Status != http.StatusConflict {
+	if !errors.As(err, &p) {
+		return err
+	}
+	if p.Revoked || p.Unknown && s.wasEnrolled() {
+		return s.notAdmitted(p)
+	}
+	if p.Status != http.StatusConflict {
 		return err
 	}
 	s.cfg.Logger.Error("the log disagrees about what it holds of this proxy: sending again all that is in the spool", "error", err)
@@ -201,6 +253,7 @@ func (s *Spool) rewind() error {
 	s.sub.mu.Lock() // free deletes segments under it
 	defer s.sub.mu.Unlock()
 	s.sub.sent, s.sub.unconfirmed = nil, 0
+	s.sub.passedBy = false
 	s.sub.rewinds++
 	numbers, err := listSegments(s.cfg.Dir)
 	if err != nil {
@@ -209,13 +262,14 @@ func (s *Spool) rewind() error {
 	if len(numbers) == 0 {
 		return fmt.Errorf("%w: its segments are gone", ErrDamaged)
 	}
+	s.sub.oldest = numbers[0]
 	s.sub.reader.seek(position{segment: numbers[0]})
 	return nil
 }
 
 // confirms looks for what was sent under cosigned checkpoints and frees it.
 func (s *Spool) confirms(ctx context.Context) {
-	ask := askFirst
+	ask, pruned := askFirst, false
 	for ctx.Err() == nil {
 		s.sub.mu.Lock()
 		waiting := len(s.sub.sent) > 0
@@ -226,10 +280,12 @@ func (s *Spool) confirms(ctx context.Context) {
 			s.cfg.Logger.Error("the log does not hold what it acknowledged, or shows another history: nothing is freed", "error", err)
 			ask = askLast
 		case err != nil && ctx.Err() == nil && errors.Is(err, client.ErrPruned):
-			s.cfg.Logger.Error("the log let go of entries before this proxy could prove them: nothing is freed, and the spool will fill", "error", err)
-			ask = askLast
+			if !pruned {
+				s.cfg.Logger.Error("the log let go of entries before this proxy could prove them: nothing is freed, and the spool will fill", "error", err)
+			}
+			pruned, ask = true, askLast
 		case progress:
-			ask = askFirst
+			pruned, ask = false, askFirst
 		default:
 			ask = min(2*ask, askLast)
 		}
@@ -283,9 +339,12 @@ func (s *Spool) confirm(ctx context.Context) (progress bool, err error) {
 			s.sub.mu.Unlock()
 			return progress, nil
 		}
-		b, rewinds := s.sub.sent[0], s.sub.rewinds
+		b, rewinds, known := s.sub.sent[0], s.sub.rewinds, s.sub.known
 		s.sub.mu.Unlock()
 		ok, err := proven(ctx, tree, cp.Size, b)
+		if errors.Is(err, client.ErrPruned) && known.covers(b.start, b.end) {
+			ok, err = true, nil // pruned since it was sent again
+		}
 		if err != nil || !ok {
 			return progress, err
 		}
@@ -309,6 +368,8 @@ func (s *Spool) letGo(b sent, rewinds int) bool {
 	s.sub.sent = s.sub.sent[1:]
 	s.sub.unconfirmed -= len(b.leaves)
 	s.stats.confirmed.Add(uint64(len(b.leaves)))
+	s.sub.confirm(b)
+	s.keepConfirmed(false)
 	s.free(b.end)
 	return true
 }
@@ -355,14 +416,34 @@ func (s *Spool) free(end position) {
 	}
 }
 
-// flush sends what is left, as far as ctx allows.
+// flush sends what is left, as far as ctx allows, and waits for a moment to see it
+// confirmed: the log may have let go of it by the next start.
 func (s *Spool) flush(ctx context.Context) {
 	if s.cfg.Log == nil {
 		return
 	}
-	for ctx.Err() == nil {
-		if more, err := s.submit(ctx); err != nil || !more {
-			return
+	var err error
+	for more := true; more && err == nil && ctx.Err() == nil; {
+		more, err = s.submit(ctx)
+	}
+	ctx, cancel := context.WithTimeout(ctx, lastConfirm)
+	defer cancel()
+	for ask := askFirst; err == nil && ctx.Err() == nil; ask = min(2*ask, askLast) {
+		if _, err = s.confirm(ctx); err != nil {
+			break
+		}
+		s.sub.mu.Lock()
+		waiting := len(s.sub.sent) > 0
+		s.sub.mu.Unlock()
+		if !waiting {
+			break
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(ask):
 		}
 	}
+	s.sub.mu.Lock()
+	defer s.sub.mu.Unlock()
+	s.keepConfirmed(true)
 }

@@ -24,6 +24,11 @@ import (
 type testLog struct {
 	*tlog.Log
 	client *client.Client
+
+	origin   string
+	operator *keys.Private
+	changes  uint64 // statements of the operator
+
 	before atomic.Value // func(http.ResponseWriter, *http.Request) bool: sees each request first, and may answer it
 }
 
@@ -48,7 +53,7 @@ func newLog(t *testing.T, producer keys.Public, options ...func(*tlog.Config)) *
 	must(err)
 	openings, err := sqlite.OpenOpenings(ctx, filepath.Join(dir, "openings.db"))
 	must(err)
-	l := new(testLog)
+	l := &testLog{origin: key.Name, operator: operator}
 	c := tlog.Config{Key: key, Operator: operator, Storage: store, Openings: openings, Policy: p, CheckpointInterval: time.Millisecond}
 	for _, o := range options {
 		o(&c)
@@ -74,11 +79,29 @@ func newLog(t *testing.T, producer keys.Public, options ...func(*tlog.Config)) *
 	})
 	l.client, err = client.New(server.URL, p, client.WithRetries(1, time.Millisecond))
 	must(err)
-	change, err := record.NewKeyChange(record.KeyChange{Origin: key.Name, Number: 1, Enrol: []keys.Public{producer}}, operator)
-	must(err)
-	_, err = l.Submit(ctx, &sealtapv1.SubmitRequest{Items: []*sealtapv1.Item{{Entry: change}}})
-	must(err)
+	if producer.Name != "" {
+		l.change(t, record.KeyChange{Enrol: []keys.Public{producer}})
+	}
 	return l
+}
+
+// change has the operator change keys.
+func (l *testLog) change(t *testing.T, c record.KeyChange) {
+	t.Helper()
+	l.changes++
+	c.Origin, c.Number = l.origin, l.changes
+	entry, err := record.NewKeyChange(c, l.operator)
+	l.state(t, entry, err)
+}
+
+func (l *testLog) state(t *testing.T, statement []byte, err error) {
+	t.Helper()
+	if err == nil {
+		_, err = l.Submit(context.Background(), &sealtapv1.SubmitRequest{Items: []*sealtapv1.Item{{Entry: statement}}})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // confirmed drives a spool that does not run until all that is sealed is

@@ -46,7 +46,7 @@ func snapshot(ctx context.Context, path, to string, s Schema, progress func(done
 	if path, err = filepath.Abs(path); err != nil {
 		return err
 	}
-	if _, err := os.Stat(path); err != nil {
+	if err := regular(path); err != nil {
 		return err
 	}
 	if to, err = filepath.Abs(to); err != nil {
@@ -90,6 +90,9 @@ func CheckOpenings(ctx context.Context, path string) error {
 }
 
 func checkSchema(ctx context.Context, path string, s Schema) error {
+	if err := regular(path); err != nil {
+		return fmt.Errorf("checking %s: %w", path, err)
+	}
 	have, version, err := objects(ctx, path, "mode=ro&_query_only=1", s, nil)
 	if err != nil {
 		return fmt.Errorf("checking %s: %w", path, damage(err))
@@ -250,6 +253,33 @@ func (f *OpeningsFile) Count(ctx context.Context) (n uint64, err error) {
 		return 0, fmt.Errorf("counting openings: %w", damage(err))
 	}
 	return n, nil
+}
+
+// HasOpenings reports whether there is a storage of openings at path with any in it,
+// or with what is left of erased ones.
+func HasOpenings(ctx context.Context, path string) (has bool, err error) {
+	path, err = filepath.Abs(path)
+	if err == nil {
+		err = regular(path)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	} else if err != nil {
+		return false, fmt.Errorf("looking for openings: %w", err)
+	}
+	pool, err := openPool(path, 1, "mode=ro&_query_only=1")
+	if err != nil {
+		return false, fmt.Errorf("looking for openings in %s: %w", path, err)
+	}
+	defer pool.Close()
+	version, err := identify(ctx, pool, openingsSchema())
+	if err == nil && version > 0 {
+		err = pool.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM opening) OR EXISTS (SELECT 1 FROM wrapped_key)`).Scan(&has)
+	}
+	if err != nil {
+		return false, fmt.Errorf("looking for openings in %s: %w", path, damage(err))
+	}
+	return has, nil
 }
 
 // Knows reports whether the openings of this very record are there, or were

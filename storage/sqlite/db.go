@@ -11,6 +11,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -63,12 +64,14 @@ type DB struct {
 // Open opens the database at path, or makes it where there is none, and brings
 // it to the newest version of the schema. It fails with [ErrLocked],
 // [ErrForeign] or [ErrNewer], and then has not changed the file. The empty file
-// <path>.lock stays behind; the lock on it ends with the process.
+// <path>.lock stays behind, unless opening fails; the lock on it ends with the process.
 func Open(ctx context.Context, path string, s Schema) (_ *DB, err error) {
 	path, err = filepath.Abs(path)
 	if err != nil {
 		return nil, fmt.Errorf("opening database: %w", err)
 	}
+	_, missing := os.Lstat(path + ".lock")
+	fresh := errors.Is(missing, fs.ErrNotExist)
 	db := new(DB)
 	defer func() {
 		if err != nil {
@@ -77,6 +80,14 @@ func Open(ctx context.Context, path string, s Schema) (_ *DB, err error) {
 	}()
 	if db.lock, err = lockFile(path + ".lock"); err != nil {
 		return nil, err
+	}
+	if fresh {
+		// What is refused is left as it was found.
+		defer func() {
+			if err != nil {
+				_ = os.Remove(path + ".lock")
+			}
+		}()
 	}
 	// SQLite would make the file readable by everybody; its WAL inherits the mode.
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)

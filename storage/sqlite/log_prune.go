@@ -264,20 +264,6 @@ func (l *Log) MarkBefore(ctx context.Context, t time.Time) (storage.Mark, bool, 
 	return m, true, nil
 }
 
-// Trim implements [storage.OpeningsTrimmer].
-func (o *Openings) Trim(ctx context.Context, below uint64, limit int) (more bool, err error) {
-	if err := ctx.Err(); err != nil {
-		return true, fmt.Errorf("deleting openings: %w", err)
-	}
-	res, err := o.db.Writer.ExecContext(context.WithoutCancel(ctx),
-		`DELETE FROM opening WHERE entry IN (SELECT entry FROM opening WHERE entry < ? ORDER BY entry LIMIT ?)`, below, limit)
-	if err != nil {
-		return true, fmt.Errorf("deleting openings below %d: %w", below, err)
-	}
-	n, err := res.RowsAffected()
-	return n >= int64(limit), err
-}
-
 // Pruned returns how far the log was pruned, and the indices of its statements
 // below the minimum.
 func (f *LogFile) Pruned(ctx context.Context) (p storage.Pruned, statements []uint64, err error) {

@@ -28,7 +28,7 @@ CREATE TABLE wrapped_key (
 	id      BLOB PRIMARY KEY CHECK (length(id) = 16),
 	wrapped BLOB
 ) STRICT, WITHOUT ROWID;
-`},
+`, openingsTrimSchema},
 	}
 }
 
@@ -41,6 +41,7 @@ const (
 type Openings struct {
 	db                   *DB
 	addBox, addKey       *sql.Stmt
+	useKey               *sql.Stmt
 	selectBox, selectKey *sql.Stmt
 }
 
@@ -62,6 +63,7 @@ func OpenOpenings(ctx context.Context, path string) (*Openings, error) {
 		{&o.addBox, db.Writer, `INSERT INTO opening (entry, leaf, box) VALUES (?, ?, ?)
 			ON CONFLICT (entry) DO UPDATE SET leaf = excluded.leaf, box = excluded.box WHERE leaf <> excluded.leaf`},
 		{&o.addKey, db.Writer, `INSERT OR IGNORE INTO wrapped_key (id, wrapped) VALUES (?, ?)`},
+		{&o.useKey, db.Writer, useKey},
 		{&o.selectBox, db.Reader, selectBox},
 		{&o.selectKey, db.Reader, selectKey},
 	} {
@@ -87,7 +89,7 @@ func (o *Openings) Put(ctx context.Context, openings []storage.Opening, keys []s
 	}
 	defer tx.Rollback()
 	written := 0
-	used := make(map[record.KeyID]bool)
+	used := make(map[record.KeyID]uint64) // by the newest of the entries
 	for _, p := range openings {
 		res, err := tx.StmtContext(ctx, o.addBox).ExecContext(ctx, p.Index, p.Leaf[:8], p.Box)
 		if err != nil {
@@ -98,16 +100,21 @@ func (o *Openings) Put(ctx context.Context, openings []storage.Opening, keys []s
 		}
 		written += len(p.Box)
 		if id, err := record.BoxKey(p.Box); err == nil {
-			used[id] = true
+			used[id] = max(used[id], p.Index)
 		}
 	}
 	for _, k := range keys {
 		// Entries are public: anybody can submit one again, with a key of his own making.
-		if !used[k.ID] {
+		if _, ok := used[k.ID]; !ok {
 			continue
 		}
 		written += len(k.Wrapped)
 		if _, err := tx.StmtContext(ctx, o.addKey).ExecContext(ctx, k.ID[:], k.Wrapped); err != nil {
+			return fmt.Errorf("keeping wrapped key: %w", err)
+		}
+	}
+	for id, entry := range used {
+		if _, err := tx.StmtContext(ctx, o.useKey).ExecContext(ctx, id[:], lastOfBundle(entry)); err != nil {
 			return fmt.Errorf("keeping wrapped key: %w", err)
 		}
 	}

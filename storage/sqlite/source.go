@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -29,7 +30,7 @@ func OpenLogFile(ctx context.Context, path string) (*LogFile, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening log storage: %w", err)
 	}
-	if _, err := os.Stat(path); err != nil {
+	if err := regular(path); err != nil {
 		return nil, fmt.Errorf("opening log storage: %w", err)
 	}
 	f := &LogFile{path: path, log: Log{db: new(DB)}}
@@ -54,17 +55,38 @@ func OpenLogFile(ctx context.Context, path string) (*LogFile, error) {
 	return f, nil
 }
 
+// regular reports whether a database, and what SQLite reads with it, can be opened
+// without waiting for somebody at the other end of a pipe.
+func regular(path string) error {
+	for _, suffix := range []string{"", "-wal", "-shm", "-journal"} {
+		st, err := os.Stat(path + suffix)
+		if err == nil && !st.Mode().IsRegular() {
+			return fmt.Errorf("%w: %s is not a regular file", ErrForeign, path+suffix)
+		}
+		if err != nil && (suffix == "" || !errors.Is(err, fs.ErrNotExist)) {
+			return err
+		}
+	}
+	return nil
+}
+
 // Close closes the storage.
 func (f *LogFile) Close() error { return f.log.Close() }
 
 // String is the path of the storage.
 func (f *LogFile) String() string { return f.path }
 
+// ErrNoPublished is wrapped where a log has published no checkpoint, or none since it
+// was restored.
+var ErrNoPublished = errors.New("there is no published checkpoint in it")
+
 // Checkpoint returns the newest published checkpoint.
 func (f *LogFile) Checkpoint(ctx context.Context) ([]byte, error) {
 	var note []byte
 	err := f.log.db.Reader.QueryRowContext(ctx, `SELECT note FROM checkpoint WHERE kind = 'published'`).Scan(&note)
-	if err != nil {
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, fmt.Errorf("reading checkpoint: %w: %w", storage.ErrCorrupt, ErrNoPublished)
+	} else if err != nil {
 		return nil, fmt.Errorf("reading checkpoint: %w", damage(err))
 	}
 	return note, nil
@@ -107,6 +129,9 @@ type OpeningsFile struct {
 func OpenOpeningsFile(ctx context.Context, path string) (*OpeningsFile, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
+		return nil, fmt.Errorf("opening openings storage: %w", err)
+	}
+	if err := regular(path); err != nil {
 		return nil, fmt.Errorf("opening openings storage: %w", err)
 	}
 	f := new(OpeningsFile)

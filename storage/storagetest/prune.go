@@ -349,7 +349,7 @@ func Trimmer(t *testing.T, open func(t *testing.T) (s storage.Openings, closeIt 
 			t.Fatal(err)
 		}
 	}
-	if rounds != 3 {
+	if rounds != 3 { // the third finds one opening, and no key
 		t.Errorf("five openings went in %d rounds of two", rounds)
 	}
 	for i := range uint64(10) {
@@ -357,4 +357,56 @@ func Trimmer(t *testing.T, open func(t *testing.T) (s storage.Openings, closeIt 
 			t.Errorf("opening of %d: %v, %v", 10*i, ok, err)
 		}
 	}
+	trimKeys(t, s)
+}
+
+// trimKeys runs the part of the contract about wrapped keys.
+func trimKeys(t *testing.T, s storage.Openings) {
+	t.Helper()
+	ctx := context.Background()
+	put := func(key byte, index uint64) {
+		t.Helper()
+		box := make([]byte, 64)
+		box[0] = 1
+		id := record.KeyID{key}
+		copy(box[1:], id[:])
+		err := s.Put(ctx, []storage.Opening{{Index: index, Leaf: record.Hash{1, byte(index)}, Box: box}}, []storage.WrappedKey{{ID: id, Wrapped: []byte("wrapped")}})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	check := func(below uint64, want ...byte) {
+		t.Helper()
+		for more, err := true, error(nil); more; {
+			if more, err = s.(storage.OpeningsTrimmer).Trim(ctx, below, 3); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var got []byte
+		for key := range byte(10) {
+			if _, ok, err := s.WrappedKey(ctx, record.KeyID{key}); err != nil {
+				t.Fatal(err)
+			} else if ok {
+				got = append(got, key)
+			}
+		}
+		if !bytes.Equal(got, want) {
+			t.Errorf("below %d, keys %v are kept, want %v", below, got, want)
+		}
+	}
+	for i := range uint64(20) {
+		put(1, 1000+i)
+	}
+	put(2, 1020)
+	put(3, 1021)
+	put(4, 1279)
+	put(5, 1280)
+	put(2, 1300) // and again, above
+	put(6, 1530)
+	check(768, 1, 2, 3, 4, 5, 6)
+	check(1024, 2, 4, 5, 6)
+	check(1280, 2, 5, 6)
+	put(3, 1500) // a key may come back with something new
+	check(1280, 2, 3, 5, 6)
+	check(1536)
 }

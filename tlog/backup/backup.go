@@ -24,8 +24,11 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/sealtap/sealtap/record"
 	"github.com/sealtap/sealtap/storage"
+	"github.com/sealtap/sealtap/tlog"
 	"github.com/sealtap/sealtap/witness/policy"
 )
 
@@ -39,6 +42,9 @@ const (
 	signedFile   = "log.db.signed"
 	openingsFile = "log.db.openings"
 )
+
+// maxManifest is more than a manifest can have, with the largest checkpoint.
+const maxManifest = 2 << 20
 
 var (
 	// ErrNotBackup is wrapped where a directory holds something else.
@@ -54,6 +60,14 @@ var (
 	ErrExists = errors.New("there is a log already")
 	// ErrNone is wrapped where there is no log to bring entries into.
 	ErrNone = errors.New("there is no log")
+	// ErrOlder is wrapped where a copy of the log has nothing, or nothing more, of what
+	// is missing.
+	ErrOlder = errors.New("there is nothing newer in it")
+	// ErrIncomplete is wrapped where the log that is to be backed up lacks entries that
+	// it has signed. It wraps [tlog.ErrBehind].
+	ErrIncomplete = fmt.Errorf("entries are missing: %w", tlog.ErrBehind)
+	// ErrGone is wrapped where the copies no longer have what comes after a backup.
+	ErrGone = errors.New("a log that was pruned goes on after the backup")
 	// ErrUnseen is wrapped where it is not known how much the log has signed.
 	ErrUnseen = errors.New("it is not known how much the log has signed")
 )
@@ -93,10 +107,18 @@ func (p Progress) of(what string) func(done, total uint64) {
 
 // Read reads and checks the manifest of the backup in a directory.
 func Read(dir string) (*Manifest, error) {
-	data, err := os.ReadFile(filepath.Join(dir, manifestFile))
+	f, err := openPart(dir, manifestFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w: %s has no %s", ErrNotBackup, dir, manifestFile)
 	}
+	if errors.Is(err, unix.ENOTDIR) {
+		return nil, fmt.Errorf("%w: %s is no directory", ErrNotBackup, dir)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading backup: %w", err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxManifest))
 	if err != nil {
 		return nil, fmt.Errorf("reading backup: %w", err)
 	}
@@ -158,7 +180,7 @@ func (m Manifest) encode() ([]byte, error) {
 
 // describe sums a file up.
 func describe(dir, name string) (File, error) {
-	f, err := os.Open(filepath.Join(dir, name))
+	f, err := openPart(dir, name)
 	if err != nil {
 		return File{}, err
 	}

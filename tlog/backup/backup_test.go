@@ -352,7 +352,7 @@ func TestOpenings(t *testing.T) {
 		{"kept", dir, true, []backup.Copy{mirror}, false, size, backup.OpeningsKept, 0, 40},
 		{"kept, before the entries come", dir, true, nil, false, m.Size, backup.OpeningsKept, 0, 40},
 		{"kept, and the entries never come", dir, true, nil, true, m.Size, backup.OpeningsKept, 0, 20},
-		{"none", without, false, []backup.Copy{mirror}, false, size, backup.OpeningsEmpty, 20, 0},
+		{"none", without, false, []backup.Copy{mirror}, false, size, backup.OpeningsEmpty, 40, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if c.kept {
@@ -368,5 +368,43 @@ func TestOpenings(t *testing.T) {
 			}
 			w.lose()
 		})
+	}
+}
+
+// TestOpeningsGone: openings that are no longer there are not said to be kept, and
+// those of a log that was started without its files do not stand in the way.
+func TestOpeningsGone(t *testing.T) {
+	ctx := context.Background()
+	w := newWorld(t)
+	w.grow(20)
+	w.settle()
+	dir := filepath.Join(t.TempDir(), "bk")
+	w.backup(dir)
+	w.grow(20)
+	size := w.settle()
+	mirror := w.mirror()
+	w.lose()
+	if o, err := backup.Restore(ctx, w.config(), dir); err != nil || o.Openings != backup.OpeningsRestored {
+		t.Fatalf("outcome %+v, %v", o, err)
+	}
+	w.check(os.Remove(w.db + ".openings"))
+	o, err := backup.CatchUp(ctx, w.config(mirror))
+	if err != nil || o.Size != size || o.Openings != backup.OpeningsEmpty || o.Lost != 40 {
+		t.Errorf("without openings: %+v, %v", o, err)
+	}
+	// That has made an empty one.
+	if o, err = backup.CatchUp(ctx, w.config(mirror)); err != nil || o.Openings != backup.OpeningsEmpty || o.Lost != 40 {
+		t.Errorf("without openings, again: %+v, %v", o, err)
+	}
+	w.check(os.Remove(w.db))
+	if o, err = backup.Restore(ctx, w.config(mirror), dir); err != nil || o.Openings != backup.OpeningsRestored || o.Lost != 20 {
+		t.Errorf("beside empty openings: %+v, %v", o, err)
+	}
+	if o, err = backup.CatchUp(ctx, w.config(mirror)); err != nil || o.Openings != backup.OpeningsKept || o.Lost != 0 {
+		t.Errorf("with openings: %+v, %v", o, err)
+	}
+	w.check(os.WriteFile(w.db+".openings", []byte("half"), 0o600))
+	if _, err := backup.CatchUp(ctx, w.config(mirror)); !errors.Is(err, backup.ErrExists) {
+		t.Errorf("with openings that are none: %v", err)
 	}
 }

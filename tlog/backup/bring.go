@@ -1,13 +1,14 @@
 package backup
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"iter"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/sealtap/sealtap/checkpoint"
 	"github.com/sealtap/sealtap/durable"
@@ -35,8 +36,7 @@ type placed struct {
 }
 
 // bring brings in what the log lacks to the newest checkpoint, from one copy after
-// the other. What a copy has is proven under the newest checkpoint; if it cannot
-// give all the hashes for that, under its own, which the log has signed as well.
+// the other.
 func (r *restore) bring(ctx context.Context, log storage.Log) error {
 	for i := range r.From {
 		o := &r.outcome.Copies[i]
@@ -44,20 +44,68 @@ func (r *restore) bring(ctx context.Context, log storage.Log) error {
 			return err
 		}
 		before := r.outcome.Size
-		o.Err = r.bringUnder(ctx, log, &r.From[i], *r.newest)
-		if own, err := r.copied(ctx, &r.From[i]); err == nil && own.size > r.outcome.Size && own.size < r.newest.size {
-			o.Err = r.bringUnder(ctx, log, &r.From[i], own)
+		if o.Err = r.beyond(i); o.Err == nil {
+			o.Err = r.bringFrom(ctx, log, &r.From[i])
 		}
 		o.Brought = r.outcome.Size - before
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		// What is wrong with the copy is told with the outcome.
-		if o.Err != nil && !errors.Is(o.Err, client.ErrUnavailable) && !errors.Is(o.Err, client.ErrVerification) {
+		if o.Err != nil && !ofCopy(o.Err) {
 			return o.Err
 		}
 	}
 	return nil
+}
+
+// ofCopy tells what is wrong with a copy from what is wrong with the log that is
+// restored.
+func ofCopy(err error) bool {
+	return errors.Is(err, client.ErrUnavailable) || errors.Is(err, client.ErrVerification) || errors.Is(err, ErrOlder) || errors.Is(err, ErrOther)
+}
+
+// bringFrom brings in what one copy has. That is proven under the newest checkpoint;
+// if the copy cannot give all the hashes for that, under a smaller one that the log has
+// signed as well. A copy is held to its own head: what it lacks above is not wrong.
+func (r *restore) bringFrom(ctx context.Context, log storage.Log, c *Copy) error {
+	own, ownErr := r.copied(ctx, c)
+	heads := slices.Clone(r.known)
+	switch {
+	case errors.Is(ownErr, ErrOther):
+		return ownErr
+	case ownErr == nil:
+		heads = append(heads, own)
+	}
+	slices.SortStableFunc(heads, func(a, b sighting) int { return cmp.Compare(b.size, a.size) })
+	for _, head := range slices.CompactFunc(heads, func(a, b sighting) bool { return a.size == b.size }) {
+		if head.size <= r.outcome.Size {
+			break
+		}
+		if head.size > r.newest.size {
+			continue // the copy has grown meanwhile
+		}
+		err := r.bringUnder(ctx, log, c, head)
+		if err == nil {
+			break
+		}
+		switch {
+		case !ofCopy(err) || ctx.Err() != nil:
+			return err
+		case errors.Is(ownErr, ErrDamaged):
+			return fmt.Errorf("%w: %w", client.ErrVerification, ownErr)
+		case ownErr != nil && !errors.Is(ownErr, sqlite.ErrNoPublished), ownErr == nil && own.size >= head.size:
+			return err
+		}
+	}
+	if r.outcome.Complete() {
+		return nil
+	}
+	what := "it shows no head"
+	if ownErr == nil {
+		what = fmt.Sprintf("its newest head is of %d entries", own.size)
+	}
+	return fmt.Errorf("%w: %s, and what is missing is entries %d to %d", ErrOlder, what, r.outcome.Size, r.newest.size-1)
 }
 
 // bringUnder brings in the entries to a checkpoint.
@@ -86,16 +134,17 @@ func (r *restore) bringUnder(ctx context.Context, log storage.Log, c *Copy, head
 // publish makes the newest checkpoint the published one of a log that can start,
 // if what was seen of it satisfies the policy. An older one is not shown again:
 // those who have seen the newer one would have to take it for a rollback.
-func (r *restore) publish(ctx context.Context, log *sqlite.Log) error {
+// It reports whether it has.
+func (r *restore) publish(ctx context.Context, log *sqlite.Log) (published bool, err error) {
 	if r.newest == nil {
-		return nil
+		return false, nil
 	}
 	if err := log.Unpublish(ctx); err != nil || !r.outcome.Complete() {
-		return err
+		return false, err
 	}
 	head := storage.Head{Size: r.newest.size, Root: r.newest.root, Note: r.newest.signed()}
 	if err := log.SetSigned(ctx, head); err != nil {
-		return err
+		return false, err
 	}
 	var cosignatures []policy.Cosignature
 	for _, s := range r.known {
@@ -105,10 +154,10 @@ func (r *restore) publish(ctx context.Context, log *sqlite.Log) error {
 	}
 	cp, err := r.Policy.Verify(r.newest.cp.Cosign(cosignatures...))
 	if err != nil {
-		return nil // the witnesses are asked again when the log starts
+		return false, nil // the witnesses are asked again when the log starts
 	}
 	head.Note = cp.Note
-	return log.SetPublished(ctx, head)
+	return true, log.SetPublished(ctx, head)
 }
 
 // proven yields the entries of a tree from an index on, each once it is proven.
@@ -224,17 +273,21 @@ func closed(path string) error {
 // still there those are the newer ones, and nothing was erased from the backup that
 // is not erased there.
 func (r *restore) placeOpenings(ctx context.Context, staged, path string) error {
-	_, err := os.Stat(path)
-	switch {
-	case err == nil:
+	kept, err := sqlite.HasOpenings(ctx, path)
+	if err != nil {
+		return err
+	}
+	if kept {
 		r.outcome.Openings = OpeningsKept
 		return r.settleOpenings(ctx, path)
-	case !errors.Is(err, fs.ErrNotExist):
+	}
+	had, err := sqlite.HasOpenings(ctx, staged)
+	if err != nil {
 		return err
 	}
 	r.outcome.Openings = OpeningsRestored
-	if _, err := os.Stat(staged); errors.Is(err, fs.ErrNotExist) {
-		r.outcome.Openings = OpeningsEmpty
+	if !had {
+		r.noOpenings()
 	}
 	if err := r.settleOpenings(ctx, staged); err != nil { // makes an empty one where there is none
 		return err
@@ -242,8 +295,19 @@ func (r *restore) placeOpenings(ctx context.Context, staged, path string) error 
 	if err := closed(staged); err != nil {
 		return err
 	}
+	// One without openings, as a log makes that is started without its files.
+	if err := sqlite.Remove(path); err != nil {
+		return err
+	}
 	if err := os.Rename(staged, path); err != nil {
 		return err
 	}
 	return durable.SyncDir(filepath.Dir(path))
+}
+
+// noOpenings says that there are none: those of the records that were stored are gone
+// as well as those of the records that are brought in.
+func (r *restore) noOpenings() {
+	r.outcome.Openings = OpeningsEmpty
+	r.outcome.Lost += r.sealed
 }

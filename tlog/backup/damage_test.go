@@ -38,7 +38,7 @@ func TestDamagedLog(t *testing.T) {
 		{"leaf hashes", `UPDATE tile SET hashes = zeroblob(length(hashes)) WHERE id = 1`, "entry 256 has been altered"},
 		{"a tile", `UPDATE tile SET hashes = zeroblob(length(hashes)) WHERE id = 1 << 56`, "tile 1/0 is not what the entries give"},
 		{"the root", `UPDATE tree SET root = zeroblob(32)`, "entries have root"},
-		{"the size", `UPDATE tree SET size = size - 1`, "there are"},
+		{"the size", `UPDATE tree SET size = size - 1`, "entries have root"},
 		{"a stream", `UPDATE stream SET edge = zeroblob(length(edge))`, "is not stored as its records give it"},
 		{"a stream's size", `UPDATE stream SET size = size - 1`, "is not stored as its records give it"},
 		{"a run", `UPDATE run SET first = first + 1 WHERE sequence = 300`, "run"},
@@ -309,10 +309,12 @@ func TestCrashes(t *testing.T) {
 	junk := func(path string) {
 		w.check(os.MkdirAll(path, 0o700))
 		w.check(os.WriteFile(filepath.Join(path, "log.db"), []byte("half"), 0o600))
+		w.check(backup.Mark(path))
 	}
 	junk(dir + ".partial") // while writing, or after the exchange
 	w.grow(1)
 	w.backup(dir)
+	w.check(backup.Mark(dir))
 	w.check(os.Rename(dir, dir+".old")) // between two names
 	w.grow(1)
 	m := w.backup(dir)

@@ -73,7 +73,7 @@ func (r *restore) gather(ctx context.Context, state *storage.State, m *Manifest)
 func (r *restore) copied(ctx context.Context, c *Copy) (sighting, error) {
 	signed, err := c.Checkpoint(ctx)
 	if err != nil {
-		return sighting{}, err
+		return sighting{}, fmt.Errorf("%s: %w", c.Where, err)
 	}
 	return open(r.Policy, r.Key.Name, c.Where, signed)
 }

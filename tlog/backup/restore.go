@@ -66,8 +66,11 @@ type Outcome struct {
 	Size   uint64 // entries now
 	Newest uint64 // size of the largest checkpoint that was seen; the log starts once it has these entries
 	Seen   string // where that was seen
-	Lost   uint64 // records brought in whose openings are gone
+	Lost   uint64 // records whose openings are not there: of those brought in, or of all if there are none at all
 	Copies []CopyOutcome
+	// Minimum is the index of the first entry that the log keeps, and Before the largest
+	// one that a copy of it shows; 0 if nothing was pruned.
+	Minimum, Before uint64
 	// Openings says what the log's openings are.
 	Openings OpeningsOutcome
 }
@@ -104,17 +107,17 @@ const (
 // was brought in, the log does not start (tlog.ErrBehind), and [CatchUp] can bring
 // in the rest.
 func Restore(ctx context.Context, c RestoreConfig, dir string) (_ *Outcome, err error) {
-	lock, err := durable.Lock(c.Database + ".lock")
+	stage := c.Database + staging
+	if err := checkStage(stage); err != nil {
+		return nil, fmt.Errorf("restoring: %w", err)
+	}
+	release, err := durable.Guard(c.Database + ".lock")
 	if errors.Is(err, durable.ErrLocked) {
 		return nil, fmt.Errorf("restoring %s: %w: stop the log", c.Database, sqlite.ErrLocked)
 	} else if err != nil {
 		return nil, fmt.Errorf("restoring: %w", err)
 	}
-	defer lock.Close()
-	stage := c.Database + staging
-	if err := os.RemoveAll(stage); err != nil { // of one that was killed
-		return nil, fmt.Errorf("restoring: %w", err)
-	}
+	defer release()
 	if err := c.checkFree(ctx); err != nil {
 		return nil, fmt.Errorf("restoring %s: %w", c.Database, err)
 	}
@@ -125,10 +128,10 @@ func Restore(ctx context.Context, c RestoreConfig, dir string) (_ *Outcome, err 
 	if m.Origin != c.Key.Name {
 		return nil, fmt.Errorf("%w: %s is a backup of %q, the configured key is of %q", ErrOther, dir, m.Origin, c.Key.Name)
 	}
-	if err := os.Mkdir(stage, 0o700); err != nil {
+	if err := makeStage(stage); err != nil {
 		return nil, fmt.Errorf("restoring: %w", err)
 	}
-	defer os.RemoveAll(stage)
+	defer func() { _ = removeStage(stage) }()
 	r := &restore{RestoreConfig: c, path: filepath.Join(stage, logFile), outcome: &Outcome{Origin: m.Origin, Stored: m.Size}}
 	if err := r.stage(ctx, m, dir, stage); err != nil {
 		return nil, fmt.Errorf("restoring from %s: %w", dir, err)
@@ -144,6 +147,9 @@ func Restore(ctx context.Context, c RestoreConfig, dir string) (_ *Outcome, err 
 // be called again.
 func CatchUp(ctx context.Context, c RestoreConfig) (_ *Outcome, err error) {
 	if _, err := os.Stat(c.Database); errors.Is(err, fs.ErrNotExist) {
+		if err := checkLink(c.Database); err != nil {
+			return nil, fmt.Errorf("catching up: %w", err)
+		}
 		return nil, fmt.Errorf("%w at %s: say the directory of a backup", ErrNone, c.Database)
 	} else if err != nil {
 		return nil, fmt.Errorf("catching up: %w", err)
@@ -152,10 +158,18 @@ func CatchUp(ctx context.Context, c RestoreConfig) (_ *Outcome, err error) {
 	if err := sqlite.CheckLog(ctx, c.Database); err != nil {
 		return nil, fmt.Errorf("catching up: %w", damaged(err))
 	}
+	openings := c.Database + ".openings"
+	has, err := c.checkOpenings(ctx, openings)
+	if err != nil {
+		return nil, fmt.Errorf("catching up: %w", err)
+	}
 	if err := r.run(ctx, nil); err != nil {
 		return nil, fmt.Errorf("catching up %s: %w", c.Database, err)
 	}
-	if err := r.settleOpenings(ctx, c.Database+".openings"); err != nil {
+	if !has {
+		r.noOpenings()
+	}
+	if err := r.settleOpenings(ctx, openings); err != nil {
 		return nil, fmt.Errorf("catching up %s: %w", c.Database, err)
 	}
 	return r.outcome, nil
@@ -165,10 +179,16 @@ func CatchUp(ctx context.Context, c RestoreConfig) (_ *Outcome, err error) {
 // without entries, as a log makes that is started without one, is nothing.
 func (c *RestoreConfig) checkFree(ctx context.Context) error {
 	openings := c.Database + ".openings"
-	if _, err := os.Stat(openings); err == nil {
-		if err := sqlite.CheckOpenings(ctx, openings); err != nil {
-			return fmt.Errorf("%w, whose openings cannot be kept: %w; move %s away with what stands beside it", ErrExists, err, openings)
+	if _, err := c.checkOpenings(ctx, openings); err != nil {
+		return err
+	}
+	if _, err := os.Stat(c.Database); errors.Is(err, fs.ErrNotExist) {
+		if err := checkLink(c.Database); err != nil {
+			return err
 		}
+	}
+	if err := checkIndex(c.Database + ".index"); err != nil {
+		return err
 	}
 	_, err := os.Stat(c.Database)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -193,7 +213,30 @@ func (c *RestoreConfig) checkFree(ctx context.Context) error {
 	if state.Size > 0 {
 		return fmt.Errorf("%w, with %d entries; to bring in what it lacks leave out the backup, to replace it move it away", ErrExists, state.Size)
 	}
-	return nil
+	return checkLink(c.Database)
+}
+
+// checkOpenings reports whether there are openings, which are kept.
+func (c *RestoreConfig) checkOpenings(ctx context.Context, path string) (has bool, err error) {
+	if _, err := os.Stat(path); err == nil {
+		if err := sqlite.CheckOpenings(ctx, path); err != nil {
+			return false, fmt.Errorf("%w, whose openings cannot be kept: %w; move %s away with what stands beside it", ErrExists, err, path)
+		}
+	}
+	if has, err = sqlite.HasOpenings(ctx, path); err != nil || has {
+		return has, err
+	}
+	return false, checkLink(path)
+}
+
+// checkLink refuses a symbolic link where a file would be put: the link would be
+// replaced, and what it was meant to lead to would not be written.
+func checkLink(path string) error {
+	to, err := os.Readlink(path)
+	if err != nil {
+		return nil // no link
+	}
+	return fmt.Errorf("%w: %s is a symbolic link to %s; remove it, or set log.database to where it leads", ErrInTheWay, path, to)
 }
 
 // restore is one restoration at work.
@@ -201,9 +244,11 @@ type restore struct {
 	RestoreConfig
 	path    string // of the database
 	outcome *Outcome
-	known   []sighting // checkpoints of the log
-	newest  *sighting  // nil if the log has signed nothing
-	brought []placed   // records with sealed fields that were brought in
+	known   []sighting         // checkpoints of the log
+	newest  *sighting          // nil if the log has signed nothing
+	kept    []client.Retention // of the copies
+	sealed  uint64             // records with sealed fields that were stored
+	brought []placed           // records with sealed fields that were brought in
 }
 
 // stage copies a backup and makes it the log that is put in place.
@@ -225,7 +270,7 @@ func (r *restore) stage(ctx context.Context, m *Manifest, dir, stage string) err
 
 // copyFile copies a file of a backup if it is what the manifest says.
 func copyFile(ctx context.Context, f File, from, to string) (err error) {
-	src, err := os.Open(filepath.Join(from, f.Name))
+	src, err := openPart(from, f.Name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%w: %s is not there", ErrDamaged, f.Name)
 	} else if err != nil {
@@ -277,6 +322,15 @@ func (r *restore) run(ctx context.Context, m *Manifest) (err error) {
 	}
 	if r.newest != nil {
 		r.outcome.Newest, r.outcome.Seen = r.newest.size, r.newest.where
+	}
+	r.askRetention(ctx)
+	if m != nil {
+		r.outcome.Size = m.Size
+		if err := r.checkGap(); err != nil {
+			return err
+		}
+	}
+	if r.newest != nil {
 		// From here on the log does not start with fewer entries.
 		if err := sqlite.WriteSigned(r.path, r.newest.signed()); err != nil {
 			return err
@@ -291,7 +345,11 @@ func (r *restore) run(ctx context.Context, m *Manifest) (err error) {
 	if err := r.bring(ctx, log); err != nil {
 		return err
 	}
-	return r.publish(ctx, log)
+	published, err := r.publish(ctx, log)
+	if err != nil {
+		return err
+	}
+	return r.lift(ctx, log, published)
 }
 
 // verify verifies the log at r.path and returns the checkpoints that are known of
@@ -327,7 +385,9 @@ func (r *restore) verify(ctx context.Context, m *Manifest) (known []sighting, er
 	if _, err := newest(known); err != nil {
 		return nil, err
 	}
-	return known, verify(ctx, db, state, 0, known, r.Progress.of("verifying entries"))
+	found, err := verify(ctx, db, state, verification{r.Policy, known, r.Progress.of("verifying entries")})
+	r.sealed = found.sealed
+	return known, err
 }
 
 // replay stores entries behind those that are there.

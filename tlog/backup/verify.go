@@ -11,6 +11,7 @@ import (
 	"github.com/sealtap/sealtap/record"
 	"github.com/sealtap/sealtap/storage"
 	"github.com/sealtap/sealtap/tlog/tiles"
+	"github.com/sealtap/sealtap/witness/policy"
 )
 
 // Store is a stored log that does not change. *sqlite.LogFile is one.
@@ -23,62 +24,76 @@ type Store interface {
 	PrunedStreams(ctx context.Context, place uint64, limit int) (list []storage.Stream, next uint64, err error)
 }
 
+// verification says what a log is verified with.
+type verification struct {
+	policy *policy.Policy
+	// marks are checkpoints that it has to agree with, as far as it goes.
+	marks []sighting
+	// progress may be nil.
+	progress func(done, total uint64)
+}
+
+// verified is what was found while a log was verified.
+type verified struct {
+	sealed uint64 // records with sealed fields, from the minimum index on
+	unsure error  // why it cannot be told whether the minimum index is allowed
+}
+
 // walk recomputes a stored log from its entries.
 type walk struct {
 	store Store
 	state *storage.State
 	// marks are checkpoints of at most the stored size, smallest first: what the
 	// tree has to look like at their sizes.
-	marks []sighting
-	tree  *tiles.Writer
-	// streams are nil where the walk does not begin with the first entry: what a
-	// producer's tree looks like is known from its first record on only.
+	marks   []sighting
+	tree    *tiles.Writer
 	streams *streams
 }
 
 // verify recomputes every leaf hash, tile and root of a stored log from the
-// entries from the given index on, which is the first of a bundle, and compares
-// them with what is stored, and with the checkpoints. From the first entry on it
-// compares the streams of producers, their seals and runs as well. The first entry
-// of a pruned log is the one at its minimum index; what it keeps below is compared
-// with the tiles that it keeps, and these with the checkpoints.
-func verify(ctx context.Context, s Store, state *storage.State, first uint64, marks []sighting, progress func(done, total uint64)) error {
-	w := &walk{store: s, state: state, tree: tiles.NewWriter()}
-	for _, m := range marks {
+// entries, and compares them with what is stored, and with the checkpoints. So it does
+// with the streams of producers, their seals and runs, and the operator's statements.
+// The first entry of a pruned log is the one at its minimum index; what it keeps below
+// is compared with the tiles that it keeps, and these with the checkpoints; and its
+// operator must have allowed that index.
+func verify(ctx context.Context, s Store, state *storage.State, v verification) (found verified, err error) {
+	w := &walk{store: s, state: state, tree: tiles.NewWriter(), streams: newStreams(s, v.policy.Operator)}
+	for _, m := range v.marks {
 		if m.size <= state.Size {
 			w.marks = append(w.marks, m)
 		}
 	}
 	p, statements, err := s.Pruned(ctx)
 	if err != nil {
-		return damaged(err)
+		return found, damaged(err)
 	}
-	if first <= p.Minimum {
-		first = p.Minimum
-		w.streams = newStreams(s)
-		if err := w.kept(ctx, p.Minimum, statements); err != nil {
-			return err
-		}
+	if err := w.kept(ctx, p.Minimum, statements); err != nil {
+		return found, err
 	}
-	w.drop(first)
-	if first > 0 {
-		w.tree, err = tiles.RestoreWriter(ctx, whole{s, state.Size}, first)
+	w.drop(p.Minimum)
+	if p.Minimum > 0 {
+		w.tree, err = tiles.RestoreWriter(ctx, whole{s, state.Size}, p.Minimum)
 	}
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrDamaged, err)
+		return found, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	if err := w.check(); err != nil { // at the size it begins with
-		return err
+		return found, err
 	}
-	for n := first / storage.BundleWidth; n*storage.BundleWidth < state.Size; n++ {
+	for n := p.Minimum / storage.BundleWidth; n*storage.BundleWidth < state.Size; n++ {
 		if err := w.bundle(ctx, n); err != nil {
-			return err
+			return found, err
 		}
-		if progress != nil {
-			progress(w.tree.Size(), state.Size)
+		if v.progress != nil {
+			v.progress(w.tree.Size(), state.Size)
 		}
 	}
-	return w.finish(ctx)
+	if err := w.finish(ctx); err != nil {
+		return found, err
+	}
+	found.sealed = w.streams.sealed
+	found.unsure, err = w.allowed(ctx, v.policy, p)
+	return found, err
 }
 
 // whole reads tiles as far as a tree of the given size has them.
@@ -118,10 +133,8 @@ func (w *walk) bundle(ctx context.Context, n uint64) error {
 		}
 		leaves = leaves[len(leaf):]
 		w.tree.Append(leaf)
-		if w.streams != nil {
-			if err := w.streams.add(ctx, index, entry, leaf); err != nil {
-				return err
-			}
+		if err := w.streams.add(ctx, index, entry, leaf); err != nil {
+			return err
 		}
 		if err := w.check(); err != nil {
 			return err
@@ -172,9 +185,6 @@ func (w *walk) finish(ctx context.Context) error {
 	if w.tree.Size() != w.state.Size || w.tree.Root() != w.state.Root && w.state.Size > 0 {
 		return fmt.Errorf("%w: %d entries have root %s; stored with %d was %s", ErrDamaged, w.tree.Size(), w.tree.Root(), w.state.Size, w.state.Root)
 	}
-	if w.streams == nil {
-		return nil
-	}
 	return w.streams.compare(w.state)
 }
 
@@ -185,10 +195,13 @@ type streams struct {
 	trees      map[record.Stream]*record.Tree
 	run        storage.Run // the records since the last seal
 	keyChanges []uint64
+	operator   *keys.Public    // the pin; nil if there is none
+	ring       *record.Keyring // what the operator has stated
+	sealed     uint64          // records with sealed fields
 }
 
-func newStreams(s Store) *streams {
-	return &streams{store: s, trees: make(map[record.Stream]*record.Tree)}
+func newStreams(s Store, operator *keys.Public) *streams {
+	return &streams{store: s, trees: make(map[record.Stream]*record.Tree), operator: operator}
 }
 
 func (s *streams) add(ctx context.Context, index uint64, entry []byte, leaf record.Hash) error {
@@ -198,7 +211,7 @@ func (s *streams) add(ctx context.Context, index uint64, entry []byte, leaf reco
 	}
 	switch {
 	case isStatement(e):
-		s.keyChanges = append(s.keyChanges, index)
+		return s.statement(index, e)
 	case e.Record != nil:
 		tree := s.trees[e.Record.Stream]
 		if tree == nil {
@@ -218,6 +231,9 @@ func (s *streams) add(ctx context.Context, index uint64, entry []byte, leaf reco
 		}
 		tree.Append(leaf, nil)
 		s.run.Count++
+		if len(e.Record.GetSealed()) > 0 {
+			s.sealed++
+		}
 	case e.Seal != nil:
 		return s.seal(ctx, index, e.Seal)
 	}

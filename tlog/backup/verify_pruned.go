@@ -2,11 +2,15 @@ package backup
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
+	"github.com/sealtap/sealtap/checkpoint"
 	"github.com/sealtap/sealtap/record"
 	"github.com/sealtap/sealtap/storage"
+	"github.com/sealtap/sealtap/tlog/client"
 	"github.com/sealtap/sealtap/tlog/tiles"
+	"github.com/sealtap/sealtap/witness/policy"
 )
 
 // prunedStreams is how many edges are read at a time.
@@ -98,7 +102,9 @@ func (w *walk) keptBundle(ctx context.Context, n uint64) error {
 			return fmt.Errorf("%w: entry %d: %w", ErrDamaged, index, err)
 		}
 		if isStatement(e) {
-			w.streams.keyChanges = append(w.streams.keyChanges, index)
+			if err := w.streams.statement(index, e); err != nil {
+				return err
+			}
 		}
 		index++
 	}
@@ -139,6 +145,57 @@ func (s *streams) begun(ctx context.Context) error {
 		s.run = have
 	}
 	return nil
+}
+
+// statement notes a statement of the operator. Statements come in the order of their
+// indices, those below the minimum index first.
+func (s *streams) statement(index uint64, e record.Entry) (err error) {
+	s.keyChanges = append(s.keyChanges, index)
+	switch {
+	case e.Genesis != nil && s.operator != nil && e.Genesis.Operator.ID() != s.operator.ID():
+		return fmt.Errorf("%w: its operator is %s, the policy names %s", ErrOther, e.Genesis.Operator, s.operator)
+	case e.Genesis != nil && s.ring == nil:
+		s.ring, err = record.NewKeyring(e.Genesis, s.operator)
+	case e.Genesis != nil || s.ring == nil:
+		err = errors.New("a genesis is the first one, and the only one")
+	case e.KeyChange != nil:
+		err = s.ring.Apply(e.KeyChange, index)
+	default:
+		err = s.ring.ApplyStatement(e.Statement, index)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: entry %d: the operator's statement there: %w", ErrDamaged, index, err)
+	}
+	return nil
+}
+
+// allowed verifies what the log shows for its minimum index, as an audit does. A
+// policy that does not know the witnesses of that time cannot tell how old was what
+// is gone; that is no damage, and said in the first result.
+func (w *walk) allowed(ctx context.Context, p *policy.Policy, gone storage.Pruned) (unsure, err error) {
+	if gone.Minimum == 0 {
+		return nil, nil
+	}
+	if w.streams.ring == nil {
+		return nil, fmt.Errorf("%w: the first %d entries are gone, and there is no statement of the operator", ErrDamaged, gone.Minimum)
+	}
+	d := client.Decision{
+		Minimum: gone.Minimum, At: gone.At, Old: gone.Old, Origin: w.streams.ring.Genesis.Log.Name, Size: w.state.Size, Policy: p, Ring: w.streams.ring,
+		IsPrefix: func(ctx context.Context, head checkpoint.Body) (bool, error) {
+			root, err := tiles.Root(ctx, whole{w.store, w.state.Size}, head.Size)
+			return root == record.Hash(head.Root), err
+		},
+	}
+	_, err = d.Check(ctx)
+	switch {
+	case errors.As(err, new(*client.ForkedError)):
+		return nil, fmt.Errorf("%w: %w: the first %d entries are gone: %w", ErrDamaged, ErrForked, gone.Minimum, err)
+	case errors.Is(err, client.ErrNotAllowed):
+		return nil, fmt.Errorf("%w: the first %d entries are gone: %w", ErrDamaged, gone.Minimum, err)
+	case errors.Is(err, client.ErrUnavailable):
+		return fmt.Errorf("whether the first %d entries may be gone cannot be told: %w", gone.Minimum, err), nil
+	}
+	return nil, damaged(err)
 }
 
 // isStatement reports whether an entry is one of the operator's.

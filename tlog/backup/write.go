@@ -32,6 +32,9 @@ type WriteConfig struct {
 	Policy *policy.Policy
 	// WithoutOpenings leaves the openings out.
 	WithoutOpenings bool
+	// Unsure is told what is not known to be as it should be, although nothing is found
+	// to be wrong with it. Nil: nobody is.
+	Unsure func(error)
 	// Progress may be nil.
 	Progress Progress
 }
@@ -39,20 +42,27 @@ type WriteConfig struct {
 // Write backs a log up into a directory, which is new, or holds an older backup
 // of the same log. It writes beside the directory, verifies what it has written,
 // and puts that in the directory's place at once; where anything is not as it
-// should be the older backup stays. DIR.lock stays behind.
+// should be the older backup stays. While it works DIR.lock is there.
 func Write(ctx context.Context, c WriteConfig, dir string) (*Manifest, error) {
 	dir, err := place(dir)
 	if err != nil {
 		return nil, fmt.Errorf("writing backup: %w", err)
 	}
-	lock, err := durable.Lock(dir + ".lock")
+	// Before there is a lock: where something else stands nothing is left behind.
+	if _, err := previous(dir); err != nil {
+		return nil, err
+	}
+	if err := checkStage(dir + partial); err != nil {
+		return nil, fmt.Errorf("writing backup: %w", err)
+	}
+	release, err := durable.Guard(dir + ".lock")
 	if errors.Is(err, durable.ErrLocked) {
 		return nil, fmt.Errorf("%w: another backup is being written to %s", sqlite.ErrLocked, dir)
 	} else if err != nil {
 		return nil, fmt.Errorf("writing backup: %w", err)
 	}
-	defer lock.Close()
-	if err := durable.RecoverDir(dir); err != nil {
+	defer release()
+	if err := recoverDir(dir); err != nil {
 		return nil, fmt.Errorf("writing backup: %w", err)
 	}
 	old, err := previous(dir)
@@ -60,18 +70,15 @@ func Write(ctx context.Context, c WriteConfig, dir string) (*Manifest, error) {
 		return nil, err
 	}
 	stage := dir + partial
-	if err := os.RemoveAll(stage); err != nil { // of one that was killed
+	if err := makeStage(stage); err != nil {
 		return nil, fmt.Errorf("writing backup: %w", err)
 	}
-	defer os.RemoveAll(stage)
-	if err := os.Mkdir(stage, 0o700); err != nil {
-		return nil, fmt.Errorf("writing backup: %w", err)
-	}
+	defer func() { _ = removeStage(stage) }()
 	m, err := c.write(ctx, stage, old)
 	if err != nil {
 		return nil, fmt.Errorf("backing up %s: %w", c.Database, err)
 	}
-	if err := durable.PutDir(stage, dir); err != nil {
+	if err := putStage(stage, dir); err != nil {
 		return nil, fmt.Errorf("writing backup: %w", err)
 	}
 	return m, nil
@@ -86,9 +93,17 @@ func place(dir string) (string, error) {
 	}
 	real, err := filepath.EvalSymlinks(dir)
 	if errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Lstat(dir); err == nil {
+			return "", fmt.Errorf("%w: %s is a symbolic link to what is not there; make that, or say another directory", ErrNotBackup, dir)
+		}
 		return dir, nil
+	} else if errors.Is(err, unix.ENOTDIR) {
+		return "", fmt.Errorf("%w: above %s stands a file; say a directory", ErrNotBackup, dir)
 	} else if err != nil {
 		return "", err
+	}
+	if st, err := os.Stat(real); err == nil && !st.IsDir() {
+		return "", fmt.Errorf("%w: %s is no directory; say one that is new, empty or an older backup of this log", ErrNotBackup, dir)
 	}
 	var self, parent unix.Stat_t
 	if err := errors.Join(unix.Stat(real, &self), unix.Stat(filepath.Dir(real), &parent)); err != nil {
@@ -112,7 +127,7 @@ func previous(dir string) (*Manifest, error) {
 	}
 	for _, n := range names {
 		switch n.Name() {
-		case manifestFile, logFile, openingsFile, signedFile:
+		case manifestFile, logFile, openingsFile, signedFile, markerFile:
 		default:
 			return nil, fmt.Errorf("%w: %s holds %s, which is no part of one; say a directory that is new, empty or an older backup of this log", ErrNotBackup, dir, n.Name())
 		}
@@ -207,8 +222,22 @@ func (c *WriteConfig) verify(ctx context.Context, dir string, m *Manifest, signe
 	if err != nil {
 		return err
 	}
-	if err := verify(ctx, db, state, 0, marks, c.Progress.of("verifying entries")); err != nil {
+	found, err := verify(ctx, db, state, verification{c.Policy, marks, c.Progress.of("verifying entries")})
+	if err != nil {
 		return err
+	}
+	// What is there is whole. A log that was restored in part is such a one.
+	for _, s := range []*storage.Head{signed, state.Signed, state.Published} {
+		if s != nil && s.Size > state.Size {
+			return fmt.Errorf("%w: a checkpoint of size %d was signed, and there are %d; "+
+				"bring them in with sealtap log restore --config FILE --from URL, and back up then", ErrIncomplete, s.Size, state.Size)
+		}
+	}
+	if old != nil && old.Size > state.Size {
+		return fmt.Errorf("%w: the directory holds a backup of %d entries, the log has %d", tlog.ErrBehind, old.Size, state.Size)
+	}
+	if found.unsure != nil && c.Unsure != nil {
+		c.Unsure(found.unsure)
 	}
 	if s := largest(signed, state.Signed); s != nil {
 		return sqlite.WriteSigned(filepath.Join(dir, logFile), s.Note)
@@ -230,9 +259,6 @@ func (c *WriteConfig) heads(m *Manifest, state *storage.State, signed *storage.H
 		if err != nil {
 			return nil, err
 		}
-		if s.size > state.Size {
-			return nil, fmt.Errorf("%w: a checkpoint of size %d was signed, and there are %d entries", ErrDamaged, s.size, state.Size)
-		}
 		list = append(list, s)
 	}
 	if s := largest(signed, state.Signed); s != nil {
@@ -244,9 +270,6 @@ func (c *WriteConfig) heads(m *Manifest, state *storage.State, signed *storage.H
 	if old != nil {
 		if old.Origin != m.Origin {
 			return nil, fmt.Errorf("%w: the directory holds a backup of %q, this is %q", ErrOther, old.Origin, m.Origin)
-		}
-		if old.Size > m.Size {
-			return nil, fmt.Errorf("%w: the directory holds a backup of %d entries, the log has %d", tlog.ErrBehind, old.Size, m.Size)
 		}
 		list = append(list, sighting{where: "the older backup", size: old.Size, root: record.Hash(old.Root)})
 	}

@@ -36,6 +36,8 @@ type Problem struct {
 	Detail     string
 	Expected   uint64        // with status 409: the next sequence that the log takes
 	Fork       bool          // with status 409: the log has another record of that sequence
+	Unknown    bool          // with status 403: the producer's key was never enrolled in this log
+	Revoked    bool          // with status 403: the operator has ended the producer's key
 	Minimum    uint64        // with status 410: where the log's entries begin
 	Successor  string        // with status 410: the key of the log that takes what this one does not
 	Limit      string        // which limit of the log's configuration was hit, if one was
@@ -85,11 +87,14 @@ func readProblem(resp *http.Response) error {
 		Expected            uint64
 		Fork, Durable       bool
 		Limit               string
+		Unknown             bool   `json:"unknown_producer"`
+		Revoked             bool   `json:"revoked_producer"`
 		Minimum             uint64 `json:"minimum_index"`
 		Successor           string
 	}
 	if json.Unmarshal(b, &body) == nil {
 		p.Type, p.Title, p.Detail, p.Expected, p.Fork = body.Type, body.Title, body.Detail, body.Expected, body.Fork
+		p.Unknown, p.Revoked = body.Unknown, body.Revoked
 		p.Limit, p.Durable, p.Minimum, p.Successor = body.Limit, body.Durable, body.Minimum, body.Successor
 	}
 	return p

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/bits"
 	"net/url"
 
 	"github.com/transparency-dev/merkle/compact"
@@ -113,6 +114,9 @@ func (s *Source) streams(ctx context.Context, r *Retention) error {
 		}
 		for _, x := range page.Streams {
 			at := StreamAt{Size: x.Size}
+			if len(x.Edge) != bits.OnesCount64(x.Size) {
+				return "", fmt.Errorf("an edge of %d hashes, of a tree of %d records", len(x.Edge), x.Size)
+			}
 			var err error
 			if at.Stream, err = record.ParseOrigin(record.OriginPrefix + x.Producer + "/" + x.Incarnation); err != nil {
 				return "", err

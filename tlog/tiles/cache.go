@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/cespare/xxhash/v2"
+
 	"github.com/sealtap/sealtap/record"
 )
 
@@ -39,14 +41,16 @@ type tileKey struct {
 	n     uint64
 }
 
-// cached is a tile. But for the mark, and for the nodes above its hashes, which are
-// computed when they are asked for, it is not changed once it is made.
+// cached is a tile. But for the mark, and for the nodes above its hashes and their
+// digest, which are computed when they are asked for, it is not changed once it is
+// made.
 type cached struct {
 	key    tileKey
 	width  int
 	used   atomic.Bool
 	hashes []byte
 	above  atomic.Pointer[nodes]
+	sum    atomic.Uint64 // of the hashes of a complete tile; 0: not computed yet
 }
 
 // nodes are the complete nodes above the hashes of a tile: 128 of height 1, 64 of
@@ -70,16 +74,30 @@ func NewCache(r Reader, max int) *Cache {
 // Tile implements [Reader]. Of a tile that grows the caller may get less than there
 // is by now.
 func (c *Cache) Tile(ctx context.Context, level uint, n uint64) ([]byte, error) {
-	return c.Prefix(ctx, level, n, 1)
-}
-
-// Prefix returns the hashes of a tile, at least width of them.
-func (c *Cache) Prefix(ctx context.Context, level uint, n uint64, width int) ([]byte, error) {
-	t, err := c.tile(ctx, tileKey{level, n}, width)
+	t, err := c.tile(ctx, tileKey{level, n}, 1)
 	if err != nil {
 		return nil, err
 	}
 	return t.hashes, nil
+}
+
+// Prefix returns the first width hashes of a tile, and a digest of them to tell
+// copies apart, which withstands no attack.
+func (c *Cache) Prefix(ctx context.Context, level uint, n uint64, width int) (hashes []byte, sum uint64, err error) {
+	t, err := c.tile(ctx, tileKey{level, n}, width)
+	if err != nil {
+		return nil, 0, err
+	}
+	if width < Width {
+		hashes = t.hashes[:width*sha256.Size]
+		return hashes, xxhash.Sum64(hashes), nil
+	}
+	sum = t.sum.Load()
+	if sum == 0 {
+		sum = xxhash.Sum64(t.hashes)
+		t.sum.Store(sum) // whoever comes second has computed the same
+	}
+	return t.hashes, sum, nil
 }
 
 // Node implements [NodeReader].
@@ -189,6 +207,15 @@ type edge struct {
 	// rest[h] is the root over the leaves behind the last complete subtree of
 	// height h; without meaning if there are none.
 	rest [64]record.Hash
+}
+
+// EdgeSize is the size of the tree whose right edge its proofs share, 0 if there is
+// none. It is the largest one in which something was proven.
+func (c *Cache) EdgeSize() uint64 {
+	if e := c.edge.Load(); e != nil {
+		return e.size
+	}
+	return 0
 }
 
 // rest returns the root over the leaves of the tree of the given size that lie

@@ -40,6 +40,15 @@ function answer(r) {
   return same ? ["unchanged", "ok"] : ["CHANGED", "bad"];
 }
 
+// asks is what the request was for in the words of its protocol.
+const asks = (r) => { const o = r.operation || {}; return [o.kind, o.name, o.target].filter(Boolean).join(" "); };
+
+// target is the path of a request, with its operation where that says more.
+function target(r) {
+  const path = plain(r.path) || r.authority, op = asks(r);
+  return op && path !== "/" + op ? `${path}  ${op}` : path;
+}
+
 function filters() {
   const q = new URLSearchParams();
   for (const [k, v] of new FormData($("search"))) if (v.trim()) q.set(k, v.trim());
@@ -91,7 +100,7 @@ function line(id, x) {
   const q = x.request || {}, tr = el("tr");
   const [text, cls] = answer(x.response);
   const who = q.who ? plain(q.who.id) + (q.who.verified ? "" : " ?") : "";
-  tr.append(el("td", short(q.time || x.response.time)), el("td", who), el("td", q.method), el("td", plain(q.path) || q.authority),
+  tr.append(el("td", short(q.time || x.response.time)), el("td", who), el("td", q.method), el("td", target(q)),
     el("td", (x.response.response || {}).status), el("td", text, cls), el("td", q.service, "dim"));
   tr.tabIndex = 0;
   tr.setAttribute("aria-selected", id === state.selected);
@@ -115,7 +124,8 @@ function described(r) {
   const pairs = [["index", r.index], ["producer", `${r.producer} #${r.sequence}`], ["time", when(r.time)]];
   if (r.who) pairs.push(["who", `${plain(r.who.id)}, by ${r.who.how}, ${r.who.verified ? "verified" : "not verified"}`]);
   if (r.method) pairs.push(["asked", `${r.method} ${r.scheme ? r.scheme + "://" : ""}${r.authority}${plain(r.path)}`]);
-  pairs.push(["query", plain(r.query)], ["source", plain(r.source)], ["trace", r.trace], ["body", body(r.request)]);
+  if (r.operation) pairs.push(["operation", `${r.operation.protocol} ${asks(r)}`]);
+  pairs.push(["template", r.template], ["query", plain(r.query)], ["source", plain(r.source)], ["trace", r.trace], ["body", body(r.request)]);
   if (r.response) {
     const [text, cls] = answer(r);
     pairs.push(["status", p.status], ["answer", text, cls], ["detail", p.detail]);

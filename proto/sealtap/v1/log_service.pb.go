@@ -36,6 +36,8 @@ type SubmitError struct {
 	Durable           bool                   `protobuf:"varint,9,opt,name=durable,proto3" json:"durable,omitempty"`                                                // the batch is stored, and only its checkpoint is missing
 	MinimumIndex      *uint64                `protobuf:"varint,10,opt,name=minimum_index,json=minimumIndex,proto3,oneof" json:"minimum_index,omitempty"`           // with status 410: where the entries of a pruned log begin
 	Successor         string                 `protobuf:"bytes,11,opt,name=successor,proto3" json:"successor,omitempty"`                                            // with status 410: the verifier key of the log that goes on from a closed one
+	UnknownProducer   bool                   `protobuf:"varint,12,opt,name=unknown_producer,json=unknownProducer,proto3" json:"unknown_producer,omitempty"`        // with status 403: no key of this producer was ever enrolled
+	RevokedProducer   bool                   `protobuf:"varint,13,opt,name=revoked_producer,json=revokedProducer,proto3" json:"revoked_producer,omitempty"`        // with status 403: the operator has ended the producer's key
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -147,12 +149,26 @@ func (x *SubmitError) GetSuccessor() string {
 	return ""
 }
 
+func (x *SubmitError) GetUnknownProducer() bool {
+	if x != nil {
+		return x.UnknownProducer
+	}
+	return false
+}
+
+func (x *SubmitError) GetRevokedProducer() bool {
+	if x != nil {
+		return x.RevokedProducer
+	}
+	return false
+}
+
 var File_sealtap_v1_log_service_proto protoreflect.FileDescriptor
 
 const file_sealtap_v1_log_service_proto_rawDesc = "" +
 	"\n" +
 	"\x1csealtap/v1/log_service.proto\x12\n" +
-	"sealtap.v1\x1a\x17sealtap/v1/submit.proto\"\xf2\x02\n" +
+	"sealtap.v1\x1a\x17sealtap/v1/submit.proto\"\xc8\x03\n" +
 	"\vSubmitError\x12\x16\n" +
 	"\x06status\x18\x01 \x01(\rR\x06status\x12\x1f\n" +
 	"\bexpected\x18\x02 \x01(\x04H\x00R\bexpected\x88\x01\x01\x12\x12\n" +
@@ -165,7 +181,9 @@ const file_sealtap_v1_log_service_proto_rawDesc = "" +
 	"\adurable\x18\t \x01(\bR\adurable\x12(\n" +
 	"\rminimum_index\x18\n" +
 	" \x01(\x04H\x02R\fminimumIndex\x88\x01\x01\x12\x1c\n" +
-	"\tsuccessor\x18\v \x01(\tR\tsuccessorB\v\n" +
+	"\tsuccessor\x18\v \x01(\tR\tsuccessor\x12)\n" +
+	"\x10unknown_producer\x18\f \x01(\bR\x0funknownProducer\x12)\n" +
+	"\x10revoked_producer\x18\r \x01(\bR\x0frevokedProducerB\v\n" +
 	"\t_expectedB\b\n" +
 	"\x06_indexB\x10\n" +
 	"\x0e_minimum_index2M\n" +
