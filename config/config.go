@@ -67,7 +67,14 @@ type Proxy struct {
 	JWKS         Path     `yaml:"jwks"`          // keys that verify bearer tokens
 	Operations   []string `yaml:"operations"`    // protocols of which is recorded what was asked for; none given means all
 	BufferLimit  Size     `yaml:"buffer_limit"`  // bodies up to it are hashed before they pass; 0 means 64KiB
+	Progress     Progress `yaml:"progress"`
 	Forward      Forward  `yaml:"forward"`
+}
+
+// Progress says when exchanges that last leave records.
+type Progress struct {
+	Every Period `yaml:"every"` // if anything has passed meanwhile; 0 means 30s
+	Bytes Size   `yaml:"bytes"` // in both directions together; 0 means 64MiB
 }
 
 // Forward says which targets a forward proxy may reach.

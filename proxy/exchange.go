@@ -53,6 +53,9 @@ type exchange struct {
 	answer answer
 	st     statement
 	tries  *attempts
+
+	progress *progress // of an exchange that lasts
+	tunnel   *tunnel   // once the connections are joined
 }
 
 func (p *Proxy) newExchange() *exchange {
@@ -64,7 +67,7 @@ func (p *Proxy) newExchange() *exchange {
 func (x *exchange) begin(w http.ResponseWriter, r *http.Request) {
 	x.w, x.r, x.start = w, r, time.Now()
 	x.opened, x.closed, x.begun, x.reuse = false, false, false, true
-	x.ctl, x.tries, x.newTrace = nil, nil, ""
+	x.ctl, x.tries, x.newTrace, x.progress, x.tunnel = nil, nil, "", nil, nil
 	x.route, x.at = nil, nil
 	x.drop = x.drop[:0]
 	x.body = requestBody{}
@@ -91,6 +94,7 @@ func (x *exchange) begin(w http.ResponseWriter, r *http.Request) {
 // exchange back to the pool.
 func (x *exchange) end() {
 	e := recover()
+	x.progress.stop()
 	if x.opened && !x.closed {
 		detail := "the proxy gave up on the exchange"
 		if e != nil && e != any(http.ErrAbortHandler) {
@@ -212,6 +216,7 @@ func (x *exchange) record(at time.Time) error {
 // captured by then, if there is one.
 func (x *exchange) finish(outcome sealtapv1.Outcome, detail string) error {
 	x.closed = true
+	x.progress.stop()
 	s := &x.st
 	p := &s.response
 	a := &x.answer
@@ -232,6 +237,7 @@ func (x *exchange) finish(outcome sealtapv1.Outcome, detail string) error {
 		size, sum := x.body.stream.snapshot()
 		p.RequestBody = s.body(2, size, sum)
 	}
+	p.MessagesUp, p.MessagesDown = x.countMessages()
 	if a.tunnelled {
 		p.Tunnel = &s.tunnel
 	}
@@ -293,6 +299,7 @@ func (x *exchange) abandon(err error) {
 // recorded.
 func (x *exchange) fail(status int, code string, outcome sealtapv1.Outcome, detail string) {
 	x.answer.stop()
+	x.progress.stop()
 	if x.begun {
 		_ = x.finish(outcome, detail)
 		x.abort()
@@ -374,6 +381,8 @@ func (x *exchange) cause() (sealtapv1.Outcome, string, bool) {
 		return sealtapv1.Outcome_OUTCOME_UNKNOWN, errStopping.Error(), true
 	case stalled:
 		return sealtapv1.Outcome_OUTCOME_TIMEOUT, "the client sent no more of its request's body", true
+	case errors.Is(stuck, errUnrecorded):
+		return sealtapv1.Outcome_OUTCOME_UNKNOWN, errUnrecorded.Error(), true
 	case isTimeout(stuck):
 		return sealtapv1.Outcome_OUTCOME_TIMEOUT, "the client took no more of the answer", true
 	case stuck != nil:

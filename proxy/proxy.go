@@ -99,6 +99,9 @@ type Config struct {
 	Forward Forward
 	// Timeouts; zero values mean the defaults that stand beside them.
 	Timeouts Timeouts
+	// Progress says when exchanges that last leave records; zero values mean the
+	// defaults that stand beside them.
+	Progress Progress
 	// Logger gets what goes wrong; nil means nobody does.
 	Logger *slog.Logger
 }
@@ -216,6 +219,12 @@ func (c *Config) setDefaults() {
 	}
 	if c.MaxHeaderBytes <= 0 {
 		c.MaxHeaderBytes = defaultHeaderBytes
+	}
+	if c.Progress.Bytes <= 0 {
+		c.Progress.Bytes = defaultProgressBytes
+	}
+	if c.Progress.Every <= 0 {
+		c.Progress.Every = defaultProgressEvery
 	}
 	t := &c.Timeouts
 	for _, d := range []struct {

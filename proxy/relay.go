@@ -27,6 +27,7 @@ type answer struct {
 	sent     digest
 
 	tunnelled bool
+	messages  messages // of those that were sent
 
 	data  *buffer
 	timer *time.Timer
@@ -43,6 +44,7 @@ func (a *answer) reset() {
 	a.received.reset()
 	a.sent.reset()
 	a.n, a.flowing, a.over, a.stuck = 0, false, true, nil
+	a.messages.reset(framingNone)
 }
 
 // release gives back what the answer holds.
@@ -90,6 +92,7 @@ func (a *answer) lapse() {
 func (a *answer) flow() {
 	a.flowing = true
 	x := a.x
+	x.streams()
 	x.begun = true
 	x.writeDeadline(true)
 	x.w.WriteHeader(a.status)
@@ -107,7 +110,9 @@ func (a *answer) pass(p []byte) {
 	}
 	n, err := a.x.w.Write(p)
 	a.sent.add(p[:n])
+	a.messages.feed(p[:n])
 	a.stuck = err
+	a.x.progress.moved(n)
 }
 
 func (a *answer) flush() {
@@ -121,6 +126,9 @@ func (a *answer) flush() {
 
 // forward sends the request on and its answer back.
 func (x *exchange) forward() {
+	if x.body.kind == bodyStreamed {
+		x.streams()
+	}
 	res, err := x.roundTrip(false)
 	if err != nil {
 		x.failUpstream(err)
@@ -141,6 +149,7 @@ func (x *exchange) takeHeaders(res *http.Response) {
 	x.st.reset()
 	x.answer.captured = true
 	x.answer.status = res.StatusCode
+	x.answer.messages.reset(framingOf(res.Header.Get("Content-Type")))
 	dst := x.w.Header()
 	x.captureHeaders(res.Header, "", func(name string, rule headerRule) {
 		switch {
@@ -192,6 +201,7 @@ func (x *exchange) relay(res *http.Response) {
 	}
 	err := x.pump(res.Body, declared)
 	a.stop()
+	x.progress.stop()
 	x.captureTrailers(res)
 	switch {
 	case err == io.EOF && !a.flowing:
@@ -294,6 +304,7 @@ func (x *exchange) deliver(res *http.Response, body []byte) {
 	a := &x.answer
 	a.received.whole(body)
 	a.sent.whole(body)
+	a.messages.feed(body)
 	if err := x.finish(sealtapv1.Outcome_OUTCOME_COMPLETE, ""); err != nil {
 		x.unavailable(err)
 		return
@@ -315,6 +326,7 @@ func (x *exchange) deliverEnd(res *http.Response) {
 	a := &x.answer
 	last := a.data.b[:a.n]
 	a.sent.add(last)
+	a.messages.feed(last)
 	if err := x.finish(sealtapv1.Outcome_OUTCOME_COMPLETE, ""); err != nil {
 		x.abort()
 	}

@@ -42,6 +42,7 @@ type View struct {
 	Changes     any     `json:"changes,omitempty"` // what did not go on as it came
 	Response    any     `json:"response,omitempty"`
 	Tunnel      any     `json:"tunnel,omitempty"`
+	Progress    any     `json:"progress,omitempty"`
 	Detail      any     `json:"detail,omitempty"` // of records about the producer, seals and statements
 }
 
@@ -143,6 +144,8 @@ func (v *View) record(r Record, openings []*sealtapv1.Opening) {
 		v.request(a.Request, sealed)
 	case *sealtapv1.Record_Response:
 		v.response(a.Response, sealed)
+	case *sealtapv1.Record_Progress:
+		v.Progress = progressView(a.Progress)
 	default:
 		v.Detail = producerDetail(r)
 	}
@@ -190,6 +193,9 @@ func (v *View) response(p *sealtapv1.Response, sealed map[string]*Value) {
 	if a := p.GetAttempts(); len(a) > 0 {
 		out["attempts"] = attemptViews(a)
 	}
+	if up, down := p.GetMessagesUp(), p.GetMessagesDown(); up+down > 0 {
+		out["messages_up"], out["messages_down"] = up, down
+	}
 	v.Response = out
 	if t := p.GetTunnel(); t != nil {
 		v.Tunnel = struct {
@@ -198,6 +204,17 @@ func (v *View) response(p *sealtapv1.Response, sealed map[string]*Value) {
 			Down any    `json:"down,omitempty"`
 		}{t.GetSni(), bodyView(t.GetUp()), bodyView(t.GetDown())}
 	}
+}
+
+func progressView(p *sealtapv1.Progress) any {
+	return struct {
+		Number       uint64 `json:"number"`
+		Up           any    `json:"up,omitempty"`
+		Down         any    `json:"down,omitempty"`
+		MessagesUp   uint64 `json:"messages_up,omitempty"`
+		MessagesDown uint64 `json:"messages_down,omitempty"`
+		DurationNS   uint64 `json:"duration_ns"`
+	}{p.GetNumber(), bodyView(p.GetUp()), bodyView(p.GetDown()), p.GetMessagesUp(), p.GetMessagesDown(), p.GetDurationNs()}
 }
 
 func pick(open string, sealed *Value) *Value {

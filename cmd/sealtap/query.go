@@ -39,7 +39,7 @@ var filters = []struct{ name, usage string }{
 	{"trace", "W3C trace id"},
 	{"since", "not before: a time (RFC 3339), or how long ago (15m, 24h)"},
 	{"until", "before: a time (RFC 3339), or how long ago"},
-	{"stage", "request, response, start, stop, beacon, gap or config"},
+	{"stage", "request, response, progress, start, stop, beacon, gap or config"},
 	{"cursor", "go on where an earlier page said \"next\""},
 }
 

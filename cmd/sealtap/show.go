@@ -157,6 +157,13 @@ func viewLines(r row) [][2]string {
 		lines = append(lines, changeLines(q.GetRequest().GetChanges())...)
 		lines = append(lines, headerLines(v)...)
 	}
+	if r.entry.Record != nil && r.entry.Record.GetProgress() != nil {
+		g := r.entry.Record.GetProgress()
+		add("so far", time.Duration(g.GetDurationNs()).Round(time.Microsecond).String())
+		add("  up", bodyText(g.GetUp()))
+		add("  down", bodyText(g.GetDown()))
+		add("messages", messagesText(g.GetMessagesUp(), g.GetMessagesDown()))
+	}
 	if r.entry.Record != nil && r.entry.Record.GetResponse() != nil {
 		p := r.entry.Record.GetResponse()
 		add("status", statusText(p))
@@ -171,6 +178,7 @@ func viewLines(r row) [][2]string {
 			add("  up", bodyText(t.GetUp()))
 			add("  down", bodyText(t.GetDown()))
 		}
+		add("messages", messagesText(p.GetMessagesUp(), p.GetMessagesDown()))
 		lines = append(lines, attemptLines(p.GetAttempts())...)
 		lines = append(lines, headerLines(v)...)
 	}
@@ -221,6 +229,13 @@ func (r row) asked() string {
 		at += plain(r.target())
 	}
 	return plain(v.Method) + " " + at + "  " + plain(v.Protocol)
+}
+
+func messagesText(up, down uint64) string {
+	if up+down == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d up, %d down", up, down)
 }
 
 func bodyText(b *sealtapv1.Body) string {
