@@ -4,27 +4,24 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
-	"net/http/httptrace"
-	"net/textproto"
 	"net/url"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
-	"time"
 
 	sealtapv1 "github.com/sealtap/sealtap/proto/sealtap/v1"
+	h1 "github.com/sealtap/sealtap/proxy/upstream"
 )
 
 // upstream is what a reverse proxy forwards to.
 type upstream struct {
 	scheme, host string
 	prefix       string // of paths, escaped, without a slash at its end
-	transport    *http.Transport
+	transport    *h1.Transport
 }
 
 func (p *Proxy) newUpstream(u *url.URL) (upstream, error) {
@@ -39,38 +36,29 @@ func (p *Proxy) newUpstream(u *url.URL) (upstream, error) {
 		return upstream{}, fmt.Errorf("%w: upstream %q: only a path can stand behind the host", ErrConfig, u.Redacted())
 	}
 	up := upstream{scheme: u.Scheme, host: u.Host, prefix: strings.TrimRight(u.EscapedPath(), "/")}
-	up.transport = p.newTransport(nil)
 	if u.Scheme == "h2c" {
 		up.scheme = "http"
-		up.transport.Protocols = new(http.Protocols)
-		up.transport.Protocols.SetUnencryptedHTTP2(true)
 	}
+	up.transport = p.newTransport(nil, u.Scheme == "h2c")
 	return up, nil
 }
 
 // newTransport returns a transport that changes no byte of a body.
-func (p *Proxy) newTransport(control func(network, address string, c syscall.RawConn) error) *http.Transport {
+func (p *Proxy) newTransport(control func(network, address string, c syscall.RawConn) error, h2c bool) *h1.Transport {
 	t := &p.cfg.Timeouts
 	dialer := &net.Dialer{Timeout: t.Dial, Control: control}
-	tr := &http.Transport{
-		DialContext:            dialer.DialContext,
-		TLSHandshakeTimeout:    t.Dial,
-		DisableCompression:     true, // or it asks for gzip and unpacks it unseen
-		ForceAttemptHTTP2:      true,
-		MaxIdleConnsPerHost:    1024,
-		IdleConnTimeout:        90 * time.Second,
-		ResponseHeaderTimeout:  t.ResponseHeader,
-		ExpectContinueTimeout:  time.Second,
-		MaxResponseHeaderBytes: int64(p.cfg.MaxHeaderBytes),
-	}
-	if p.cfg.UpstreamTLS != nil {
-		tr.TLSClientConfig = p.cfg.UpstreamTLS.Clone()
-	}
-	return tr
+	return h1.New(h1.Config{
+		Dial:                  dialer.DialContext,
+		TLS:                   p.cfg.UpstreamTLS,
+		HandshakeTimeout:      t.Dial,
+		ResponseHeaderTimeout: t.ResponseHeader,
+		MaxHeaderBytes:        p.cfg.MaxHeaderBytes,
+		H2C:                   h2c,
+	})
 }
 
 func (p *Proxy) closeIdle() {
-	for _, t := range []*http.Transport{p.upstream.transport, p.targets.near.transport, p.targets.far.transport} {
+	for _, t := range []*h1.Transport{p.upstream.transport, p.targets.near.transport, p.targets.far.transport} {
 		if t != nil {
 			t.CloseIdleConnections()
 		}
@@ -86,22 +74,23 @@ func (x *exchange) roundTrip(upgrade bool) (*http.Response, error) {
 		x.tries.w = nil
 	}
 	x.tries.rules = x.p.headers
-	x.tries.trace = httptrace.ClientTrace{GotConn: x.tries.gotConn, Got1xxResponse: x.tries.got1xx}
-	out := x.r.WithContext(httptrace.WithClientTrace(x.r.Context(), &x.tries.trace))
+	out := &x.tries.out
+	*out = *x.r
 	transport := x.aim(out)
 	out.RequestURI, out.RemoteAddr, out.TLS = "", "", nil
 	out.Close, out.TransferEncoding = false, nil
 	out.Header = x.forwardHeaders(upgrade)
 	x.attachBody(out)
-	res, err := transport.RoundTrip(out)
+	res, err := transport.Do(out, x.tries)
 	x.tries.end() // what comes now belongs to nobody
 	return res, err
 }
 
 // aim gives the request its target and returns the transport that leads there.
-func (x *exchange) aim(out *http.Request) *http.Transport {
+func (x *exchange) aim(out *http.Request) *h1.Transport {
 	_, path, query := x.target()
-	u := &url.URL{Scheme: "http", Host: x.r.Host, Path: x.r.URL.Path, RawPath: x.r.URL.RawPath, RawQuery: query, ForceQuery: x.r.URL.ForceQuery}
+	u := &x.tries.url
+	*u = url.URL{Scheme: "http", Host: x.r.Host, Path: x.r.URL.Path, RawPath: x.r.URL.RawPath, RawQuery: query, ForceQuery: x.r.URL.ForceQuery}
 	out.URL = u
 	up := &x.p.upstream
 	if x.p.cfg.Upstream == nil {
@@ -142,9 +131,8 @@ func (x *exchange) attachBody(out *http.Request) {
 		if len(out.Trailer) > 0 {
 			out.ContentLength = -1
 		}
-		data := b.data // b is used again once the round trip is over
-		out.Body = bodyOf(data)
-		out.GetBody = func() (io.ReadCloser, error) { return bodyOf(data), nil }
+		x.tries.body.Reset(b.data) // which is not pooled: HTTP/2 may read it later
+		out.Body = &x.tries.body
 	case bodyStreamed:
 		out.Body, out.ContentLength = b.stream, x.r.ContentLength
 		if t := out.Trailer; len(t) > 0 {
@@ -190,11 +178,13 @@ func isTimeout(err error) bool {
 	return errors.Is(err, context.DeadlineExceeded) || errors.As(err, &t) && t.Timeout()
 }
 
-// attempts watches what the transport does by itself: it sends requests again
-// that can be, and swallows 1xx answers. It is not part of the exchange because
-// the transport may still call it afterwards.
+// attempts is the request as it goes out. It watches what the transport does by
+// itself: it sends requests again that can be, and swallows 1xx answers. It is
+// not part of the exchange because the transport may still use it afterwards.
 type attempts struct {
-	trace httptrace.ClientTrace
+	out   http.Request
+	url   url.URL
+	body  h1.Buffered
 	conns atomic.Int32
 	rules *headerRules
 
@@ -207,11 +197,12 @@ type attempts struct {
 
 const maxInformational = 16
 
-func (t *attempts) gotConn(httptrace.GotConnInfo) { t.conns.Add(1) }
+// Sent counts attempts.
+func (t *attempts) Sent(net.Conn, bool) { t.conns.Add(1) }
 
-// got1xx passes on an informational answer, except 100: that the server sends
+// Informational passes on an informational answer, except 100: that the server sends
 // itself when the transport begins to read the body.
-func (t *attempts) got1xx(code int, header textproto.MIMEHeader) error {
+func (t *attempts) Informational(code int, header http.Header) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.over || code == http.StatusContinue {
