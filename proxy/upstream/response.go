@@ -136,11 +136,8 @@ func (a *answer) frame(method string) (kind bodyKind, keep bool, err error) {
 	switch {
 	case head || bodiless:
 		r.Body = http.NoBody
-		if bodiless && !head {
+		if !head {
 			r.ContentLength = 0
-			if coded {
-				r.ContentLength = -1
-			}
 		}
 		// Who gives a length where there can be no body may send one.
 		keep = head || r.StatusCode == http.StatusNotModified || length <= 0
