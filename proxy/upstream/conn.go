@@ -115,18 +115,12 @@ func (c *conn) launch(out *outbound) error {
 	if c.raw == nil || c.tls != nil {
 		return c.launchSlowly(out)
 	}
-	if now := time.Now(); c.alarm.Sub(now) < glance/2 {
-		c.alarm = now.Add(glance)
-		if err := c.nc.SetReadDeadline(c.alarm); err != nil {
-			return errStale
-		}
-	}
-	n, err := c.shoot(out.b, out.body == nil)
+	n, err := c.glimpse(out)
 	c.sent = c.shot.sent
 	switch {
 	case err == errStale:
 		return err
-	case err != nil && c.sent == 0 && !errors.Is(err, os.ErrDeadlineExceeded):
+	case err != nil && c.sent == 0:
 		c.dropped = true // and nobody knows of the request
 		return err
 	case c.sent < len(out.b) || out.body != nil:
@@ -144,6 +138,24 @@ func (c *conn) launch(out *outbound) error {
 		return err
 	}
 	return nil
+}
+
+// glimpse shoots, within a deadline that ends the first glance.
+func (c *conn) glimpse(out *outbound) (n int, err error) {
+	for range 10 {
+		// One that was set for the last request may do: to set it costs something.
+		if now := time.Now(); c.alarm.Sub(now) < glance/2 {
+			c.alarm = now.Add(glance)
+			if c.nc.SetReadDeadline(c.alarm) != nil {
+				return 0, errStale
+			}
+		}
+		if n, err = c.shoot(out.b, out.body == nil); c.shot.stage != shotPeek || err == errStale {
+			return n, err
+		}
+		c.alarm = time.Time{} // was over before anything was done
+	}
+	return 0, errStale
 }
 
 // launchSlowly sends over connections that cannot be asked for less.

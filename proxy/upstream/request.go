@@ -145,8 +145,9 @@ func framing(name string) bool {
 // appendBody ends the headers, and adds the body if it is in memory.
 func (o *outbound) appendBody(req *http.Request, method string) error {
 	length := req.ContentLength
+	buffered, _ := req.Body.(*Buffered)
 	switch {
-	case req.Body == nil || req.Body == http.NoBody:
+	case req.Body == nil || req.Body == http.NoBody || length == 0 && buffered != nil && len(buffered.data) == 0 && len(req.Trailer) == 0:
 		if length > 0 {
 			return fmt.Errorf("%w: its length is given, and there is no body", ErrRequest)
 		}
@@ -165,7 +166,6 @@ func (o *outbound) appendBody(req *http.Request, method string) error {
 		}
 	}
 	o.b = append(o.b, "\r\n\r\n"...)
-	buffered, _ := req.Body.(*Buffered)
 	o.expect = buffered == nil && len(req.Header["Expect"]) > 0 && hasElement(req.Header["Expect"], "100-continue")
 	if o.length = length; length < 0 {
 		o.trailer = req.Trailer

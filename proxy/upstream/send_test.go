@@ -138,7 +138,7 @@ func TestEarlyAnswer(t *testing.T) {
 			if res.StatusCode != 413 || b != "no" {
 				t.Errorf("%s: %d %q", name, res.StatusCode, b)
 			}
-			if n := tr.idleConns(); n != 0 {
+			if _, buffered := r.Body.(*Buffered); !buffered && tr.idleConns() != 0 {
 				t.Errorf("%s: the connection is kept", name)
 			}
 		}

@@ -246,8 +246,8 @@ func (t *Transport) ask(req *http.Request, o Observer, h *host) (*http.Response,
 		switch {
 		case err == errStale && reused:
 			err = nil // nothing was sent, and it is not in the pool any more
-		case !again && reused && c.mayRepeat(req) && out.rewind(req):
-			again, err = true, nil
+		case reused && c.mayRepeat(req) && out.rewind(req):
+			again, err = true, nil // on a new connection, after which there is no other
 		}
 	}
 	if !out.sending && err != errHTTP2 {

@@ -41,6 +41,7 @@ func TestRequestOnTheWire(t *testing.T) {
 		}, "", "GET /p HTTP/1.1\r\nHost: " + host + "\r\nX-A: 1\r\nX-B: 2\r\nX-B: 3\r\nX-End: END\r\nx-Raw: as it is\r\n\r\n"},
 		{func(r *http.Request) { r.Host, r.Method = "shop.example", "POST"; r.Header.Set("A", "END") }, "", "POST /p HTTP/1.1\r\nHost: shop.example\r\nA: END\r\nContent-Length: 0\r\n\r\n"},
 		{func(r *http.Request) { r.Method = "POST" }, "END", "POST /p HTTP/1.1\r\nHost: " + host + "\r\nContent-Length: 3\r\n\r\nEND"},
+		{func(r *http.Request) { r.Method, r.Body = "POST", new(Buffered); r.Header.Set("A", "END") }, "", "POST /p HTTP/1.1\r\nHost: " + host + "\r\nA: END\r\nContent-Length: 0\r\n\r\n"},
 		{func(r *http.Request) { r.URL.Opaque, r.URL.RawQuery, r.Close = "/a%2Fb|\"", "q=END", true }, "", "GET /a%2Fb|\"?q=END HTTP/1.1\r\nHost: " + host + "\r\nConnection: close\r\n\r\n"},
 		{func(r *http.Request) {
 			r.Method, r.ContentLength, r.Trailer = "PUT", -1, http.Header{"X-Z": {"END"}, "X-C": {"1"}}
