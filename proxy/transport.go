@@ -30,6 +30,8 @@ func (p *Proxy) newUpstream(u *url.URL) (upstream, error) {
 		return upstream{}, fmt.Errorf("%w: upstream %q: the scheme must be http, https or h2c", ErrConfig, u.Redacted())
 	case u.Host == "" || u.Opaque != "":
 		return upstream{}, fmt.Errorf("%w: upstream %q names no host", ErrConfig, u.Redacted())
+	case !ascii(u.Host):
+		return upstream{}, fmt.Errorf("%w: upstream %q: write the host's name in its xn-- form", ErrConfig, u.Redacted())
 	case u.User != nil:
 		return upstream{}, fmt.Errorf("%w: upstream %q: a user name or password does not belong there", ErrConfig, u.Redacted())
 	case u.RawQuery != "" || u.Fragment != "":
