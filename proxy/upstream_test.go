@@ -2,9 +2,11 @@ package proxy
 
 import (
 	"bufio"
+	"errors"
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -102,5 +104,17 @@ func TestNothingAdded(t *testing.T) {
 	h := c.head()
 	if ua := <-got; ua != "" || strings.Contains(h, "Cache-Control") || strings.Contains(h, "X-Internal") {
 		t.Errorf("User-Agent %q, answer %q", ua, h)
+	}
+}
+
+func TestUpstreamNames(t *testing.T) {
+	for _, name := range []string{"http://h\u00e4user.example", "http://", "ftp://a", "http://u:p@a", "http://a?b"} {
+		u, err := url.Parse(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := New(Config{Recorder: newMemory(), DigestKey: make([]byte, 16), Upstream: u}); !errors.Is(err, ErrConfig) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
