@@ -152,11 +152,6 @@ func readAll(r io.Reader, b []byte) (n int, err error) {
 	return n, errors.New("the body is longer than its length")
 }
 
-// bodyOf returns a reader of a buffered body. The transport may go on reading
-// after the exchange is over, so the bytes are not pooled; and it knows this kind
-// of reader, and sends it at once with the head of the request.
-func bodyOf(data []byte) io.ReadCloser { return io.NopCloser(bytes.NewReader(data)) }
-
 // digest hashes bytes as they pass.
 type digest struct {
 	h    hash.Hash
