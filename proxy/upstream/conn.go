@@ -160,7 +160,8 @@ func (c *conn) glimpse(out *outbound) (n int, err error) {
 
 // launchSlowly sends over connections that cannot be asked for less.
 func (c *conn) launchSlowly(out *outbound) error {
-	if !c.silent() {
+	// On a new connection TLS may have more to say, tickets for example.
+	if c.used && !c.silent() {
 		return errStale
 	}
 	if err := c.watch(); err != nil {

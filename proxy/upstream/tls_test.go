@@ -236,3 +236,34 @@ func TestH2C(t *testing.T) {
 	}
 	tr.CloseIdleConnections()
 }
+
+// TestLateTicket: what TLS itself sends after the handshake is nothing that was
+// said unasked.
+func TestLateTicket(t *testing.T) {
+	settled(t)
+	up := httptest.NewUnstartedServer(http.HandlerFunc(echo))
+	up.TLS = &tls.Config{ClientAuth: tls.RequestClientCert} // then tickets come behind the client's last word
+	up.StartTLS()
+	t.Cleanup(func() { up.CloseClientConnections(); up.Close() })
+	tr := newTransport(t, func(c *Config) { c.TLS = up.Client().Transport.(*http.Transport).TLSClientConfig })
+	h, err := tr.enter(t.Context(), hostKey{"https", strings.TrimPrefix(up.URL, "https://"), false})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := tr.dial(t.Context(), h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(20 * time.Millisecond) // for the tickets to arrive
+	tr.put(c)
+	for range 3 {
+		var n notes
+		res, err := tr.Do(newRequest(t, "POST", up.URL, "abc"), &n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b, err := io.ReadAll(res.Body); string(b) != "abc" || err != nil || len(n.sent) != 1 {
+			t.Errorf("%q, %v, sent %v", b, err, n.sent)
+		}
+	}
+}
