@@ -175,6 +175,19 @@ func (d *digest) add(p []byte) {
 	d.size += uint64(len(p))
 }
 
+// set makes the digest that of the same bytes as another one's.
+func (d *digest) set(from *digest) {
+	d.size, d.once, d.all = from.size, from.once, from.all
+	d.h = nil
+	if from.h != nil && !from.once {
+		h, err := from.h.(hash.Cloner).Clone()
+		if err != nil {
+			panic("proxy: copying a digest: " + err.Error()) // never: it is the standard library's
+		}
+		d.h = h
+	}
+}
+
 // whole digests everything there is.
 func (d *digest) whole(p []byte) {
 	d.size, d.once, d.all = uint64(len(p)), true, sha256.Sum256(p)

@@ -228,7 +228,8 @@ func (x *exchange) finish(outcome sealtapv1.Outcome, detail string) error {
 	p.Status = uint32(a.status)
 	p.Headers, p.Credentials = s.headers, s.credentials
 	if a.captured {
-		p.Received = s.body(0, a.received.size, a.received.sum())
+		came := a.whatCame()
+		p.Received = s.body(0, came.size, came.sum())
 	}
 	if a.status != 0 {
 		p.Sent = s.body(1, a.sent.size, a.sent.sum())
@@ -307,6 +308,7 @@ func (x *exchange) fail(status int, code string, outcome sealtapv1.Outcome, deta
 	body := x.problem(status, detail)
 	a := &x.answer
 	a.status = status
+	a.part()
 	a.sent.reset()
 	if x.r.Method != http.MethodHead {
 		a.sent.whole(body)
@@ -374,7 +376,9 @@ func (x *exchange) abort() {
 // stop, and reports whether that is so. What the server notices of a client it
 // tells by ending the context, whatever it was.
 func (x *exchange) cause() (sealtapv1.Outcome, string, bool) {
+	x.answer.mu.Lock()
 	ctx, stuck := x.r.Context(), x.answer.stuck
+	x.answer.mu.Unlock()
 	failed, stalled := x.body.stream.failed()
 	switch {
 	case errors.Is(context.Cause(ctx), errStopping):

@@ -23,8 +23,10 @@ type answer struct {
 	x        *exchange
 	captured bool // its headers are in the statement
 	status   int  // as sent, or about to be sent, to the client
-	received digest
 	sent     digest
+	received digest // if it is apart; else it is what was sent
+	apart    bool
+	got      uint64 // bytes of a body that flows
 
 	tunnelled bool
 	messages  messages // of those that were sent
@@ -41,8 +43,8 @@ type answer struct {
 
 func (a *answer) reset() {
 	a.captured, a.status, a.tunnelled = false, 0, false
-	a.received.reset()
 	a.sent.reset()
+	a.apart, a.got = false, 0
 	a.n, a.flowing, a.over, a.stuck = 0, false, true, nil
 	a.messages.reset(framingNone)
 }
@@ -97,22 +99,51 @@ func (a *answer) flow() {
 	x.writeDeadline(true)
 	x.w.WriteHeader(a.status)
 	held := a.data.b[:a.n]
-	a.received.add(held)
-	a.n = 0
+	a.got, a.n = uint64(a.n), 0
 	a.pass(held)
 	a.flush()
 }
 
 // pass writes to the client.
 func (a *answer) pass(p []byte) {
-	if len(p) == 0 || a.stuck != nil {
+	if len(p) == 0 {
+		return
+	}
+	if a.stuck != nil {
+		a.keep(p)
 		return
 	}
 	n, err := a.x.w.Write(p)
 	a.sent.add(p[:n])
 	a.messages.feed(p[:n])
 	a.stuck = err
+	a.keep(p[n:])
 	a.x.progress.moved(n)
+}
+
+// keep adds to what was received bytes that were not sent. What passes is hashed
+// once as long as there are none.
+func (a *answer) keep(p []byte) {
+	if len(p) > 0 {
+		a.part()
+		a.received.add(p)
+	}
+}
+
+// part lets what was sent go on without what was received.
+func (a *answer) part() {
+	if !a.apart {
+		a.received.set(&a.sent)
+		a.apart = true
+	}
+}
+
+// whatCame is the digest of what was received.
+func (a *answer) whatCame() *digest {
+	if a.apart {
+		return &a.received
+	}
+	return &a.sent
 }
 
 func (a *answer) flush() {
@@ -149,7 +180,9 @@ func (x *exchange) takeHeaders(res *http.Response) {
 	x.st.reset()
 	x.answer.captured = true
 	x.answer.status = res.StatusCode
+	x.answer.mu.Lock() // a progress record may be looking
 	x.answer.messages.reset(framingOf(res.Header.Get("Content-Type")))
+	x.answer.mu.Unlock()
 	dst := x.w.Header()
 	x.captureHeaders(res.Header, "", func(name string, rule headerRule) {
 		switch {
@@ -191,7 +224,9 @@ func (x *exchange) relay(res *http.Response) {
 	case declared > int64(x.p.cfg.BufferLimit), endless(res):
 		a.data = x.p.copies.Get().(*buffer)
 		a.over = true
+		a.mu.Lock()
 		a.flow()
+		a.mu.Unlock()
 	case declared > 0:
 		a.data = x.p.bufferFor(int(declared) + 1)
 		a.arm()
@@ -212,9 +247,7 @@ func (x *exchange) relay(res *http.Response) {
 	case err == io.EOF:
 		x.deliverEnd(res)
 	default:
-		if !a.flowing {
-			a.received.add(a.data.b[:a.n])
-		}
+		a.keep(a.data.b[:a.n])
 		x.failBody(err)
 	}
 }
@@ -275,7 +308,7 @@ func (a *answer) take(off, n int, declared int64, end error) error {
 	if n == 0 {
 		return a.stuck
 	}
-	a.received.add(fresh)
+	a.got += uint64(n)
 	// a.n is 1 if the byte before these is held, which then stood at 0.
 	if a.n == 0 && off > 0 {
 		copy(a.data.b, fresh) // the timer sent what stood before them
@@ -284,7 +317,7 @@ func (a *answer) take(off, n int, declared int64, end error) error {
 		fresh = a.data.b[:a.n+n]
 	}
 	a.n = 0
-	if declared > 0 && a.received.size >= uint64(declared) {
+	if declared > 0 && a.got >= uint64(declared) {
 		// The last byte that was declared waits for the record.
 		last := len(fresh) - 1
 		a.x.writeDeadline(true)
@@ -302,7 +335,7 @@ func (a *answer) take(off, n int, declared int64, end error) error {
 // deliver records an answer that is whole and held, and sends it.
 func (x *exchange) deliver(res *http.Response, body []byte) {
 	a := &x.answer
-	a.received.whole(body)
+	x.progress.stop()
 	a.sent.whole(body)
 	a.messages.feed(body)
 	if err := x.finish(sealtapv1.Outcome_OUTCOME_COMPLETE, ""); err != nil {
