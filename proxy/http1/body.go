@@ -138,12 +138,13 @@ func parseChunk(line []byte) (size int64, needed int, err *Error) {
 		if v < 0 {
 			break
 		}
-		if size = size<<4 | int64(v); size > 0 {
+		if size > 0 || v > 0 {
 			needed++
 		}
 		if needed > most || i >= 16 {
 			return 0, 0, bad("the size of a chunk has too many digits")
 		}
+		size = size<<4 | int64(v)
 	}
 	switch {
 	case i == 0:
