@@ -42,6 +42,7 @@ func (p *Proxy) front(base context.Context, rn *run) *http1.Server {
 		ConnContext:    connContext,
 		HeaderTimeout:  t.RequestHeader,
 		IdleTimeout:    t.ClientIdle,
+		WriteTimeout:   t.ClientStall,
 		MaxHeaderBytes: p.cfg.MaxHeaderBytes,
 		Logger:         p.log,
 	})

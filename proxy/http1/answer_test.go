@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -385,4 +386,34 @@ func TestDeadlines(t *testing.T) {
 	c.send("GET /write HTTP/1.1\r\nHost: x\r\n\r\n")
 	time.Sleep(100 * time.Millisecond)
 	_, _ = io.Copy(io.Discard, c.r)
+}
+
+// TestStalledReader: a client that takes nothing of its answer does not keep its
+// connection, even where the handler has set no deadline.
+func TestStalledReader(t *testing.T) {
+	settled(t)
+	for name, size := range map[string]int{"large": 1 << 20, "small": 100} {
+		ended := make(chan error, 1)
+		f := start(t, func(w http.ResponseWriter, _ *http.Request) {
+			var err error
+			for err == nil {
+				if _, err = w.Write(make([]byte, size)); err == nil && size < 1000 {
+					err = w.(interface{ FlushError() error }).FlushError()
+				}
+			}
+			ended <- err
+		}, func(c *Config) { c.WriteTimeout = 50 * time.Millisecond })
+		c := dial(t, f.addr)
+		_ = c.Conn.(*net.TCPConn).SetReadBuffer(4096)
+		c.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+		select {
+		case err := <-ended:
+			if !isTimeout(err) {
+				t.Errorf("%s: %v", name, err)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatalf("%s: writing does not end", name)
+		}
+		c.Close()
+	}
 }

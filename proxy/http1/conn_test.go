@@ -101,7 +101,7 @@ func TestHijack(t *testing.T) {
 		if _, err := w.Write([]byte("x")); err != http.ErrHijacked {
 			t.Error(err)
 		}
-		if n := buf.Reader.Buffered(); r.URL.Path == "/" && n != 4 {
+		if n := buf.Reader.Buffered(); r.URL.Path == "/" && n < 4 {
 			t.Errorf("%d bytes are buffered", n)
 		}
 		b := make([]byte, 8)

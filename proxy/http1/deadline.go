@@ -63,6 +63,24 @@ func (m *monitor) begin(patience time.Duration) {
 	m.mu.Unlock()
 }
 
+// bound gives a write a deadline if the handler has not, and reports whether it
+// did; unbound lifts that.
+func (m *monitor) bound() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.write != 0 || m.writeCut {
+		return false
+	}
+	m.note(&m.write, m.c.srv.now()+m.c.srv.cfg.WriteTimeout)
+	return true
+}
+
+func (m *monitor) unbound(did bool) {
+	if did {
+		m.set(&m.write, 0)
+	}
+}
+
 // end lifts all deadlines.
 func (m *monitor) end() {
 	m.mu.Lock()

@@ -102,7 +102,7 @@ func (w *response) sayContinue() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if !w.moot && !w.c.taken {
-		_, _ = io.WriteString(w.c.Conn, "HTTP/1.1 100 Continue\r\n\r\n") // reading the body will fail if this did
+		w.put([]byte("HTTP/1.1 100 Continue\r\n\r\n"))
 	}
 }
 
@@ -235,12 +235,19 @@ func (w *response) send() {
 	if len(w.out) == 0 {
 		return
 	}
-	if w.err == nil {
-		if _, err := w.c.Conn.Write(w.out); err != nil {
-			w.broke(err)
-		}
-	}
+	w.put(w.out)
 	w.out = w.room[:0]
+}
+
+func (w *response) put(p []byte) {
+	if w.err != nil {
+		return
+	}
+	did := w.c.mon.bound()
+	if _, err := w.c.Conn.Write(p); err != nil {
+		w.broke(err)
+	}
+	w.c.mon.unbound(did)
 }
 
 // sendWith writes what is held, p, and the tail.
@@ -250,11 +257,7 @@ func (w *response) sendWith(p []byte, tail string) {
 		w.out = w.out[:len(w.out)+n]
 		w.send()
 		if p = p[n:]; len(p) >= cap(w.out) {
-			if w.err == nil {
-				if _, err := w.c.Conn.Write(p); err != nil {
-					w.broke(err)
-				}
-			}
+			w.put(p)
 			p = nil
 		}
 		w.out = append(append(w.out, p...), tail...)
@@ -266,9 +269,11 @@ func (w *response) sendWith(p []byte, tail string) {
 		if tail == "" {
 			w.bufs = w.vector[:2]
 		}
+		did := w.c.mon.bound()
 		if _, err := w.bufs.WriteTo(w.c.Conn); err != nil {
 			w.broke(err)
 		}
+		w.c.mon.unbound(did)
 		w.vector = [3][]byte{}
 	}
 	w.out = w.room[:0]

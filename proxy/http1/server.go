@@ -63,6 +63,9 @@ type Config struct {
 	// IdleTimeout is how long a connection may stay without a request; zero
 	// means 2 min.
 	IdleTimeout time.Duration
+	// WriteTimeout is how long the client may leave the server no room for what it
+	// writes next, unless the handler sets a deadline; zero means 1 min.
+	WriteTimeout time.Duration
 	// Patience is after how long the server looks whether a client that waits
 	// for its answer is still there; zero means 50 ms.
 	Patience time.Duration
@@ -126,7 +129,7 @@ func (c *Config) setDefaults() {
 	for _, d := range []struct {
 		value *time.Duration
 		zero  time.Duration
-	}{{&c.HeaderTimeout, 10 * time.Second}, {&c.IdleTimeout, 2 * time.Minute}, {&c.Patience, 50 * time.Millisecond}} {
+	}{{&c.HeaderTimeout, 10 * time.Second}, {&c.IdleTimeout, 2 * time.Minute}, {&c.WriteTimeout, time.Minute}, {&c.Patience, 50 * time.Millisecond}} {
 		if *d.value <= 0 {
 			*d.value = d.zero
 		}
