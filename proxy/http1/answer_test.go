@@ -128,8 +128,7 @@ func TestAnswers(t *testing.T) {
 		c.send(tt.request + " / HTTP/1.1\r\nHost: x\r\n\r\n")
 		c.expect(tt.want)
 		if tt.keep {
-			c.send(tt.request + " / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-			c.send("GET /never HTTP/1.1\r\nHost: x\r\n\r\n")
+			c.send(tt.request + " / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\nGET /never HTTP/1.1\r\nHost: x\r\n\r\n")
 			rest, err := io.ReadAll(c.r)
 			if err != nil || strings.Replace(string(rest), "Connection: close\r\n", "", 1) != tt.want {
 				t.Errorf("%s: the second time %q, %v", tt.name, rest, err)

@@ -195,8 +195,8 @@ func (c *conn) answer(q *request) bool {
 	if ok {
 		w.release()
 	}
-	if ok && (!whole || closing && c.in.r < c.in.w) {
-		c.linger()
+	if ok && (!whole || closing && (!q.Close || c.in.r < c.in.w)) {
+		c.linger() // the client may send more, or is
 	}
 	return ok && whole && !closing
 }

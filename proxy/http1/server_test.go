@@ -31,6 +31,13 @@ type front struct {
 
 func start(t testing.TB, h http.HandlerFunc, change func(*Config)) *front {
 	t.Helper()
+	f := prepare(t, h, change)
+	f.run(t)
+	return f
+}
+
+func prepare(t testing.TB, h http.HandlerFunc, change func(*Config)) *front {
+	t.Helper()
 	f := &front{}
 	cfg := Config{Handler: h, Logger: slog.New(slog.NewTextHandler(f, nil)), Refused: func(w http.ResponseWriter, r *http.Request, e *Error) {
 		f.mu.Lock()
@@ -42,6 +49,12 @@ func start(t testing.TB, h http.HandlerFunc, change func(*Config)) *front {
 		change(&cfg)
 	}
 	f.Server = New(cfg)
+	return f
+}
+
+// run serves until the test ends.
+func (f *front) run(t testing.TB) {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -55,7 +68,6 @@ func start(t testing.TB, h http.HandlerFunc, change func(*Config)) *front {
 			t.Errorf("Serve: %v", err)
 		}
 	})
-	return f
 }
 
 // Write takes the log.
@@ -296,6 +308,24 @@ func TestEndsWithinHead(t *testing.T) {
 	c.closed()
 	if len(f.reasons()) != n {
 		t.Error(f.reasons())
+	}
+}
+
+// TestHopeless: what will never be a request is refused at once, without a wait
+// for the rest of it.
+func TestHopeless(t *testing.T) {
+	settled(t)
+	f := start(t, nil, func(c *Config) { c.HeaderTimeout = time.Hour })
+	for s, want := range map[string]int{
+		"\x16\x03\x01\x02\x00": 400, "GET / HTTP/1.1\rHost: x": 400, "\x7f": 400, "\n": 400,
+		"GET /" + strings.Repeat("a", 33_000): 414, "GET / HTTP/1.1\r\nX-A: " + strings.Repeat("a", 66_000): 431,
+	} {
+		c := dial(t, f.addr)
+		c.send(s)
+		if res, _ := c.answer("GET"); res.StatusCode != want {
+			t.Errorf("%.20q: %d", s, res.StatusCode)
+		}
+		c.Close()
 	}
 }
 
