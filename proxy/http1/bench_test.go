@@ -131,3 +131,33 @@ func bare(l net.Listener, answer []byte) {
 		}()
 	}
 }
+
+// again is a connection whose client sends the same request n times.
+type again struct {
+	wire
+	n       int
+	request []byte
+}
+
+func (c *again) Read(p []byte) (int, error) {
+	if c.n == 0 {
+		return 0, io.EOF
+	}
+	c.n--
+	return copy(p, c.request), nil
+}
+
+func (c *again) Write(p []byte) (int, error) { return len(p), nil }
+
+// BenchmarkWithoutNetwork is what a request costs beside the system's calls.
+func BenchmarkWithoutNetwork(b *testing.B) {
+	answer := make([]byte, 1024)
+	kind, length := []string{"application/json"}, []string{"1024"}
+	s := New(Config{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		w.Header()["Content-Type"], w.Header()["Content-Length"] = kind, length
+		_, _ = w.Write(answer)
+	})})
+	b.ReportAllocs()
+	s.newConn(&again{n: b.N, request: []byte(benchHead + strings.Repeat("q", 1024))}).serve()
+}

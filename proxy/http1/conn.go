@@ -60,6 +60,7 @@ func (c *conn) serve() {
 	defer c.srv.forget(c)
 	defer c.leave()
 	c.mon.c, c.mon.net = c, c.Conn
+	c.remote = c.accepted.RemoteAddr().String() // a listener may have to read for it
 	ctx, cancel := context.WithCancel(c.srv.cfg.Base)
 	defer cancel()
 	c.cancel = cancel

@@ -310,3 +310,56 @@ func TestUnixSocket(t *testing.T) {
 		res.Body.Close()
 	}
 }
+
+// counted is a connection that counts writes.
+type counted struct {
+	wire
+	writes []int
+}
+
+func (c *counted) Write(p []byte) (int, error) {
+	c.writes = append(c.writes, len(p))
+	return c.wire.Write(p)
+}
+
+// TestOneWrite: a small answer is one write, head and body; so is each part of
+// one that is flushed.
+func TestOneWrite(t *testing.T) {
+	for want, h := range map[int]http.HandlerFunc{
+		1: func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Length", "1024")
+			w.WriteHeader(201)
+			_, _ = w.Write(make([]byte, 1024))
+		},
+		2: func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = io.WriteString(w, "a")
+			_, _ = io.WriteString(w, "b")
+			w.(http.Flusher).Flush()
+			_, _ = io.WriteString(w, "c")
+			_, _ = io.WriteString(w, "d")
+		},
+	} {
+		c := &counted{wire: wire{in: bytes.NewReader([]byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n")), step: 1000}}
+		New(Config{Handler: h}).newConn(c).serve()
+		if len(c.writes) != want {
+			t.Errorf("writes of %v bytes, want %d", c.writes, want)
+		}
+	}
+}
+
+// TestGoroutines: a request costs none, unless it takes long.
+func TestGoroutines(t *testing.T) {
+	settled(t)
+	const n = 20
+	entered, goOn := make(chan struct{}), make(chan struct{})
+	f := start(t, func(w http.ResponseWriter, r *http.Request) { entered <- struct{}{}; <-goOn }, func(c *Config) { c.Patience = time.Hour })
+	before := runtime.NumGoroutine()
+	for range n {
+		dial(t, f.addr).send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+		<-entered
+	}
+	if more := runtime.NumGoroutine() - before; more > n {
+		t.Errorf("%d goroutines serve %d requests", more, n)
+	}
+	close(goOn)
+}

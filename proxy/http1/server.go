@@ -201,7 +201,7 @@ func (s *Server) listen(l net.Listener) bool {
 }
 
 func (s *Server) newConn(rwc net.Conn) *conn {
-	c := &conn{Conn: rwc, accepted: rwc, srv: s, remote: rwc.RemoteAddr().String(), first: true}
+	c := &conn{Conn: rwc, accepted: rwc, srv: s, first: true}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closing.Load() {

@@ -332,7 +332,7 @@ func TestHopeless(t *testing.T) {
 func TestSlowLoris(t *testing.T) {
 	settled(t)
 	f := start(t, func(http.ResponseWriter, *http.Request) {}, func(c *Config) {
-		c.HeaderTimeout, c.IdleTimeout = 100*time.Millisecond, 300*time.Millisecond
+		c.HeaderTimeout, c.IdleTimeout = 100*time.Millisecond, time.Second
 	})
 	c := dial(t, f.addr)
 	time.Sleep(150 * time.Millisecond) // the first byte may take longer than the head
@@ -354,7 +354,7 @@ func TestSlowLoris(t *testing.T) {
 	for range 3 { // the timeout is that of each wait
 		d.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 		d.answer("GET")
-		time.Sleep(150 * time.Millisecond)
+		time.Sleep(400 * time.Millisecond)
 	}
 	d.closed()
 	if got := f.reasons(); len(got) != 1 {
