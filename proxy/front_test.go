@@ -103,3 +103,34 @@ func TestRefusedSecrets(t *testing.T) {
 		}
 	}
 }
+
+// TestMalformedLate: a large body that turns out to be malformed cannot be taken
+// for whole by the upstream, and the record says why.
+func TestMalformedLate(t *testing.T) {
+	settled(t)
+	got := make(chan error, 1)
+	up := backend(t, func(_ http.ResponseWriter, r *http.Request) {
+		_, err := io.ReadAll(r.Body)
+		got <- err
+	})
+	s := start(t, up, nil)
+	c := dial(t, s.addr)
+	size := 200_000
+	c.send("POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + strconv.FormatInt(int64(size), 16) + "\r\n" + strings.Repeat("x", size) + "\r\n")
+	s.rec.wait(t, 1)
+	c.send("+1\r\nx\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n")
+	if h := c.head(); !strings.HasPrefix(h, "HTTP/1.1 400 ") || !strings.Contains(h, "Connection: close\r\n") {
+		t.Errorf("%q", h)
+	}
+	if rest, err := c.rest(); err != nil || strings.Contains(rest, "\r\nDate: ") {
+		t.Errorf("%q, %v", rest, err)
+	}
+	if err := <-got; err == nil {
+		t.Error("the upstream takes the body for whole")
+	}
+	_, p := s.rec.last(t)
+	wantOutcome(t, p, sealtapv1.Outcome_OUTCOME_REFUSED)
+	if d := p.rec.GetResponse().GetDetail(); !strings.Contains(d, "the size of a chunk") || p.rec.GetResponse().GetRequestBody().GetSize() != uint64(size) || len(s.rec.all()) != 2 {
+		t.Errorf("%v", p.rec)
+	}
+}
