@@ -51,6 +51,7 @@ func TestScript(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"await":    await,
 			"get":      get,
+			"send":     send,
 			"fetch":    fetch,
 			"term":     terminate,
 			"readme":   readme,

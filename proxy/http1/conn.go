@@ -324,8 +324,8 @@ func (c *conn) readRequest() (*request, *Error) {
 				c.mon.set(&c.mon.read, 0)
 			}
 			q := c.newRequest()
-			if perr := q.parse(&h, c.in, cfg); perr != nil {
-				err = perr
+			if wrong := q.parse(&h, c.in, cfg); err == nil {
+				err = wrong
 			}
 			return q, err
 		}

@@ -125,7 +125,8 @@ func (q *request) parse(h *head, in *buffer, cfg *Config) *Error {
 	return f.keep(f.settle())
 }
 
-// parseLine takes apart the request line (RFC 9112, section 3).
+// parseLine takes apart the request line (RFC 9112, section 3). Of a line that is
+// none nothing is kept: it can be anything, a secret too.
 func (q *request) parseLine(line string, maxTarget int) *Error {
 	method, rest, ok := strings.Cut(line, " ")
 	switch {
@@ -133,45 +134,38 @@ func (q *request) parseLine(line string, maxTarget int) *Error {
 		return bad("the method is not a token")
 	case !ok:
 		return bad("the request line has no target")
-	case len(method) > 32:
-		return &Error{http.StatusNotImplemented, "the method is too long"}
 	}
-	q.Method = method
 	target, version, ok := strings.Cut(rest, " ")
 	switch {
-	case len(target) > maxTarget:
-		return errLongTarget
 	case !ok:
 		return bad("the request line has no version")
 	case strings.IndexByte(version, ' ') >= 0:
 		return bad("the request line does not have three parts")
+	case len(version) != 8 || version[:5] != "HTTP/" || !digit(version[5]) || version[6] != '.' || !digit(version[7]):
+		return bad("the version is not one of HTTP")
+	case len(method) > 32:
+		return &Error{http.StatusNotImplemented, "the method is too long"}
 	}
+	q.Method, q.Proto, q.ProtoMajor, q.ProtoMinor = method, version, int(version[5]-'0'), int(version[7]-'0')
 	for i := range len(target) {
 		if c := target[i]; c <= ' ' || c == 0x7f || c == '#' {
 			return bad("a character is not allowed in the target")
 		}
 	}
 	q.RequestURI = target
-	switch version {
-	case "HTTP/1.1":
-		q.Proto, q.ProtoMajor, q.ProtoMinor = version, 1, 1
-	case "HTTP/1.0":
-		q.Proto, q.ProtoMajor, q.ProtoMinor = version, 1, 0
-	default:
-		if len(version) == 8 && version[:5] == "HTTP/" && digit(version[5]) && version[6] == '.' && digit(version[7]) {
-			q.Proto, q.ProtoMajor, q.ProtoMinor = version, int(version[5]-'0'), int(version[7]-'0')
-			return &Error{http.StatusHTTPVersionNotSupported, "the version is neither HTTP/1.0 nor HTTP/1.1"}
-		}
-		return bad("the version is not one of HTTP")
+	err := q.parseTarget()
+	switch {
+	case len(target) > maxTarget:
+		err = errLongTarget
+	case q.ProtoMajor != 1 || q.ProtoMinor > 1:
+		err = &Error{http.StatusHTTPVersionNotSupported, "the version is neither HTTP/1.0 nor HTTP/1.1"}
 	}
-	if err := q.parseTarget(); err != nil {
-		if !strings.HasPrefix(target, "/") {
+	if err != nil {
+		if q.u = (url.URL{}); !strings.HasPrefix(target, "/") {
 			q.RequestURI = "" // nobody knows what it says
 		}
-		q.u = url.URL{}
-		return err
 	}
-	return nil
+	return err
 }
 
 func digit(c byte) bool { return c >= '0' && c <= '9' }

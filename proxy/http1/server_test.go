@@ -273,6 +273,9 @@ func TestRefusedRequest(t *testing.T) {
 		{"GET /a HTTP/3.7\r\nHost: x\r\n\r\n", `"GET" "/a" "HTTP/3.7" "" map[]`},
 		{"GET secret/a HTTP/1.1\r\nHost: x\r\n\r\n", `"GET" "" "HTTP/1.1" "" map[]`},
 		{"secret: a\r\n\r\n", `"" "" "" "" map[]`},
+		{"my /secret is\r\n\r\n", `"" "" "" "" map[]`},
+		{"GET /a#b HTTP/1.1\r\nHost: x\r\n\r\n", `"GET" "" "HTTP/1.1" "" map[]`},
+		{"GET x://secret/a HTTP/2.0\r\nHost: x\r\n\r\n", `"GET" "" "HTTP/2.0" "" map[]`},
 		{"GET /a HTTP/1.1\r\nX-A: 1\r\nX-B", `"GET" "/a" "HTTP/1.1" "" map[X-A:[1]]`},
 		{"GE", `"" "" "" "" map[]`},
 	} {
