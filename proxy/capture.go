@@ -331,6 +331,8 @@ func (x *exchange) decide(name string, rule headerRule) {
 
 func protocolName(r *http.Request) string {
 	switch {
+	case r.ProtoMajor == 0:
+		return "" // of a request that was refused before that was known
 	case r.ProtoMajor == 1 && r.ProtoMinor == 1:
 		return "HTTP/1.1"
 	case r.ProtoMajor == 1:

@@ -166,8 +166,6 @@ func (x *exchange) malformed() string {
 	case reverse && r.Method == http.MethodConnect:
 		return "this is a reverse proxy: it opens no tunnels"
 	case reverse && absolute && r.ProtoMajor == 1:
-		// net/http lets the target's authority stand for the Host header, so
-		// whether they differ cannot be seen any more.
 		return "this is a reverse proxy: it takes no targets in absolute form"
 	case !reverse && !absolute && r.Method != http.MethodConnect:
 		return "this is a forward proxy: it needs targets in absolute form"
@@ -293,6 +291,10 @@ func (x *exchange) abandon(err error) {
 		x.fail(http.StatusRequestTimeout, codeTimeout, sealtapv1.Outcome_OUTCOME_TIMEOUT, "the client sent no more of its request's body")
 		return
 	}
+	if bad := badBody(err); bad != nil {
+		x.fail(bad.Status, codeRefused, sealtapv1.Outcome_OUTCOME_REFUSED, bad.Reason)
+		return
+	}
 	x.fail(http.StatusBadRequest, codeRefused, sealtapv1.Outcome_OUTCOME_CLIENT_ABORT, "reading the request's body: "+brief(err))
 }
 
@@ -391,6 +393,8 @@ func (x *exchange) cause() (sealtapv1.Outcome, string, bool) {
 		return sealtapv1.Outcome_OUTCOME_TIMEOUT, "the client took no more of the answer", true
 	case stuck != nil:
 		return sealtapv1.Outcome_OUTCOME_CLIENT_ABORT, "writing to the client: " + stuck.Error(), true
+	case badBody(failed) != nil:
+		return sealtapv1.Outcome_OUTCOME_REFUSED, failed.Error(), true
 	case failed != nil:
 		return sealtapv1.Outcome_OUTCOME_CLIENT_ABORT, "reading the request's body: " + brief(failed), true
 	case ctx.Err() != nil:

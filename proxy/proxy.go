@@ -269,7 +269,10 @@ func parseSeal(fields []string) (sealSet, error) {
 // "OPTIONS *" to its handler.
 func (p *Proxy) Handler() http.Handler { return http.HandlerFunc(p.serve) }
 
-func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
+func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) { p.handle(w, r, (*exchange).serve) }
+
+// handle has f do what is to be done in an exchange.
+func (p *Proxy) handle(w http.ResponseWriter, r *http.Request, f func(*exchange)) {
 	x := p.exchanges.Get().(*exchange)
 	x.begin(w, r)
 	if x.conn.run != nil {
@@ -277,7 +280,7 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 		defer x.conn.run.active.Add(-1)
 	}
 	defer x.end()
-	x.serve()
+	f(x)
 }
 
 // buffer is a pooled slice.

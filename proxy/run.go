@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
-	"net/http"
 	"net/netip"
 	"slices"
 	"sync/atomic"
@@ -42,15 +40,9 @@ func (p *Proxy) Run(ctx context.Context, l net.Listener) error {
 	base, cut := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cut(nil)
 	rn := new(run)
-	srv := p.server(base, rn)
+	srv := p.front(base, rn)
 	served := make(chan error, 1)
-	go func() {
-		if p.cfg.TLS != nil {
-			served <- srv.ServeTLS(l, "", "")
-			return
-		}
-		served <- srv.Serve(l)
-	}()
+	go func() { served <- srv.Serve(l) }()
 	select {
 	case err := <-served:
 		cut(errStopping)
@@ -88,30 +80,6 @@ func (rn *run) wait(ctx context.Context) {
 		case <-ctx.Done():
 		case <-time.After(2 * time.Millisecond):
 		}
-	}
-}
-
-func (p *Proxy) server(base context.Context, rn *run) *http.Server {
-	protocols := new(http.Protocols)
-	protocols.SetHTTP1(true)
-	protocols.SetHTTP2(true)
-	protocols.SetUnencryptedHTTP2(true)
-	return &http.Server{
-		Handler:   p.Handler(),
-		TLSConfig: p.cfg.TLS,
-		Protocols: protocols,
-		// What net/http would answer by itself would pass unrecorded.
-		DisableGeneralOptionsHandler: true,
-		ReadHeaderTimeout:            p.cfg.Timeouts.RequestHeader,
-		IdleTimeout:                  p.cfg.Timeouts.ClientIdle,
-		MaxHeaderBytes:               p.cfg.MaxHeaderBytes,
-		ErrorLog:                     slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
-		BaseContext:                  func(net.Listener) context.Context { return base },
-		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			cc := &clientConn{Conn: c, text: peerText(c), run: rn}
-			cc.addr = parseAddr(cc.text)
-			return context.WithValue(ctx, connKey{}, cc)
-		},
 	}
 }
 

@@ -51,6 +51,7 @@ func TestScript(t *testing.T) {
 			"await":    await,
 			"get":      get,
 			"inset":    inset,
+			"send":     send,
 			"fetch":    fetch,
 			"refused":  refused,
 			"term":     terminate,

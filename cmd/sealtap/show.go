@@ -221,6 +221,9 @@ func headerLines(v *record.View) (lines [][2]string) {
 
 // asked is the first line of the request. A tunnel has neither scheme nor path.
 func (r row) asked() string {
+	if r.view.Method == "" {
+		return "a request line that cannot be read"
+	}
 	v, at := r.view, plain(r.view.Authority)
 	if v.Scheme != "" {
 		at = plain(v.Scheme) + "://" + at
