@@ -124,3 +124,38 @@ func (f *findings) rewind(m mark) {
 	defer f.mu.Unlock()
 	f.list, f.count, f.failed = f.list[:m.list:m.list], m.count, m.failed
 }
+
+// Head is the checkpoint that was audited last, "" before the first.
+func (w *Watch) Head() string {
+	if w.last == nil {
+		return ""
+	}
+	return string(w.last.Note)
+}
+
+// Tree returns proven reads under the checkpoint that was audited last; nil before
+// the first.
+func (w *Watch) Tree() *client.Tree {
+	if w.last == nil {
+		return nil
+	}
+	return client.NewTree(w.a.src, w.last.Size, w.last.Root)
+}
+
+// Holds reports whether another checkpoint of the log is one of the history that
+// was audited, or whether it is ahead of that, so that nobody can tell yet.
+func (w *Watch) Holds(ctx context.Context, cp *policy.Checkpoint) (same, ahead bool, err error) {
+	switch {
+	case w.last == nil || cp.Size > w.last.Size:
+		return false, true, nil
+	case cp.Size == 0 || !w.a.comparable(cp.Size):
+		return true, false, nil // nothing in it contradicts, and nobody can tell more
+	}
+	root, ok := w.a.log.rootAt(cp.Size)
+	if !ok {
+		if root, err = w.Tree().RootAt(ctx, cp.Size); err != nil {
+			return false, false, err
+		}
+	}
+	return root == cp.Root, false, nil
+}
