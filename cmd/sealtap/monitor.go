@@ -38,7 +38,8 @@ entry as it comes: hashes, seals, completeness, keys, times. It compares the hea
 log shows with those that its witnesses have seen, watches the heartbeats of producers and
 the gaps they declare, and asks rules about each new record.
 
-Each alert is a line of JSON on standard output, once; --webhook and --exec are told too.
+Each alert is a line of JSON on standard error, once, beside the monitor's own messages, which
+have a level; --webhook and --exec are told too.
 What was verified and told is remembered in the state file, across restarts. It goes on
 after a finding. --once looks once and exits: 0 all is well, 1 something is not, 3 the log
 could not be read.`,
@@ -142,7 +143,7 @@ func (m *monitoring) follow(ctx context.Context, mon *monitor.Monitor) error {
 }
 
 func (m *monitoring) sinks(cmd *cobra.Command) ([]monitor.Sink, error) {
-	list := []monitor.Sink{monitor.NewLines(cmd.OutOrStdout())}
+	list := []monitor.Sink{monitor.NewLines(cmd.ErrOrStderr())}
 	if m.webhook != "" {
 		u, err := url.Parse(m.webhook)
 		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
