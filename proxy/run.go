@@ -27,6 +27,8 @@ type clientConn struct {
 	addr     netip.AddrPort
 	text     string
 	run      *run
+
+	certificate peerCertificate
 }
 
 type connKey struct{}
@@ -38,6 +40,8 @@ type connKey struct{}
 func (p *Proxy) Run(ctx context.Context, l net.Listener) error {
 	own := p.addListener(l)
 	defer p.removeListener(own)
+	l = p.behindProxies(l)
+	defer p.tokens.follow(ctx)()
 	base, cut := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cut(nil)
 	rn := new(run)
