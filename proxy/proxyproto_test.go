@@ -147,8 +147,12 @@ func TestProxyProtocol(t *testing.T) {
 	}
 	// One that is silent does not hold up the proxy's stop.
 	s = start(t, up, greeting("127.0.0.0/8", func(c *Config) { c.Timeouts.RequestHeader = time.Minute }))
-	dial(t, s.addr)
+	c = dial(t, s.addr)
 	time.Sleep(50 * time.Millisecond)
+	s.stop()
+	if _, err := c.rest(); isTimeout(err) {
+		t.Error("a connection stays open when the proxy has stopped")
+	}
 }
 
 func TestProxyProtocolOfOthers(t *testing.T) {
