@@ -160,6 +160,7 @@ func (c *checker) proxy(p *Proxy) {
 	if p.TLS != nil {
 		c.needed("proxy.tls", need{"cert", p.TLS.Cert != ""}, need{"key", p.TLS.Key != ""})
 	}
+	c.identity(p)
 	for _, field := range p.Seal {
 		switch field {
 		case "source", "query", "headers", "path", "who":

@@ -80,7 +80,7 @@ func (x *exchange) begin(w http.ResponseWriter, r *http.Request) {
 	x.id = x.p.ids.next(x.start)
 	var buf [36]byte
 	x.idText = string(appendUUID(buf[:0], x.id))
-	if v := r.Header["Traceparent"]; len(v) == 1 {
+	if v := r.Header["Traceparent"]; len(v) == 1 && x.keepsTrace() {
 		x.trace, ok = parseTraceparent(v[0])
 	} else {
 		ok = false

@@ -81,6 +81,15 @@ type Config struct {
 	// TrustedPeers are the addresses from which forwarding headers and
 	// UserHeader are believed; nil means none.
 	TrustedPeers []netip.Prefix
+	// XFCC has the certificates believed that trusted peers say in
+	// X-Forwarded-Client-Cert.
+	XFCC bool
+	// ProxyProtocol are the addresses of peers whose connections begin with a
+	// header of the PROXY protocol, and are refused without; nil means none. To
+	// others it is no request.
+	ProxyProtocol []netip.Prefix
+	// APIKeys says whose keys are known; nil means none are.
+	APIKeys *APIKeys
 	// UserHeader names the header in which trusted peers say who the user is;
 	// empty means that there is none.
 	UserHeader string
@@ -153,6 +162,7 @@ type Proxy struct {
 	headers *headerRules
 	digests *digester
 	tokens  *tokenVerifier
+	keys    *apiKeys
 	ids     *idSource
 
 	operations meaning.Set
@@ -197,6 +207,13 @@ func New(cfg Config) (*Proxy, error) {
 		return nil, err
 	}
 	if p.tokens, err = newTokenVerifier(cfg.JWT); err != nil {
+		return nil, err
+	}
+	p.tokens.log = p.log
+	if p.keys, err = newAPIKeys(cfg.APIKeys); err != nil {
+		return nil, err
+	}
+	if err := p.headers.carryCredentials(p.tokens.header, p.keys.header); err != nil {
 		return nil, err
 	}
 	p.digests = newDigester(cfg.DigestKey)

@@ -25,6 +25,8 @@ type clientConn struct {
 	addr     netip.AddrPort
 	text     string
 	run      *run
+
+	certificate peerCertificate
 }
 
 type connKey struct{}
@@ -37,6 +39,8 @@ func (p *Proxy) Run(ctx context.Context, l net.Listener) error {
 	own := p.addListener(l)
 	defer p.removeListener(own)
 	defer p.check()()
+	l = p.behindProxies(l)
+	defer p.tokens.follow(ctx)()
 	base, cut := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cut(nil)
 	rn := new(run)

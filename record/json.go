@@ -157,11 +157,7 @@ func (v *View) request(q *sealtapv1.Request, sealed map[string]*Value) {
 	v.Authority, v.Protocol = q.GetAuthority(), q.GetProtocol()
 	v.Source, v.Path, v.Query = pick(q.GetSource(), sealed[FieldSource]), pick(q.GetPath(), sealed[FieldPath]), pick(q.GetQuery(), sealed[FieldQuery])
 	if w := q.GetWho(); w != nil {
-		v.Who = struct {
-			ID       *Value `json:"id,omitempty"`
-			How      string `json:"how"`
-			Verified bool   `json:"verified"`
-		}{pick(w.GetId(), sealed[FieldWho]), w.GetHow(), w.GetVerified()}
+		v.Who = newWhoView(w, sealed)
 	}
 	v.Template, v.Operation = q.GetTemplate(), operationView(q.GetOperation())
 	v.Headers, v.Credentials = headerView(q.GetHeaders(), sealed), credentialView(q.GetCredentials())

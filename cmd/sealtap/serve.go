@@ -281,9 +281,7 @@ func proxyConfig(c *config.Proxy, f *proxyFiles, sp proxy.Recorder, logger *slog
 	for _, t := range c.Forward.Deny {
 		p.Forward.DenyCIDRs = append(p.Forward.DenyCIDRs, t.Prefix)
 	}
-	if f.jwks != nil {
-		p.JWT = &proxy.JWT{Keys: f.jwks}
-	}
+	setIdentity(&p, c, f)
 	return p
 }
 

@@ -141,6 +141,12 @@ func viewLines(r row) [][2]string {
 				verified = "verified"
 			}
 			add("", "by "+plain(w.GetHow())+", "+verified)
+			for _, l := range v.WhoFacts() {
+				text := value(&l.Value)
+				if text != "" {
+					add("", plain(l.Name)+" "+text)
+				}
+			}
 		}
 		add("asked", r.asked())
 		if o := q.GetRequest().GetOperation(); o != nil {
