@@ -66,6 +66,7 @@ type Route struct {
 	Templates   []string `yaml:"templates"`    // patterns of which the first that fits stands in records
 	SealPath    bool     `yaml:"seal_path"`    // paths are sealed
 	StripPrefix bool     `yaml:"strip_prefix"` // prefix is cut from the paths that go on
+	OnFailure   *Failure `yaml:"on_failure"`   // without it as for the proxy
 }
 
 // Rule returns what decides whether the route takes a request.

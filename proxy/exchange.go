@@ -55,7 +55,9 @@ type exchange struct {
 	tries  *attempts
 
 	progress *progress // of an exchange that lasts
-	tunnel   *tunnel   // once the connections are joined
+
+	unrecorded bool    // a record could not be made, and the exchange passes all the same
+	tunnel     *tunnel // once the connections are joined
 }
 
 func (p *Proxy) newExchange() *exchange {
@@ -68,7 +70,7 @@ func (x *exchange) begin(w http.ResponseWriter, r *http.Request) {
 	x.w, x.r, x.start = w, r, time.Now()
 	x.opened, x.closed, x.begun, x.reuse = false, false, false, true
 	x.ctl, x.tries, x.newTrace, x.progress, x.tunnel = nil, nil, "", nil, nil
-	x.route, x.at = nil, nil
+	x.route, x.at, x.unrecorded = nil, nil, false
 	x.drop = x.drop[:0]
 	x.body = requestBody{}
 	x.answer.reset()
@@ -192,6 +194,9 @@ func (x *exchange) open() bool {
 		x.st.request.Body = x.st.body(0, x.body.size, x.body.sum)
 	}
 	if err := x.record(x.start); err != nil {
+		if x.pass(err) {
+			return true
+		}
 		x.unavailable(err)
 		return false
 	}
@@ -204,7 +209,9 @@ func (x *exchange) record(at time.Time) error {
 	x.st.rec.Exchange = x.id[:]
 	// What happened is recorded even if the client does not wait for it.
 	if err := x.p.cfg.Recorder.Record(context.Background(), &x.st.rec, x.st.openings); err != nil {
-		x.p.log.Error("recording failed", "exchange", x.idText, "error", err)
+		if !x.failsOpen() {
+			x.p.log.Error("recording failed", "exchange", x.idText, "error", err)
+		}
 		return err
 	}
 	return nil
@@ -248,8 +255,18 @@ func (x *exchange) finish(outcome sealtapv1.Outcome, detail string) error {
 	s.answered.Response = p
 	s.rec.Reset()
 	s.rec.About = &s.answered
+	if !x.opened {
+		return nil // there is no request that it could be the answer to
+	}
 	// By the monotonic clock: an answer is never recorded before its request.
-	return x.record(x.start.Add(now.Sub(x.start)))
+	err := x.record(x.start.Add(now.Sub(x.start)))
+	if err != nil && x.pass(err) {
+		if !x.begun {
+			x.markUnrecorded(x.w.Header())
+		}
+		return nil
+	}
+	return err
 }
 
 // detail adds what the transport did to the words about an outcome.
@@ -354,6 +371,7 @@ func (x *exchange) writeProblem(status int, code string, body []byte) {
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	h.Set("Sealtap-Error", code)
 	h.Set("Sealtap-Exchange", x.idText)
+	x.markUnrecorded(h)
 	if x.body.pending() {
 		h.Set("Connection", "close")
 	}

@@ -76,7 +76,7 @@ func newHeaderRules(open []string, user string) (*headerRules, error) {
 		"Transfer-Encoding", "Upgrade", "Http2-Settings", "Content-Length", "Expect", "Host")
 	set(fate(fatePeer), "Forwarded", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-Port", "X-Forwarded-User",
 		"X-Real-Ip", "X-Client-Ip", "True-Client-Ip", "X-Cluster-Client-Ip")
-	set(fate(fateOwned), "Sealtap-Exchange", "Sealtap-Error")
+	set(fate(fateOwned), "Sealtap-Exchange", "Sealtap-Error", "Sealtap-Unrecorded")
 	for _, name := range open {
 		name = http.CanonicalHeaderKey(name)
 		if h.rules[name].class != classOpen || guessRule(name).class == classCredential {
@@ -225,7 +225,9 @@ func (x *exchange) forwardHeaders(upgrade bool) http.Header {
 		h[name] = v[at : at+1 : at+1]
 		at++
 	}
-	set("Sealtap-Exchange", x.idText)
+	if !x.unrecorded {
+		set("Sealtap-Exchange", x.idText)
+	}
 	if x.newTrace != "" {
 		set("Traceparent", x.newTrace)
 		delete(h, "Tracestate")

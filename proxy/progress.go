@@ -42,6 +42,7 @@ type progress struct {
 	start  time.Time
 	look   func() (up, down passed)
 	failed func() // ends the exchange
+	open   bool   // it goes on all the same; its end is counted then
 
 	since atomic.Int64 // bytes that have passed since the last record
 
@@ -54,10 +55,10 @@ type progress struct {
 // lasts begins to leave records of the exchange. look is called by another
 // goroutine, and so is failed, after a record could not be made.
 func (x *exchange) lasts(look func() (up, down passed), failed func()) {
-	if x.progress != nil {
+	if x.progress != nil || !x.opened {
 		return
 	}
-	g := &progress{p: x.p, id: x.id, idText: x.idText, start: x.start, look: look, failed: failed}
+	g := &progress{p: x.p, id: x.id, idText: x.idText, start: x.start, look: look, failed: failed, open: x.failsOpen()}
 	g.timer = time.AfterFunc(x.p.cfg.Progress.Every, g.tick)
 	x.progress = g
 }
@@ -90,7 +91,7 @@ func (g *progress) tick() {
 		return
 	}
 	if g.since.Swap(0) > 0 {
-		if err := g.record(); err != nil {
+		if err := g.record(); err != nil && !g.open {
 			g.over = true
 			g.p.log.Error("recording failed", "exchange", g.idText, "error", err)
 			g.failed()

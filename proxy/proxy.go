@@ -106,6 +106,11 @@ type Config struct {
 	Operations []string
 	// Forward says which targets a forward proxy reaches.
 	Forward Forward
+	// FailOpen lets exchanges pass that cannot be recorded, where no route says
+	// otherwise. They are counted, and declared by gap records.
+	FailOpen bool
+	// GapFile keeps the count over the end of the process; empty means that it is lost.
+	GapFile string
 	// Timeouts; zero values mean the defaults that stand beside them.
 	Timeouts Timeouts
 	// Progress says when exchanges that last leave records; zero values mean the
@@ -172,6 +177,8 @@ type Proxy struct {
 	checks  checks
 	targets targets // of a forward proxy
 
+	gaps *gaps // what passed without records
+
 	exchanges sync.Pool // *exchange
 	small     sync.Pool // *buffer of smallBuffer bytes
 	large     sync.Pool // *buffer of BufferLimit+1 bytes
@@ -222,6 +229,9 @@ func New(cfg Config) (*Proxy, error) {
 	}
 	if !p.reverse() {
 		p.targets = p.newTargets()
+	}
+	if p.gaps, err = p.newGaps(cfg.GapFile); err != nil {
+		return nil, err
 	}
 	p.exchanges.New = func() any { return p.newExchange() }
 	p.small.New = func() any { return &buffer{pool: &p.small, b: make([]byte, smallBuffer)} }

@@ -195,6 +195,7 @@ func (x *exchange) takeHeaders(res *http.Response) {
 	v := new([2]string)
 	v[0] = x.idText
 	dst["Sealtap-Exchange"] = v[:1:1]
+	x.markUnrecorded(dst)
 	if _, ok := dst["Content-Type"]; !ok {
 		dst["Content-Type"] = nil // else the server guesses one
 	}

@@ -29,6 +29,8 @@ type Route struct {
 	SealPath bool
 	// StripPrefix cuts Rule.Prefix from the paths that go to the upstream.
 	StripPrefix bool
+	// FailOpen lets exchanges of the route pass that cannot be recorded.
+	FailOpen bool
 }
 
 // routing is what a reverse proxy knows of its routes.
@@ -45,7 +47,8 @@ type routed struct {
 	pool      *pool
 	templates []*route.Pattern
 	sealPath  bool
-	strip     int // segments to cut from the front of paths
+	strip     int  // segments to cut from the front of paths
+	open      bool // exchanges pass that cannot be recorded
 }
 
 // reverse reports whether this is a reverse proxy.
@@ -63,7 +66,7 @@ func (p *Proxy) newRouting() error {
 			return err
 		}
 		p.pools = []*pool{q}
-		p.routing.routes = []routed{{service: c.Service, pool: q}}
+		p.routing.routes = []routed{{service: c.Service, pool: q, open: c.FailOpen}}
 		return nil
 	case len(c.Routes) == 0 && len(c.Pools) > 0:
 		return fmt.Errorf("%w: no route leads to the pools", ErrConfig)
@@ -102,7 +105,7 @@ func (p *Proxy) newRouting() error {
 }
 
 func (r *Route) compile(pools map[string]*pool) (routed, error) {
-	done := routed{service: r.Service, pool: pools[r.Upstream], sealPath: r.SealPath}
+	done := routed{service: r.Service, pool: pools[r.Upstream], sealPath: r.SealPath, open: r.FailOpen}
 	if r.Service == "" {
 		return done, fmt.Errorf("it has no service")
 	}

@@ -39,6 +39,7 @@ func (p *Proxy) Run(ctx context.Context, l net.Listener) error {
 	own := p.addListener(l)
 	defer p.removeListener(own)
 	defer p.check()()
+	defer p.gaps.follow(context.WithoutCancel(ctx))()
 	l = p.behindProxies(l)
 	defer p.tokens.follow(ctx)()
 	base, cut := context.WithCancelCause(context.WithoutCancel(ctx))

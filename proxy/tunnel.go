@@ -54,7 +54,7 @@ func (x *exchange) connect() {
 	}
 	defer client.Close()
 	x.answer.status = http.StatusOK
-	x.splice(client, buf, up, []byte("HTTP/1.1 200 Connection Established\r\nSealtap-Exchange: "+x.idText+"\r\n\r\n"), new(helloSniffer))
+	x.splice(client, buf, up, x.established(), new(helloSniffer))
 }
 
 // upgrade passes on a request for a WebSocket, and the connection if the

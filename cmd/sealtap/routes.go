@@ -67,6 +67,7 @@ func addRoutes(p *proxy.Config, c *config.Proxy, f *proxyFiles) {
 		}
 		p.Routes = append(p.Routes, proxy.Route{
 			Rule: r.Rule(), Service: r.Service, Upstream: r.Upstream, Templates: r.Templates, SealPath: r.SealPath, StripPrefix: r.StripPrefix,
+			FailOpen: failsOpen(c, r),
 		})
 	}
 }
@@ -110,4 +111,11 @@ func proxyAddress(c *config.Proxy) (at, url, curl string) {
 	}
 	at = scheme + reachable(c.Listen)
 	return at, at, "curl"
+}
+
+func failsOpen(c *config.Proxy, r *config.Route) bool {
+	if r.OnFailure != nil {
+		return *r.OnFailure == config.FailOpen
+	}
+	return c.OnFailure == config.FailOpen
 }

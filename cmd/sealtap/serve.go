@@ -271,6 +271,7 @@ func proxyConfig(c *config.Proxy, f *proxyFiles, sp proxy.Recorder, logger *slog
 	if p.Service == "" && c.Upstream.URL != nil {
 		p.Service = c.Upstream.Host
 	}
+	p.FailOpen, p.GapFile = c.OnFailure == config.FailOpen, filepath.Join(string(c.Spool), "gap")
 	addRoutes(&p, c, f)
 	for _, t := range c.TrustedPeers {
 		p.TrustedPeers = append(p.TrustedPeers, t.Prefix)
