@@ -71,7 +71,7 @@ type Proxy struct {
 	Operations   []string `yaml:"operations"`    // protocols of which is recorded what was asked for; none given means all
 	BufferLimit  Size     `yaml:"buffer_limit"`  // bodies up to it are hashed before they pass; 0 means 64KiB
 	Progress     Progress `yaml:"progress"`
-	OnFailure    Failure  `yaml:"on_failure"`    // what happens to exchanges that cannot be recorded; empty means closed
+	OnFailure    Failure  `yaml:"on_failure"` // what happens to exchanges that cannot be recorded; empty means closed
 	Forward      Forward  `yaml:"forward"`
 
 	ProxyProtocol *ProxyProtocol `yaml:"proxy_protocol"` // without it connections begin with a request
