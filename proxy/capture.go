@@ -232,7 +232,7 @@ func (x *exchange) captureRequest() {
 	q := &s.request
 	q.Reset()
 	s.who.Reset()
-	if x.identify(&s.who) {
+	if x.who(&s.who) {
 		q.Who = &s.who
 		if x.p.seal.who {
 			s.sealString(record.FieldWho, q.Who.Id)
@@ -242,7 +242,7 @@ func (x *exchange) captureRequest() {
 	q.Trace = x.trace[:]
 	q.Method, q.Protocol = capped(r.Method, maxMethod), protocolName(r)
 	x.captureRoute(q)
-	if r.Method != http.MethodConnect {
+	if r.Method != http.MethodConnect && x.conn.socks == nil {
 		q.Scheme = x.scheme()
 		if r.URL.IsAbs() {
 			q.Scheme = capped(r.URL.Scheme, maxMethod)
@@ -251,6 +251,7 @@ func (x *exchange) captureRequest() {
 	x.captureTarget(q)
 	x.captureSource(q)
 	x.captureHeaders(r.Header, "", x.decide)
+	x.captureVerdict(q)
 	s.sealHeaders()
 	q.Headers, q.Credentials = s.headers, s.credentials
 	s.asked.Request = q
@@ -331,6 +332,8 @@ func (x *exchange) decide(name string, rule headerRule) {
 
 func protocolName(r *http.Request) string {
 	switch {
+	case r.Proto == protoSOCKS:
+		return protoSOCKS
 	case r.ProtoMajor == 1 && r.ProtoMinor == 1:
 		return "HTTP/1.1"
 	case r.ProtoMajor == 1:

@@ -26,6 +26,7 @@ import (
 	"time"
 
 	sealtapv1 "github.com/sealtap/sealtap/proto/sealtap/v1"
+	"github.com/sealtap/sealtap/proxy/hosts"
 	"github.com/sealtap/sealtap/proxy/meaning"
 	"github.com/sealtap/sealtap/record"
 )
@@ -111,6 +112,17 @@ type Config struct {
 type Forward struct {
 	DenyCIDRs  []netip.Prefix // win over everything
 	AllowCIDRs []netip.Prefix // win over what is denied without rules
+	// Ports that are reached; nil means [DefaultPorts].
+	Ports []hosts.Ports
+	// AllowHosts and DenyHosts are patterns (hosts.Set) of what is reached and
+	// what is not, by the name that clients ask for. DenyHosts win; no AllowHosts means
+	// every host.
+	AllowHosts, DenyHosts []string
+	// Users are verified by their passwords; RequireUser lets nobody else pass.
+	Users       Users
+	RequireUser bool
+	// Intercept says which tunnels the proxy ends itself; nil means none.
+	Intercept *Intercept
 }
 
 // Timeouts bound how long the proxy waits for others.
@@ -159,6 +171,8 @@ type Proxy struct {
 	checks  checks
 	targets targets // of a forward proxy
 
+	forwarding forwarding // its rules
+
 	exchanges sync.Pool // *exchange
 	small     sync.Pool // *buffer of smallBuffer bytes
 	large     sync.Pool // *buffer of BufferLimit+1 bytes
@@ -202,6 +216,9 @@ func New(cfg Config) (*Proxy, error) {
 	}
 	if !p.reverse() {
 		p.targets = p.newTargets()
+		if err := p.newForwarding(); err != nil {
+			return nil, err
+		}
 	}
 	p.exchanges.New = func() any { return p.newExchange() }
 	p.small.New = func() any { return &buffer{pool: &p.small, b: make([]byte, smallBuffer)} }
@@ -266,6 +283,11 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 	if x.conn.run != nil {
 		x.conn.run.active.Add(1)
 		defer x.conn.run.active.Add(-1)
+	}
+	if in := x.conn.inside; in != nil {
+		in.exchanges.Add(1)
+		in.active.Add(1)
+		defer in.active.Add(-1)
 	}
 	defer x.end()
 	x.serve()

@@ -20,6 +20,9 @@ import (
 // ErrHost is wrapped by errors about hosts and patterns.
 var ErrHost = errors.New("not a host")
 
+// ErrPort is wrapped, beside [ErrHost], where what is wrong is the port.
+var ErrPort = errors.New("not a port")
+
 // maxName is the longest name (RFC 1035, section 2.3.4).
 const maxName = 253
 
@@ -40,14 +43,14 @@ func Split(authority string, defaultPort uint16) (Host, uint16, error) {
 	if i := strings.LastIndexByte(authority, ':'); i >= 0 && (!strings.Contains(authority[:i], ":") || authority[0] == '[') && i > strings.LastIndexByte(authority, ']') {
 		host, portText = authority[:i], authority[i+1:]
 		if portText == "" {
-			return Host{}, 0, fmt.Errorf("%w: the port is empty", ErrHost)
+			return Host{}, 0, fmt.Errorf("%w: it is empty (%w)", ErrPort, ErrHost)
 		}
 	}
 	port := defaultPort
 	if portText != "" {
 		n, err := strconv.ParseUint(portText, 10, 16)
 		if err != nil || n == 0 || portText[0] == '+' {
-			return Host{}, 0, fmt.Errorf("%w: the port is none", ErrHost)
+			return Host{}, 0, fmt.Errorf("%w: ports go from 1 to 65535 (%w)", ErrPort, ErrHost)
 		}
 		port = uint16(n)
 	}
@@ -75,9 +78,6 @@ func New(text string) (Host, error) {
 		return ofAddr(a), nil
 	}
 	name := strings.ToLower(strings.TrimSuffix(text, "."))
-	if a, err := netip.ParseAddr(name); err == nil && a.Is4() { // with a trailing dot
-		return ofAddr(a), nil
-	}
 	if name == "" || len(name) > maxName {
 		return Host{}, fmt.Errorf("%w: a name has 1 to %d characters", ErrHost, maxName)
 	}
