@@ -70,12 +70,6 @@ type Proxy struct {
 	Forward      Forward  `yaml:"forward"`
 }
 
-// Forward says which targets a forward proxy may reach.
-type Forward struct {
-	Allow []Prefix `yaml:"allow"` // beyond the default
-	Deny  []Prefix `yaml:"deny"`  // beyond the default
-}
-
 // TLS configures a listener.
 type TLS struct {
 	Cert     Path `yaml:"cert"`
@@ -192,6 +186,7 @@ func (f *File) resolve(dir string) {
 			at(&p.TLS.Cert, &p.TLS.Key, &p.TLS.ClientCA)
 		}
 		p.resolveUpstreams(at)
+		p.Forward.resolve(at)
 	}
 	if l := f.Log; l != nil {
 		at(&l.Database, &l.Key, &l.PostQuantumKey, &l.OperatorKey, &l.Genesis, &l.Policy, &l.OpeningsIdentity, &l.Readers.Tokens)

@@ -28,6 +28,7 @@ type proxyFiles struct {
 	tls        *tls.Config
 
 	upstreamTLS []*tls.Config // of each upstream, or nil
+	forward     forwardFiles
 }
 
 func readProxyFiles(c *config.Proxy) (*proxyFiles, error) {
@@ -55,6 +56,9 @@ func readProxyFiles(c *config.Proxy) (*proxyFiles, error) {
 		}
 	}
 	if f.upstreamTLS, err = readUpstreamTLS(c); err != nil {
+		return nil, err
+	}
+	if f.forward, err = readForward(&c.Forward); err != nil {
 		return nil, err
 	}
 	if c.TLS != nil {
