@@ -88,7 +88,6 @@ type inside struct {
 	who    *sealtapv1.Who
 	source string
 	local  bool
-	dial   func(ctx context.Context, network, address string) (net.Conn, error)
 
 	transport *http.Transport
 	spare     chan net.Conn // the connection that the tunnel was opened with
@@ -137,7 +136,7 @@ func (x *exchange) intercept(client net.Conn, buf *bufio.Reader, up net.Conn, he
 	}
 	in := x.newInside(host, port, up, len(first.early) == 0)
 	defer in.close()
-	x.end2end(in, client)
+	x.terminate(in, client)
 }
 
 // ending is the outcome of a tunnel whose client did not get as far as it had to.
@@ -151,8 +150,8 @@ func (x *exchange) ending(err error) (sealtapv1.Outcome, string) {
 	return sealtapv1.Outcome_OUTCOME_CLIENT_ABORT, "with the client: " + brief(err)
 }
 
-// end2end speaks TLS with the client, and serves what it asks for inside.
-func (x *exchange) end2end(in *inside, client net.Conn) {
+// terminate speaks TLS with the client, and serves what it asks for inside.
+func (x *exchange) terminate(in *inside, client net.Conn) {
 	counted := &counted{Conn: client}
 	conn := tls.Server(counted, &tls.Config{
 		MinVersion: tls.VersionTLS12,
@@ -163,7 +162,7 @@ func (x *exchange) end2end(in *inside, client net.Conn) {
 			return x.p.forwarding.intercept.authority.Leaf(in.host.Name)
 		},
 	})
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	ctx, cancel := context.WithTimeout(x.r.Context(), x.p.cfg.Timeouts.RequestHeader)
 	defer cancel()
 	said := func(outcome sealtapv1.Outcome, detail string) {
