@@ -101,12 +101,26 @@ type auditor struct {
 	brackets  brackets
 	doubts    []doubt // not more than limit
 	producers *producers
+	taken     uint64 // entries consumed so far
+	settled   mark   // the findings before what only the end of the log shows
 }
 
 // Run audits the log behind src. It returns an error only where it cannot start,
 // or cannot write the state file; whatever the log does or fails to do is in the
 // report.
 func Run(ctx context.Context, src Source, o Options) (*Report, error) {
+	a, err := newAuditor(src, o)
+	if err != nil {
+		return nil, err
+	}
+	start := time.Now()
+	if err := a.run(ctx); err != nil {
+		return nil, err
+	}
+	return a.report, a.end(start)
+}
+
+func newAuditor(src Source, o Options) (*auditor, error) {
 	if o.Policy == nil {
 		return nil, fmt.Errorf("%w: there is no policy", ErrConfig)
 	}
@@ -125,23 +139,24 @@ func Run(ctx context.Context, src Source, o Options) (*Report, error) {
 	if o.Parallel == 0 {
 		o.Parallel = 8
 	}
-	a := &auditor{Options: o, src: src, report: &Report{Source: src.String(), CosignedBy: []string{}, Producers: []Producer{}}}
+	a := &auditor{Options: o, src: src, report: newReport(src)}
 	var err error
-	if a.before, err = loadState(o.State, o.Policy); err != nil {
-		return nil, err
-	}
-	start := time.Now()
-	if err := a.run(ctx); err != nil {
-		return nil, err
-	}
+	a.before, err = loadState(o.State, o.Policy)
+	return a, err
+}
+
+func newReport(src Source) *Report {
+	return &Report{Source: src.String(), CosignedBy: []string{}, Producers: []Producer{}}
+}
+
+// end draws the conclusion, and remembers what passed.
+func (a *auditor) end(start time.Time) error {
 	a.conclude(a.report)
 	a.report.Duration = time.Since(start)
-	if a.report.Verdict == Pass && o.State != "" {
-		if err := saveState(o.State, state{a.head, a.log.edge(), a.producers.last}); err != nil {
-			return a.report, err
-		}
+	if a.report.Verdict == Pass && a.State != "" {
+		return saveState(a.State, state{a.head, a.log.edge(), a.producers.last})
 	}
-	return a.report, nil
+	return nil
 }
 
 func (a *auditor) run(ctx context.Context) error {
@@ -159,15 +174,26 @@ func (a *auditor) run(ctx context.Context) error {
 	if !a.startPruned(ctx) {
 		return nil
 	}
-	if !a.scan(ctx) {
-		return nil // what the end of the log would show is not known
+	a.finish(ctx)
+	return nil
+}
+
+// finish reads the entries that have not been, and checks what only the end of the
+// log can show.
+func (a *auditor) finish(ctx context.Context) {
+	whole := a.scan(ctx)
+	if whole {
+		a.producers.settle()
+	}
+	a.settled = a.mark()
+	if !whole {
+		return // what the end of the log would show is not known
 	}
 	a.finishTree(ctx)
 	a.finishPruned(ctx)
 	a.compareStatements()
 	a.producers.finishStreams()
 	a.finishPredecessor(ctx)
-	return nil
 }
 
 // finishTree compares the recomputed root with the checkpoint's.

@@ -12,14 +12,18 @@ import (
 	"github.com/sealtap/sealtap/record"
 )
 
-// finishStreams checks what only the end of the log can show.
-func (p *producers) finishStreams() {
-	list := slices.SortedFunc(maps.Values(p.streams), older)
-	for _, s := range list {
+// settle ends the waiting for records that have not come by the end of the log.
+func (p *producers) settle() {
+	for _, s := range slices.SortedFunc(maps.Values(p.streams), older) {
 		for len(s.pending) > 0 || len(s.seals) > 0 {
 			s.skip()
 		}
 	}
+}
+
+// finishStreams checks what only the end of the log can show.
+func (p *producers) finishStreams() {
+	list := slices.SortedFunc(maps.Values(p.streams), older)
 	if p.a.vouched() {
 		p.a.brackets.bound(p.a.head.Size, nanos(p.a.upper))
 	}
@@ -39,9 +43,10 @@ func (p *producers) finishStreams() {
 	}
 	p.checkLogKeys()
 	if p.weak > 0 {
-		p.firstWeak.Detail = fmt.Sprintf("%d checkpoints in beacons are the log's own and of this history, but do not satisfy the policy (which may have been another one then), so they bound no time. The first: %s",
+		weak := p.firstWeak
+		weak.Detail = fmt.Sprintf("%d checkpoints in beacons are the log's own and of this history, but do not satisfy the policy (which may have been another one then), so they bound no time. The first: %s",
 			p.weak, p.firstWeak.Detail)
-		p.a.add(p.firstWeak)
+		p.a.add(weak)
 	}
 	p.rows(list)
 	p.finishClosed()

@@ -67,6 +67,7 @@ func (t *logTree) append(ctx context.Context, b *bundle) {
 		t.tail = b.leaves
 		return
 	}
+	t.tail = nil
 	if err := t.full.Append(b.root[:], nil); err != nil {
 		panic("audit: appending to a compact range: " + err.Error()) // never: the range grows from 0
 	}

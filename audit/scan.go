@@ -95,7 +95,7 @@ func (a *auditor) scan(ctx context.Context) bool {
 	wg.Go(func() {
 		defer close(order)
 		defer close(jobs)
-		for n := a.kept.Minimum / tileWidth; n < (a.head.Size+tileWidth-1)/tileWidth; n++ {
+		for n := max(a.kept.Minimum, a.taken) / tileWidth; n < (a.head.Size+tileWidth-1)/tileWidth; n++ {
 			j := job{n, make(chan *bundle, 1)}
 			select {
 			case order <- j:
@@ -141,7 +141,10 @@ func (a *auditor) consume(ctx context.Context, b *bundle) {
 		}
 	}
 	for i := range b.items {
-		a.producers.entry(ctx, &b.items[i])
+		if it := &b.items[i]; it.index >= a.taken {
+			a.taken = it.index + 1
+			a.producers.entry(ctx, it)
+		}
 	}
 	a.log.claim(b)
 }

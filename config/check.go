@@ -12,7 +12,11 @@ const (
 	leastSpool     = 4 << 20 // four segments of 1 MiB
 	leastHeartbeat = 100_000_000
 	leastPrune     = 100_000_000
-	mostBuffer     = 64 << 20 // a body of that size is held for every exchange
+	leastProgress  = 100_000_000
+
+	leastProgressBytes = 64 << 10
+
+	mostBuffer = 64 << 20 // a body of that size is held for every exchange
 
 	// A proxy sends up to so much in one batch; refused, it could never get past it.
 	leastBatchEntries = 3072
@@ -157,6 +161,7 @@ func (c *checker) proxy(p *Proxy) {
 	if p.TLS != nil {
 		c.needed("proxy.tls", need{"cert", p.TLS.Cert != ""}, need{"key", p.TLS.Key != ""})
 	}
+	c.identity(p)
 	for _, field := range p.Seal {
 		switch field {
 		case "source", "query", "headers", "path", "who":
@@ -170,6 +175,12 @@ func (c *checker) proxy(p *Proxy) {
 	}
 	if p.Heartbeat != 0 && p.Heartbeat < leastHeartbeat {
 		c.fail("proxy.heartbeat", ": it is at least 100ms")
+	}
+	if e := p.Progress.Every; e != 0 && e < leastProgress {
+		c.fail("proxy.progress.every", ": it is at least 100ms")
+	}
+	if b := p.Progress.Bytes; b != 0 && b < leastProgressBytes {
+		c.fail("proxy.progress.bytes", ": it is at least 64KiB")
 	}
 	if p.BufferLimit > mostBuffer {
 		c.fail("proxy.buffer_limit", ": it is at most 64MiB, for every exchange may take that much memory")

@@ -65,9 +65,21 @@ type Proxy struct {
 	TrustedPeers []Prefix `yaml:"trusted_peers"` // whose forwarding headers and user header count
 	UserHeader   string   `yaml:"user_header"`   // header in which a trusted peer names the user
 	JWKS         Path     `yaml:"jwks"`          // keys that verify bearer tokens
+	JWT          *JWT     `yaml:"jwt"`           // in the place of jwks
+	APIKeys      *APIKeys `yaml:"api_keys"`      // without it no key is known
+	XFCC         bool     `yaml:"xfcc"`          // believe x-forwarded-client-cert of trusted peers
 	Operations   []string `yaml:"operations"`    // protocols of which is recorded what was asked for; none given means all
 	BufferLimit  Size     `yaml:"buffer_limit"`  // bodies up to it are hashed before they pass; 0 means 64KiB
+	Progress     Progress `yaml:"progress"`
 	Forward      Forward  `yaml:"forward"`
+
+	ProxyProtocol *ProxyProtocol `yaml:"proxy_protocol"` // without it connections begin with a request
+}
+
+// Progress says when exchanges that last leave records.
+type Progress struct {
+	Every Period `yaml:"every"` // if anything has passed meanwhile; 0 means 30s
+	Bytes Size   `yaml:"bytes"` // in both directions together; 0 means 64MiB
 }
 
 // TLS configures a listener.
@@ -182,6 +194,7 @@ func (f *File) resolve(dir string) {
 	}
 	if p := f.Proxy; p != nil {
 		at(&p.Key, &p.Policy, &p.Spool, &p.DigestKey, &p.JWKS)
+		at(p.identityPaths()...)
 		if p.TLS != nil {
 			at(&p.TLS.Cert, &p.TLS.Key, &p.TLS.ClientCA)
 		}

@@ -6,14 +6,14 @@ import (
 	"errors"
 	"net"
 	"net/http"
-	"net/http/httptrace"
-	"net/textproto"
+	"net/url"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	sealtapv1 "github.com/sealtap/sealtap/proto/sealtap/v1"
+	h1 "github.com/sealtap/sealtap/proxy/upstream"
 )
 
 // maxAttempts is how many attempts a record names; the last one is among them.
@@ -38,20 +38,29 @@ func (x *exchange) attempt(out *http.Request, upgrade bool) (*http.Response, err
 		tried |= bit
 		t := x.tries.begin(u.name)
 		if failed != nil {
-			// The transport may still hold the request of the attempt before.
-			out = out.WithContext(httptrace.WithClientTrace(x.r.Context(), &t.trace))
-			if out.GetBody != nil {
-				out.Body, _ = out.GetBody() // of bytes in memory
-			}
+			out = x.again(out)
 		}
 		x.aim(out, u)
-		res, err := u.transport.RoundTrip(out)
+		res, err := u.transport.Do(out, t)
 		t.finish(res, err)
 		if err == nil || left <= 0 || x.r.Context().Err() != nil || !x.mayRetry(out, t, err, upgrade) {
 			return res, err
 		}
 		failed = err
 	}
+}
+
+// again returns a request once more: a transport may still hold the one of the
+// attempt before.
+func (x *exchange) again(out *http.Request) *http.Request {
+	next := *out
+	next.URL = new(url.URL)
+	if x.body.kind == bodyBuffered {
+		b := new(h1.Buffered)
+		b.Reset(x.body.data)
+		next.Body = b
+	}
+	return &next
 }
 
 // leave says that the exchange occupies its upstream no longer.
@@ -107,13 +116,15 @@ func (s *streamBody) untouched() bool {
 	return !s.reading && !s.ended && s.err == nil && s.seen.size == 0
 }
 
-// attempts watches what becomes of a request: each attempt, also those that a
+// attempts is the request as it goes out. It watches what becomes of it: each attempt, also those that a
 // transport makes by itself, and the 1xx answers, which it would swallow. It is
 // not part of the exchange because a transport may still call it afterwards.
 type attempts struct {
 	first tracer
+	out   http.Request
+	url   url.URL
+	body  h1.Buffered
 	rules *headerRules
-	again bool
 
 	mu    sync.Mutex
 	notes []note
@@ -136,8 +147,7 @@ type note struct {
 
 // tracer watches the attempts of one call of a transport.
 type tracer struct {
-	all   *attempts
-	trace httptrace.ClientTrace
+	all *attempts
 
 	// guarded by all.mu
 	at       int // its last note
@@ -151,21 +161,11 @@ const maxInformational = 16
 
 var errManyInformational = errors.New("the upstream sends one informational answer after the other")
 
-// newAttempts watches the attempts of a request. Whether a byte of an answer came
-// matters only where there can be another one.
-func newAttempts(w http.ResponseWriter, rules *headerRules, again bool) *attempts {
-	t := &attempts{w: w, rules: rules, again: again}
+func newAttempts(w http.ResponseWriter, rules *headerRules) *attempts {
+	t := &attempts{w: w, rules: rules}
 	t.notes = t.slab[:0]
-	t.first.watch(t)
+	t.first.all = t
 	return t
-}
-
-func (r *tracer) watch(t *attempts) {
-	r.all = t
-	r.trace.GotConn, r.trace.Got1xxResponse = r.gotConn, r.got1xx
-	if t.again {
-		r.trace.GotFirstResponseByte = r.gotByte
-	}
 }
 
 // begin notes an attempt.
@@ -174,8 +174,7 @@ func (t *attempts) begin(upstream string) *tracer {
 	defer t.mu.Unlock()
 	r := &t.first
 	if len(t.notes) > 0 {
-		r = new(tracer)
-		r.watch(t)
+		r = &tracer{all: t}
 	}
 	r.at = t.note(upstream)
 	return r
@@ -191,9 +190,9 @@ func (t *attempts) note(upstream string) int {
 	return len(t.notes) - 1
 }
 
-// gotConn learns of each connection that a request is given. A second one means
+// Sent learns of each connection that a request is given. A second one means
 // that the first had been closed, which a transport sees when it uses it.
-func (r *tracer) gotConn(info httptrace.GotConnInfo) {
+func (r *tracer) Sent(c net.Conn, _ bool) {
 	r.all.mu.Lock()
 	defer r.all.mu.Unlock()
 	if r.over {
@@ -204,10 +203,11 @@ func (r *tracer) gotConn(info httptrace.GotConnInfo) {
 		n.took, n.detail = time.Since(n.start), "the connection had been closed"
 		r.at = r.all.note(n.upstream)
 	}
-	r.conn = info.Conn
+	r.conn = c
 }
 
-func (r *tracer) gotByte() {
+// Answered learns that something of an answer came.
+func (r *tracer) Answered() {
 	r.all.mu.Lock()
 	defer r.all.mu.Unlock()
 	r.answered = true
@@ -251,9 +251,9 @@ func connectionState(res *http.Response, conn net.Conn) *tls.ConnectionState {
 	return nil
 }
 
-// got1xx passes on an informational answer, except 100: that the server sends
+// Informational passes on an informational answer, except 100: that the server sends
 // itself when the transport begins to read the body.
-func (r *tracer) got1xx(code int, header textproto.MIMEHeader) error {
+func (r *tracer) Informational(code int, header http.Header) error {
 	t := r.all
 	t.mu.Lock()
 	defer t.mu.Unlock()

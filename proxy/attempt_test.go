@@ -154,7 +154,7 @@ func TestRetriesEnd(t *testing.T) {
 
 // TestAttemptsBound: however many there are, the record has the first and the last.
 func TestAttemptsBound(t *testing.T) {
-	all := newAttempts(nil, nil, true)
+	all := newAttempts(nil, nil)
 	for i := range 3 * maxAttempts {
 		all.begin(fmt.Sprint(i)).finish(nil, fmt.Errorf("no"))
 	}

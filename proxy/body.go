@@ -23,12 +23,13 @@ const (
 
 // requestBody is the body of a request on its way.
 type requestBody struct {
-	kind   bodyKind
-	size   uint64
-	sum    [sha256.Size]byte // of a body that is not streamed
-	data   []byte            // of a buffered one, or what arrived of a broken one
-	ahead  *lookahead        // of a chunked one that turned out to be streamed
-	stream *streamBody
+	kind     bodyKind
+	size     uint64
+	sum      [sha256.Size]byte // of a body that is not streamed
+	messages uint64            // in a buffered one
+	data     []byte            // of a buffered one, or what arrived of a broken one
+	ahead    *lookahead        // of a chunked one that turned out to be streamed
+	stream   *streamBody
 }
 
 // none is the body of a request that has none.
@@ -71,7 +72,7 @@ func (x *exchange) takeBody() error {
 			return err
 		}
 		x.readDeadline(false)
-		b.buffered()
+		b.buffered(x.r)
 		return nil
 	case r.ContentLength > 0 || strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc"):
 		x.streamed(r.Body)
@@ -100,7 +101,7 @@ func (x *exchange) takeChunked() error {
 		x.readDeadline(false)
 		b.data = bytes.Clone(a.data.b[:n])
 		a.data.put()
-		b.buffered()
+		b.buffered(x.r)
 		return nil
 	case err != nil:
 		b.data = bytes.Clone(a.data.b[:n])
@@ -112,13 +113,19 @@ func (x *exchange) takeChunked() error {
 	return nil
 }
 
-func (b *requestBody) buffered() {
+func (b *requestBody) buffered(r *http.Request) {
 	b.kind, b.size = bodyBuffered, uint64(len(b.data))
 	b.sum = sha256.Sum256(b.data)
+	if f := framingOf(r.Header.Get("Content-Type")); f != framingNone {
+		m := messages{kind: f}
+		m.feed(b.data)
+		b.messages = m.count
+	}
 }
 
 func (x *exchange) streamed(src io.Reader) {
 	s := &streamBody{src: src}
+	s.messages.reset(framingOf(x.r.Header.Get("Content-Type")))
 	if x.r.ProtoMajor == 1 {
 		s.conn, s.stall = x.conn, x.p.cfg.Timeouts.ClientStall
 		// Else the server swallows the rest of the body before it lets an early
@@ -145,11 +152,6 @@ func readAll(r io.Reader, b []byte) (n int, err error) {
 	return n, errors.New("the body is longer than its length")
 }
 
-// bodyOf returns a reader of a buffered body. The transport may go on reading
-// after the exchange is over, so the bytes are not pooled; and it knows this kind
-// of reader, and sends it at once with the head of the request.
-func bodyOf(data []byte) io.ReadCloser { return io.NopCloser(bytes.NewReader(data)) }
-
 // digest hashes bytes as they pass.
 type digest struct {
 	h    hash.Hash
@@ -171,6 +173,19 @@ func (d *digest) add(p []byte) {
 	}
 	d.h.Write(p)
 	d.size += uint64(len(p))
+}
+
+// set makes the digest that of the same bytes as another one's.
+func (d *digest) set(from *digest) {
+	d.size, d.once, d.all = from.size, from.once, from.all
+	d.h = nil
+	if from.h != nil && !from.once {
+		h, err := from.h.(hash.Cloner).Clone()
+		if err != nil {
+			panic("proxy: copying a digest: " + err.Error()) // never: it is the standard library's
+		}
+		d.h = h
+	}
 }
 
 // whole digests everything there is.
@@ -199,6 +214,8 @@ type streamBody struct {
 
 	mu       sync.Mutex
 	seen     digest
+	messages messages
+	progress *progress
 	ended    bool // whole
 	stopped  bool // the exchange is over, or its record made
 	reading  bool
@@ -223,6 +240,8 @@ func (s *streamBody) Read(p []byte) (int, error) {
 		return 0, http.ErrBodyReadAfterClose
 	}
 	s.seen.add(p[:n])
+	s.messages.feed(p[:n])
+	s.progress.moved(n)
 	switch {
 	case err == io.EOF:
 		s.ended = true
@@ -261,6 +280,20 @@ func (s *streamBody) snapshot() (uint64, [sha256.Size]byte) {
 	defer s.mu.Unlock()
 	s.stopped = true
 	return s.seen.size, s.seen.sum()
+}
+
+// look returns what has passed so far.
+func (s *streamBody) look() passed {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return passed{s.seen.size, s.seen.sum(), s.messages.count}
+}
+
+// watch lets the body tell of what passes.
+func (s *streamBody) watch(g *progress) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.progress = g
 }
 
 // failed returns the error by which the client ended its body early, and reports

@@ -33,14 +33,18 @@ type statement struct {
 	headerSlab  [40]sealtapv1.Header
 	credSlab    [8]sealtapv1.Credential
 	credSums    [8][sha256.Size]byte
-	openingSlab [5]sealtapv1.Opening
-	values      [4][]byte // of openings of type string
+	openingSlab [8]sealtapv1.Opening
+	values      [7][]byte // of openings of type string
 	bodies      [3]sealtapv1.Body
 	sums        [3][sha256.Size]byte
 	tunnel      sealtapv1.Tunnel
 	operation   sealtapv1.Operation
 	keys        []string // of a header, sorted
 	attempts    [2]sealtapv1.Attempt
+
+	claims       []*sealtapv1.Claim
+	claimSlab    [maxClaims]sealtapv1.Claim
+	hiddenClaims []byte // the values of sealed claims, as a list
 }
 
 // reset makes room for the next record.
@@ -231,14 +235,7 @@ func (x *exchange) captureRequest() {
 	s.reset()
 	q := &s.request
 	q.Reset()
-	s.who.Reset()
-	if x.who(&s.who) {
-		q.Who = &s.who
-		if x.p.seal.who {
-			s.sealString(record.FieldWho, q.Who.Id)
-			q.Who.Id = ""
-		}
-	}
+	x.captureWho(q)
 	q.Trace = x.trace[:]
 	q.Method, q.Protocol = capped(r.Method, maxMethod), protocolName(r)
 	x.captureRoute(q)
@@ -334,6 +331,8 @@ func protocolName(r *http.Request) string {
 	switch {
 	case r.Proto == protoSOCKS:
 		return protoSOCKS
+	case r.ProtoMajor == 0:
+		return "" // of a request that was refused before that was known
 	case r.ProtoMajor == 1 && r.ProtoMinor == 1:
 		return "HTTP/1.1"
 	case r.ProtoMajor == 1:

@@ -169,7 +169,7 @@ func TestTargetsPassUnchanged(t *testing.T) {
 			c := dial(t, s.addr)
 			c.send("GET " + target + " HTTP/1.1\r\nHost: x\r\n\r\n")
 			h := c.head()
-			if strings.HasPrefix(h, "HTTP/1.1 400") { // by net/http itself
+			if strings.HasPrefix(h, "HTTP/1.1 400") { // refused by package http1
 				continue
 			}
 			if g := <-got; g != prefix+target {

@@ -55,6 +55,9 @@ type exchange struct {
 	answer answer
 	st     statement
 	tries  *attempts
+
+	progress *progress // of an exchange that lasts
+	tunnel   *tunnel   // once the connections are joined
 }
 
 func (p *Proxy) newExchange() *exchange {
@@ -66,7 +69,7 @@ func (p *Proxy) newExchange() *exchange {
 func (x *exchange) begin(w http.ResponseWriter, r *http.Request) {
 	x.w, x.r, x.start = w, r, time.Now()
 	x.opened, x.closed, x.begun, x.reuse = false, false, false, true
-	x.ctl, x.tries, x.newTrace = nil, nil, ""
+	x.ctl, x.tries, x.newTrace, x.progress, x.tunnel = nil, nil, "", nil, nil
 	x.route, x.at, x.verdict = nil, nil, verdict{}
 	x.drop = x.drop[:0]
 	x.body = requestBody{}
@@ -79,7 +82,7 @@ func (x *exchange) begin(w http.ResponseWriter, r *http.Request) {
 	x.id = x.p.ids.next(x.start)
 	var buf [36]byte
 	x.idText = string(appendUUID(buf[:0], x.id))
-	if v := r.Header["Traceparent"]; len(v) == 1 {
+	if v := r.Header["Traceparent"]; len(v) == 1 && x.keepsTrace() {
 		x.trace, ok = parseTraceparent(v[0])
 	} else {
 		ok = false
@@ -93,6 +96,7 @@ func (x *exchange) begin(w http.ResponseWriter, r *http.Request) {
 // exchange back to the pool.
 func (x *exchange) end() {
 	e := recover()
+	x.progress.stop()
 	if x.opened && !x.closed {
 		detail := "the proxy gave up on the exchange"
 		if e != nil && e != any(http.ErrAbortHandler) {
@@ -171,8 +175,6 @@ func (x *exchange) malformed() string {
 	case reverse && r.Method == http.MethodConnect:
 		return "this is a reverse proxy: it opens no tunnels"
 	case reverse && absolute && r.ProtoMajor == 1:
-		// net/http lets the target's authority stand for the Host header, so
-		// whether they differ cannot be seen any more.
 		return "this is a reverse proxy: it takes no targets in absolute form"
 	case !reverse && !absolute && r.Method != http.MethodConnect:
 		return "this is a forward proxy: it needs targets in absolute form"
@@ -221,6 +223,7 @@ func (x *exchange) record(at time.Time) error {
 // captured by then, if there is one.
 func (x *exchange) finish(outcome sealtapv1.Outcome, detail string) error {
 	x.closed = true
+	x.progress.stop()
 	s := &x.st
 	p := &s.response
 	a := &x.answer
@@ -232,7 +235,8 @@ func (x *exchange) finish(outcome sealtapv1.Outcome, detail string) error {
 	p.Status = uint32(a.status)
 	p.Headers, p.Credentials = s.headers, s.credentials
 	if a.captured {
-		p.Received = s.body(0, a.received.size, a.received.sum())
+		came := a.whatCame()
+		p.Received = s.body(0, came.size, came.sum())
 	}
 	if a.status != 0 {
 		p.Sent = s.body(1, a.sent.size, a.sent.sum())
@@ -241,6 +245,7 @@ func (x *exchange) finish(outcome sealtapv1.Outcome, detail string) error {
 		size, sum := x.body.stream.snapshot()
 		p.RequestBody = s.body(2, size, sum)
 	}
+	p.MessagesUp, p.MessagesDown = x.countMessages()
 	if a.tunnelled {
 		p.Tunnel = &s.tunnel
 	}
@@ -295,6 +300,10 @@ func (x *exchange) abandon(err error) {
 		x.fail(http.StatusRequestTimeout, codeTimeout, sealtapv1.Outcome_OUTCOME_TIMEOUT, "the client sent no more of its request's body")
 		return
 	}
+	if bad := badBody(err); bad != nil {
+		x.fail(bad.Status, codeRefused, sealtapv1.Outcome_OUTCOME_REFUSED, bad.Reason)
+		return
+	}
 	x.fail(http.StatusBadRequest, codeRefused, sealtapv1.Outcome_OUTCOME_CLIENT_ABORT, "reading the request's body: "+brief(err))
 }
 
@@ -302,6 +311,7 @@ func (x *exchange) abandon(err error) {
 // recorded.
 func (x *exchange) fail(status int, code string, outcome sealtapv1.Outcome, detail string) {
 	x.answer.stop()
+	x.progress.stop()
 	if x.begun {
 		_ = x.finish(outcome, detail)
 		x.abort()
@@ -309,6 +319,7 @@ func (x *exchange) fail(status int, code string, outcome sealtapv1.Outcome, deta
 	body := x.problem(status, detail)
 	a := &x.answer
 	a.status = status
+	a.part()
 	a.sent.reset()
 	if x.r.Method != http.MethodHead && x.conn.socks == nil {
 		a.sent.whole(body)
@@ -379,17 +390,23 @@ func (x *exchange) abort() {
 // stop, and reports whether that is so. What the server notices of a client it
 // tells by ending the context, whatever it was.
 func (x *exchange) cause() (sealtapv1.Outcome, string, bool) {
+	x.answer.mu.Lock()
 	ctx, stuck := x.r.Context(), x.answer.stuck
+	x.answer.mu.Unlock()
 	failed, stalled := x.body.stream.failed()
 	switch {
 	case errors.Is(context.Cause(ctx), errStopping):
 		return sealtapv1.Outcome_OUTCOME_UNKNOWN, errStopping.Error(), true
 	case stalled:
 		return sealtapv1.Outcome_OUTCOME_TIMEOUT, "the client sent no more of its request's body", true
+	case errors.Is(stuck, errUnrecorded):
+		return sealtapv1.Outcome_OUTCOME_UNKNOWN, errUnrecorded.Error(), true
 	case isTimeout(stuck):
 		return sealtapv1.Outcome_OUTCOME_TIMEOUT, "the client took no more of the answer", true
 	case stuck != nil:
 		return sealtapv1.Outcome_OUTCOME_CLIENT_ABORT, "writing to the client: " + stuck.Error(), true
+	case badBody(failed) != nil:
+		return sealtapv1.Outcome_OUTCOME_REFUSED, failed.Error(), true
 	case failed != nil:
 		return sealtapv1.Outcome_OUTCOME_CLIENT_ABORT, "reading the request's body: " + brief(failed), true
 	case ctx.Err() != nil:

@@ -98,7 +98,7 @@ func (x *exchange) admit() bool {
 
 func (x *exchange) judge(h hosts.Host, port uint16, err error) verdict {
 	f := &x.p.forwarding
-	if x.p.cfg.Forward.RequireUser && !x.proxyUser(new(sealtapv1.Who)) {
+	if x.p.cfg.Forward.RequireUser && x.proxyUser().id == "" {
 		return verdict{ruleUser, false, http.StatusProxyAuthRequired, "this proxy needs to know its user"}
 	}
 	if err != nil {
@@ -145,50 +145,56 @@ func (x *exchange) captureVerdict(q *sealtapv1.Request) {
 	}
 }
 
-// who fills in who a request comes from and reports whether anybody says so. A
-// user that a forward proxy verified itself wins.
-func (x *exchange) who(w *sealtapv1.Who) bool {
-	if x.proxyUser(w) || x.identify(w) {
-		return true
+// who returns who a request comes from; its id is empty if nothing says so. A
+// user that a forward proxy verified itself wins; what a tunnel was opened for
+// counts for what is said inside.
+func (x *exchange) who() identity {
+	if user := x.proxyUser(); user.id != "" {
+		return user
+	}
+	if found := x.identify(); found.id != "" {
+		return found
 	}
 	switch {
-	case x.conn.inside != nil && x.conn.inside.who.GetHow() != "":
-		w.Id, w.How, w.Verified = x.conn.inside.who.GetId(), x.conn.inside.who.GetHow(), false
-		return true
-	case x.conn.socks != nil && x.conn.socks.name != "":
-		w.Id, w.How, w.Verified = capped(x.conn.socks.name, maxWho), howSOCKS, false
-		return true
+	case x.conn.inside != nil:
+		return x.conn.inside.who
+	case x.conn.socks != nil:
+		return identity{id: x.conn.socks.name, how: howSOCKS}
 	}
-	return false
+	return identity{}
 }
 
 // howSOCKS is the value of Who.how of users of SOCKS5.
 const howSOCKS = "socks"
 
-// proxyUser fills in a user that this proxy verified by its password, or for a
-// request inside a tunnel who that was opened for, and reports whether there is
-// one.
-func (x *exchange) proxyUser(w *sealtapv1.Who) bool {
-	set := func(id, how string) bool {
-		w.Id, w.How, w.Verified = capped(id, maxWho), how, true
-		return true
-	}
+// proxyUser returns a user that this proxy verified by its password, or for a
+// request inside a tunnel who that was opened for, if that was verified.
+func (x *exchange) proxyUser() identity {
 	if in := x.conn.inside; in != nil {
-		return in.who.GetVerified() && set(in.who.GetId(), in.who.GetHow())
+		if in.who.verified {
+			return in.who
+		}
+		return identity{}
 	}
 	users := x.p.cfg.Forward.Users
 	if len(users) == 0 || x.p.reverse() {
-		return false
+		return identity{}
 	}
 	if u := x.conn.socks; u != nil {
-		return u.name != "" && users.check(u.name, u.password) && set(u.name, howSOCKS)
+		if u.name != "" && users.check(u.name, u.password) {
+			return identity{id: u.name, how: howSOCKS, verified: true}
+		}
+		return identity{}
 	}
 	values := x.r.Header["Proxy-Authorization"]
 	if len(values) != 1 {
-		return false
+		return identity{}
 	}
 	scheme, credential, _ := strings.Cut(values[0], " ")
 	plain, err := base64.StdEncoding.DecodeString(strings.TrimSpace(credential))
 	name, password, ok := strings.Cut(string(plain), ":")
-	return strings.EqualFold(scheme, "basic") && err == nil && ok && users.check(name, password) && set(name, howBasic)
+	if strings.EqualFold(scheme, "basic") && err == nil && ok && users.check(name, password) {
+		return identity{id: name, how: howBasic, verified: true}
+	}
+	return identity{}
 }

@@ -42,7 +42,7 @@ func TestRequireUser(t *testing.T) {
 				h = "Proxy-Authorization: " + h + "\r\n"
 			}
 			cc := dial(t, s.addr)
-			cc.send(line + " HTTP/1.1\r\nHost: x\r\n" + h + "\r\n")
+			cc.send(line + " HTTP/1.1\r\nHost: " + hostOf(line) + "\r\n" + h + "\r\n")
 			head := cc.head()
 			if !strings.HasPrefix(head, "HTTP/1.1 "+c.status+" ") || (c.status == "407") != strings.Contains(head, "Proxy-Authenticate: Basic realm=") {
 				t.Errorf("%q: %q", c.header, head)
@@ -120,7 +120,7 @@ func TestSpellings(t *testing.T) {
 	} {
 		for _, line := range []string{"CONNECT " + host + ":" + port, "GET http://" + host + ":" + port + "/"} {
 			cc := dial(t, s.addr)
-			cc.send(line + " HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 192.0.2.1\r\nConnection: close\r\n\r\n")
+			cc.send(line + " HTTP/1.1\r\nHost: " + hostOf(line) + "\r\nX-Forwarded-For: 192.0.2.1\r\nConnection: close\r\n\r\n")
 			h := cc.head()
 			dotted := strings.HasSuffix(host, "t.") && strings.HasPrefix(h, "HTTP/1.1 502 ") // not every resolver knows it
 			if !strings.HasPrefix(h, "HTTP/1.1 403 ") && !strings.HasPrefix(h, "HTTP/1.1 400 ") && !dotted {
@@ -154,7 +154,7 @@ func TestRebinding(t *testing.T) {
 		for _, line := range []string{"CONNECT " + host + ":" + port, "GET http://" + host + ":" + port + "/"} {
 			for range 2 {
 				cc := dial(t, s.addr)
-				cc.send(line + " HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 192.0.2.1\r\nConnection: close\r\n\r\n")
+				cc.send(line + " HTTP/1.1\r\nHost: " + hostOf(line) + "\r\nX-Forwarded-For: 192.0.2.1\r\nConnection: close\r\n\r\n")
 				if h := cc.head(); !strings.HasPrefix(h, "HTTP/1.1 403 ") {
 					t.Errorf("%s: %q", line, h)
 				}
@@ -231,4 +231,10 @@ func answerDNS(q []byte, f func(name string) []string) []byte {
 		}
 	}
 	return out
+}
+
+// hostOf is the host in the beginning of a request line.
+func hostOf(line string) string {
+	_, target, _ := strings.Cut(line, " ")
+	return strings.Trim(strings.TrimPrefix(target, "http:"), "/")
 }

@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -119,7 +120,13 @@ func (m *memory) wait(t *testing.T, n int) []kept {
 // last waits for one exchange and returns its records.
 func (m *memory) last(t *testing.T) (*kept, *kept) {
 	t.Helper()
-	e := m.wait(t, 2)
+	var e []kept
+	for end := time.Now().Add(5 * time.Second); len(e) < 2 || e[len(e)-1].rec.GetResponse() == nil; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("the last of %d records is no response", len(e))
+		}
+		e = slices.DeleteFunc(m.all(), func(k kept) bool { return k.rec.GetProgress() != nil })
+	}
 	q, p := &e[len(e)-2], &e[len(e)-1]
 	if q.rec.GetRequest() == nil || p.rec.GetResponse() == nil || !bytes.Equal(q.rec.GetExchange(), p.rec.GetExchange()) {
 		t.Fatalf("the last records are not those of one exchange: %v, %v", q.rec, p.rec)

@@ -93,6 +93,23 @@ func newHeaderRules(open []string, user string) (*headerRules, error) {
 	return h, nil
 }
 
+// carryCredentials has the values of headers recorded as credentials. An empty
+// name is no header.
+func (h *headerRules) carryCredentials(names ...string) error {
+	for _, name := range names {
+		if name == "" {
+			continue
+		}
+		r := h.of(name)
+		if r.class == classOpen || name == h.user {
+			return fmt.Errorf("%w: header %q carries credentials, and cannot stand open", ErrConfig, name)
+		}
+		r.class = classCredential
+		h.rules[name] = r
+	}
+	return nil
+}
+
 // validName reports whether s is a token (RFC 9110, section 5.6.2).
 func validName(s string) bool {
 	for i := range len(s) {

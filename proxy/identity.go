@@ -5,17 +5,26 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
-
-	sealtapv1 "github.com/sealtap/sealtap/proto/sealtap/v1"
 )
 
 // The values of Who.how.
 const (
 	howMTLS   = "mtls"
 	howJWT    = "jwt"
+	howAPIKey = "api-key"
+	howXFCC   = "xfcc"
 	howBasic  = "basic"
 	howHeader = "header"
 )
+
+// identity is what one source says of whom a request comes from.
+type identity struct {
+	id, how     string
+	verified    bool
+	certificate []byte // SHA-256, or nil
+	issuer      string
+	claims      []claim
+}
 
 // trusts reports whether an address is that of a trusted peer.
 func (p *Proxy) trusts(a netip.Addr) bool {
@@ -27,48 +36,87 @@ func (p *Proxy) trusts(a netip.Addr) bool {
 	return false
 }
 
-// identify fills in who a request comes from and reports whether it says so.
+// identify returns who a request comes from; its id is empty if nothing says so.
 // What is said nearest to the user wins among what is verified: a trusted peer
-// that names its user, then a token, then the client's certificate. What is not
-// verified only counts where nothing is.
-func (x *exchange) identify(who *sealtapv1.Who) bool {
-	r := x.r
-	set := func(id, how string, verified bool) bool {
-		if id == "" {
+// that names its user, then a token, then a key of ours, then the certificate
+// that a trusted peer has seen, then the client's own. What is not verified only
+// counts where nothing is. docs/identity.md has the table.
+func (x *exchange) identify() identity {
+	if h := x.p.headers.user; h != "" && x.trusted {
+		if user := strings.Join(x.r.Header[h], ", "); user != "" {
+			return identity{id: user, how: howHeader, verified: true}
+		}
+	}
+	scheme, credential := x.authorization()
+	token := x.token(scheme, credential)
+	if token.verified {
+		return token
+	}
+	if name := x.p.keys.find(x.r); name != "" {
+		return identity{id: name, how: howAPIKey, verified: true}
+	}
+	if who := x.forwardedCertificate(); who.id != "" {
+		return who
+	}
+	certificate := x.certificate()
+	switch {
+	case certificate.verified:
+		return certificate
+	case token.id != "":
+		return token
+	case certificate.id != "":
+		return certificate
+	case strings.EqualFold(scheme, "basic"):
+		return identity{id: basicUser(credential), how: howBasic}
+	}
+	return identity{}
+}
+
+// authorization splits the credentials that are meant for this proxy, or else
+// those for the target. Where there are several nobody knows which of them count.
+func (x *exchange) authorization() (scheme, credential string) {
+	list := x.r.Header["Authorization"]
+	if l := x.r.Header["Proxy-Authorization"]; len(l) > 0 && !x.p.reverse() {
+		list = l
+	}
+	if len(list) != 1 {
+		return "", ""
+	}
+	scheme, credential, _ = strings.Cut(list[0], " ")
+	return scheme, strings.TrimSpace(credential)
+}
+
+// token returns what the first token says that verifies, or the first one at all.
+func (x *exchange) token(scheme, credential string) identity {
+	var first identity
+	look := func(token string) bool {
+		f := x.p.tokens.read(token, x.start)
+		if f.id == "" {
 			return false
 		}
-		who.Id, who.How, who.Verified = capped(id, maxWho), how, verified
-		return true
+		if f.verified || first.id == "" {
+			first = identity{id: f.id, how: howJWT, verified: f.verified, issuer: f.issuer, claims: f.claims}
+		}
+		return f.verified
 	}
-	if h := x.p.headers.user; h != "" && x.trusted && set(strings.Join(r.Header[h], ", "), howHeader, true) {
-		return true
+	if strings.EqualFold(scheme, "bearer") && look(credential) {
+		return first
 	}
-	var tokenID string
-	var tokenOK bool
-	authorization := r.Header.Get("Authorization")
-	if v := r.Header.Get("Proxy-Authorization"); v != "" && !x.p.reverse() {
-		authorization = v // meant for this proxy, the other for the target
-	}
-	scheme, credential, _ := strings.Cut(authorization, " ")
-	if strings.EqualFold(scheme, "bearer") {
-		tokenID, tokenOK = x.p.tokens.subject(strings.TrimSpace(credential), x.start)
-	}
-	if tokenOK && set(tokenID, howJWT, true) {
-		return true
-	}
-	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
-		verified := len(r.TLS.VerifiedChains) > 0
-		if set(certificateName(r), howMTLS, verified) && verified {
-			return true
+	if h := x.p.tokens.header; h != "" && len(x.r.Header[h]) == 1 {
+		value := x.r.Header[h][0]
+		if scheme, rest, ok := strings.Cut(value, " "); ok && strings.EqualFold(scheme, "bearer") {
+			value = rest
+		}
+		if look(strings.TrimSpace(value)) {
+			return first
 		}
 	}
-	if set(tokenID, howJWT, false) || who.How != "" {
-		return true
+	if name := x.p.tokens.cookie; name != "" {
+		if list := x.r.CookiesNamed(name); len(list) == 1 {
+			look(list[0].Value)
+		}
 	}
-	if strings.EqualFold(scheme, "basic") {
-		return set(basicUser(credential), howBasic, false)
-	}
-	return false
+	return first
 }
 
 // basicUser returns the user name of Basic credentials, or "" if what stands in
@@ -82,23 +130,6 @@ func basicUser(credential string) string {
 		return ""
 	}
 	return user
-}
-
-// certificateName is the name in the client's certificate: its URI (a SPIFFE ID,
-// say), or else its common name, or else the first of its other names.
-func certificateName(r *http.Request) string {
-	c := r.TLS.PeerCertificates[0]
-	switch {
-	case len(c.URIs) > 0:
-		return c.URIs[0].String()
-	case c.Subject.CommonName != "":
-		return c.Subject.CommonName
-	case len(c.EmailAddresses) > 0:
-		return c.EmailAddresses[0]
-	case len(c.DNSNames) > 0:
-		return c.DNSNames[0]
-	}
-	return c.Subject.String()
 }
 
 // source is the address of the client: the peer's, or what a trusted peer says
@@ -155,4 +186,17 @@ func (x *exchange) local() bool {
 	}
 	a, err := netip.ParseAddr(src)
 	return err == nil && a.IsLoopback()
+}
+
+// keepsTrace reports whether the trace that a request belongs to is for the peer
+// to say. Where it is known who is trusted the others are not: they could put
+// what they do into another's trace, or into all of one.
+func (x *exchange) keepsTrace() bool {
+	return x.trusted || len(x.p.cfg.TrustedPeers) == 0
+}
+
+// validHeaderName returns the canonical form of a name that comes from the
+// configuration.
+func validHeaderName(name string) (string, bool) {
+	return http.CanonicalHeaderKey(name), validName(name)
 }

@@ -44,7 +44,7 @@ func TestTokens(t *testing.T) {
 	good := sign(jose.ES256, key, claims)
 	none := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"none"}`)) + "." + strings.Split(good, ".")[1] + "."
 	pub, _ := x509.MarshalPKIXPublicKey(&key.PublicKey)
-	v, err := newTokenVerifier(&JWT{Keys: set, Issuer: "idp", Audience: "shop"})
+	v, err := newTokenVerifier(&JWT{Keys: set, Issuers: []string{"x1", "idp"}, Audiences: []string{"shop", "y"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,11 +67,11 @@ func TestTokens(t *testing.T) {
 		"not a token":          {"abc", "", false},
 		"long":                 {"eyJ" + strings.Repeat("a.", 20_000), "", false},
 	} {
-		if id, verified := v.subject(tt.token, now); id != tt.id || verified != tt.verified {
-			t.Errorf("%s: %q %t", name, id, verified)
+		if f := v.read(tt.token, now); f.id != tt.id || f.verified != tt.verified {
+			t.Errorf("%s: %+v", name, f)
 		}
 	}
-	if _, verified := v.subject(good, now.Add(2*time.Hour)); verified {
+	if v.read(good, now.Add(2*time.Hour)).verified {
 		t.Error("a token that was verified once is believed after its end")
 	}
 	private, _ := json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: key}}})

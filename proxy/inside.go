@@ -15,6 +15,7 @@ import (
 	sealtapv1 "github.com/sealtap/sealtap/proto/sealtap/v1"
 	"github.com/sealtap/sealtap/proxy/hosts"
 	"github.com/sealtap/sealtap/proxy/intercept"
+	h1 "github.com/sealtap/sealtap/proxy/upstream"
 )
 
 // Intercept says which tunnels a forward proxy ends itself, to record what
@@ -85,11 +86,11 @@ type inside struct {
 	host   hosts.Host // that the proxy stands for
 	port   uint16
 	addr   string // of the upstream: what the tunnel was opened to, whatever the name leads to later
-	who    *sealtapv1.Who
+	who    identity
 	source string
 	local  bool
 
-	transport *http.Transport
+	transport *h1.Transport
 	spare     chan net.Conn // the connection that the tunnel was opened with
 	exchanges atomic.Int64
 	active    atomic.Int64
@@ -201,10 +202,7 @@ func (x *exchange) terminate(in *inside, client net.Conn) {
 // newInside prepares for the requests in a tunnel. up is the connection that it
 // was opened with.
 func (x *exchange) newInside(host hosts.Host, port uint16, up net.Conn, fresh bool) *inside {
-	in := &inside{host: host, port: port, addr: up.RemoteAddr().String(), source: x.source(), local: x.local(), spare: make(chan net.Conn, 1)}
-	if w := new(sealtapv1.Who); x.who(w) {
-		in.who = w
-	}
+	in := &inside{host: host, port: port, addr: up.RemoteAddr().String(), source: x.source(), local: x.local(), who: x.who(), spare: make(chan net.Conn, 1)}
 	to := x.p.targets.far
 	if in.local {
 		to = x.p.targets.near
@@ -213,8 +211,7 @@ func (x *exchange) newInside(host hosts.Host, port uint16, up net.Conn, fresh bo
 		in.spare <- up
 	}
 	since := time.Now()
-	tr := x.p.newTransport(nil)
-	tr.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		select {
 		case c := <-in.spare:
 			if time.Since(since) < spareLife {
@@ -225,8 +222,10 @@ func (x *exchange) newInside(host hosts.Host, port uint16, up net.Conn, fresh bo
 		}
 		return to.dialer.DialContext(ctx, "tcp", in.addr)
 	}
-	tr.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: x.p.forwarding.intercept.roots, ServerName: host.Name}
-	in.transport = tr
+	in.transport = x.p.newTransport(h1.Config{
+		Dial: dial,
+		TLS:  &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: x.p.forwarding.intercept.roots, ServerName: host.Name},
+	})
 	return in
 }
 
@@ -245,7 +244,7 @@ func (x *exchange) reachInside(out *http.Request) (*http.Response, error) {
 	x.aim(out, nil)
 	out.URL.Scheme, out.URL.Host = "https", in.host.Join(in.port)
 	t := x.tries.begin(in.addr)
-	res, err := in.transport.RoundTrip(out)
+	res, err := in.transport.Do(out, t)
 	t.finish(res, err)
 	return res, err
 }

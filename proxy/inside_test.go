@@ -429,7 +429,7 @@ func TestInterceptStop(t *testing.T) {
 	}
 	n := 0
 	for _, e := range w.rec.all() {
-		if p := e.rec.GetResponse(); strings.HasPrefix(p.GetDetail(), "intercepted: 1 exchanges") {
+		if p := e.rec.GetResponse(); p.GetOutcome() == complete && strings.HasPrefix(p.GetDetail(), "intercepted: 1 exchanges") {
 			n++
 		}
 	}

@@ -12,6 +12,10 @@ import (
 // beginning and the digest of the whole.
 const (
 	maxWho         = 512
+	maxIssuer      = 256
+	maxClaims      = 8
+	maxClaimName   = 64
+	maxClaim       = 256 // the value of one
 	maxMethod      = 64
 	maxAuthority   = 1 << 10
 	maxPath        = 8 << 10

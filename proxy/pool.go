@@ -1,18 +1,20 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"math/bits"
 	"net"
-	"net/http"
 	"net/url"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"time"
+
+	h1 "github.com/sealtap/sealtap/proxy/upstream"
 )
 
 // Pool is a group of targets that answer alike.
@@ -71,7 +73,7 @@ type upstream struct {
 	name         string // host:port, or unix:/path
 	scheme, host string
 	prefix       string // of paths, escaped, without a slash at its end
-	transport    http.RoundTripper
+	transport    *h1.Transport
 
 	inFlight atomic.Int64
 	down     atomic.Bool  // by active checks
@@ -120,6 +122,8 @@ func (p *Proxy) newUpstream(q *pool, c *Pool, u *url.URL) (*upstream, error) {
 		return nil, fmt.Errorf("target %q: the scheme must be http, https, h2c or unix", u.Redacted())
 	case u.Host == "" || u.Opaque != "":
 		return nil, fmt.Errorf("target %q names no host", u.Redacted())
+	case !ascii(u.Host):
+		return nil, fmt.Errorf("target %q: write the host's name in its xn-- form", u.Redacted())
 	case u.User != nil:
 		return nil, fmt.Errorf("target %q: a user name or password does not belong there", u.Redacted())
 	case u.RawQuery != "" || u.Fragment != "":
@@ -142,38 +146,22 @@ func (p *Proxy) newUpstream(q *pool, c *Pool, u *url.URL) (*upstream, error) {
 	return t, nil
 }
 
-// poolTransport returns the transport to one target. It keeps bodies as they are,
-// sends a request once unless a connection that it had used before turned out
-// dead, and tells the trace in the request's context of each connection that it
-// sends on, of the first byte of an answer (or else requests would be sent again
-// that had been answered), and of 1xx answers.
-func (p *Proxy) poolTransport(q *pool, c *Pool, t *upstream, u *url.URL) http.RoundTripper {
-	tr := p.newTransport(nil)
-	if c.TLS != nil {
-		tr.TLSClientConfig = c.TLS.Clone()
-	}
-	if c.ResponseHeader > 0 {
-		tr.ResponseHeaderTimeout = c.ResponseHeader
-	}
-	dialer := &net.Dialer{Timeout: p.cfg.Timeouts.Dial}
-	if c.Dial > 0 {
-		dialer.Timeout, tr.TLSHandshakeTimeout = c.Dial, c.Dial
-	}
-	tr.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
-		if u.Scheme == "unix" {
-			network, address = "unix", u.Path
-		}
-		conn, err := dialer.DialContext(ctx, network, address)
-		if err != nil && ctx.Err() == nil {
-			q.unreachable(t)
-		}
-		return conn, err
-	}
-	if u.Scheme == "h2c" {
-		tr.Protocols = new(http.Protocols)
-		tr.Protocols.SetUnencryptedHTTP2(true)
-	}
-	return tr
+// poolTransport returns the transport to one target.
+func (p *Proxy) poolTransport(q *pool, c *Pool, t *upstream, u *url.URL) *h1.Transport {
+	dialer := &net.Dialer{Timeout: cmp.Or(c.Dial, p.cfg.Timeouts.Dial)}
+	return p.newTransport(h1.Config{
+		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+			if u.Scheme == "unix" {
+				network, address = "unix", u.Path
+			}
+			conn, err := dialer.DialContext(ctx, network, address)
+			if err != nil && ctx.Err() == nil {
+				q.unreachable(t)
+			}
+			return conn, err
+		},
+		TLS: c.TLS, HandshakeTimeout: c.Dial, ResponseHeaderTimeout: c.ResponseHeader, H2C: u.Scheme == "h2c",
+	})
 }
 
 // pick takes a target for a request that has tried some already, as bits, and
@@ -247,12 +235,6 @@ func (q *pool) unreachable(t *upstream) {
 
 func (q *pool) closeIdle() {
 	for _, t := range q.targets {
-		closeIdle(t.transport)
-	}
-}
-
-func closeIdle(t http.RoundTripper) {
-	if c, ok := t.(interface{ CloseIdleConnections() }); ok {
-		c.CloseIdleConnections()
+		t.transport.CloseIdleConnections()
 	}
 }

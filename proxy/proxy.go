@@ -82,6 +82,15 @@ type Config struct {
 	// TrustedPeers are the addresses from which forwarding headers and
 	// UserHeader are believed; nil means none.
 	TrustedPeers []netip.Prefix
+	// XFCC has the certificates believed that trusted peers say in
+	// X-Forwarded-Client-Cert.
+	XFCC bool
+	// ProxyProtocol are the addresses of peers whose connections begin with a
+	// header of the PROXY protocol, and are refused without; nil means none. To
+	// others it is no request.
+	ProxyProtocol []netip.Prefix
+	// APIKeys says whose keys are known; nil means none are.
+	APIKeys *APIKeys
 	// UserHeader names the header in which trusted peers say who the user is;
 	// empty means that there is none.
 	UserHeader string
@@ -100,6 +109,9 @@ type Config struct {
 	Forward Forward
 	// Timeouts; zero values mean the defaults that stand beside them.
 	Timeouts Timeouts
+	// Progress says when exchanges that last leave records; zero values mean the
+	// defaults that stand beside them.
+	Progress Progress
 	// Logger gets what goes wrong; nil means nobody does.
 	Logger *slog.Logger
 }
@@ -162,6 +174,7 @@ type Proxy struct {
 	headers *headerRules
 	digests *digester
 	tokens  *tokenVerifier
+	keys    *apiKeys
 	ids     *idSource
 
 	operations meaning.Set
@@ -210,6 +223,13 @@ func New(cfg Config) (*Proxy, error) {
 	if p.tokens, err = newTokenVerifier(cfg.JWT); err != nil {
 		return nil, err
 	}
+	p.tokens.log = p.log
+	if p.keys, err = newAPIKeys(cfg.APIKeys); err != nil {
+		return nil, err
+	}
+	if err := p.headers.carryCredentials(p.tokens.header, p.keys.header); err != nil {
+		return nil, err
+	}
 	p.digests = newDigester(cfg.DigestKey)
 	if err := p.newRouting(); err != nil {
 		return nil, err
@@ -233,6 +253,12 @@ func (c *Config) setDefaults() {
 	}
 	if c.MaxHeaderBytes <= 0 {
 		c.MaxHeaderBytes = defaultHeaderBytes
+	}
+	if c.Progress.Bytes <= 0 {
+		c.Progress.Bytes = defaultProgressBytes
+	}
+	if c.Progress.Every <= 0 {
+		c.Progress.Every = defaultProgressEvery
 	}
 	t := &c.Timeouts
 	for _, d := range []struct {
@@ -277,7 +303,10 @@ func parseSeal(fields []string) (sealSet, error) {
 // "OPTIONS *" to its handler.
 func (p *Proxy) Handler() http.Handler { return http.HandlerFunc(p.serve) }
 
-func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
+func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) { p.handle(w, r, (*exchange).serve) }
+
+// handle has f do what is to be done in an exchange.
+func (p *Proxy) handle(w http.ResponseWriter, r *http.Request, f func(*exchange)) {
 	x := p.exchanges.Get().(*exchange)
 	x.begin(w, r)
 	if x.conn.run != nil {
@@ -290,7 +319,7 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 		defer in.active.Add(-1)
 	}
 	defer x.end()
-	x.serve()
+	f(x)
 }
 
 // buffer is a pooled slice.

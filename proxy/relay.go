@@ -23,10 +23,13 @@ type answer struct {
 	x        *exchange
 	captured bool // its headers are in the statement
 	status   int  // as sent, or about to be sent, to the client
-	received digest
 	sent     digest
+	received digest // if it is apart; else it is what was sent
+	apart    bool
+	got      uint64 // bytes of a body that flows
 
 	tunnelled bool
+	messages  messages // of those that were sent
 
 	data  *buffer
 	timer *time.Timer
@@ -40,9 +43,10 @@ type answer struct {
 
 func (a *answer) reset() {
 	a.captured, a.status, a.tunnelled = false, 0, false
-	a.received.reset()
 	a.sent.reset()
+	a.apart, a.got = false, 0
 	a.n, a.flowing, a.over, a.stuck = 0, false, true, nil
+	a.messages.reset(framingNone)
 }
 
 // release gives back what the answer holds.
@@ -90,24 +94,56 @@ func (a *answer) lapse() {
 func (a *answer) flow() {
 	a.flowing = true
 	x := a.x
+	x.streams()
 	x.begun = true
 	x.writeDeadline(true)
 	x.w.WriteHeader(a.status)
 	held := a.data.b[:a.n]
-	a.received.add(held)
-	a.n = 0
+	a.got, a.n = uint64(a.n), 0
 	a.pass(held)
 	a.flush()
 }
 
 // pass writes to the client.
 func (a *answer) pass(p []byte) {
-	if len(p) == 0 || a.stuck != nil {
+	if len(p) == 0 {
+		return
+	}
+	if a.stuck != nil {
+		a.keep(p)
 		return
 	}
 	n, err := a.x.w.Write(p)
 	a.sent.add(p[:n])
+	a.messages.feed(p[:n])
 	a.stuck = err
+	a.keep(p[n:])
+	a.x.progress.moved(n)
+}
+
+// keep adds to what was received bytes that were not sent. What passes is hashed
+// once as long as there are none.
+func (a *answer) keep(p []byte) {
+	if len(p) > 0 {
+		a.part()
+		a.received.add(p)
+	}
+}
+
+// part lets what was sent go on without what was received.
+func (a *answer) part() {
+	if !a.apart {
+		a.received.set(&a.sent)
+		a.apart = true
+	}
+}
+
+// whatCame is the digest of what was received.
+func (a *answer) whatCame() *digest {
+	if a.apart {
+		return &a.received
+	}
+	return &a.sent
 }
 
 func (a *answer) flush() {
@@ -121,6 +157,9 @@ func (a *answer) flush() {
 
 // forward sends the request on and its answer back.
 func (x *exchange) forward() {
+	if x.body.kind == bodyStreamed {
+		x.streams()
+	}
 	res, err := x.roundTrip(false)
 	if err != nil {
 		x.failUpstream(err)
@@ -141,6 +180,9 @@ func (x *exchange) takeHeaders(res *http.Response) {
 	x.st.reset()
 	x.answer.captured = true
 	x.answer.status = res.StatusCode
+	x.answer.mu.Lock() // a progress record may be looking
+	x.answer.messages.reset(framingOf(res.Header.Get("Content-Type")))
+	x.answer.mu.Unlock()
 	dst := x.w.Header()
 	x.captureHeaders(res.Header, "", func(name string, rule headerRule) {
 		switch {
@@ -182,7 +224,9 @@ func (x *exchange) relay(res *http.Response) {
 	case declared > int64(x.p.cfg.BufferLimit), endless(res):
 		a.data = x.p.copies.Get().(*buffer)
 		a.over = true
+		a.mu.Lock()
 		a.flow()
+		a.mu.Unlock()
 	case declared > 0:
 		a.data = x.p.bufferFor(int(declared) + 1)
 		a.arm()
@@ -192,6 +236,7 @@ func (x *exchange) relay(res *http.Response) {
 	}
 	err := x.pump(res.Body, declared)
 	a.stop()
+	x.progress.stop()
 	x.captureTrailers(res)
 	switch {
 	case err == io.EOF && !a.flowing:
@@ -202,9 +247,7 @@ func (x *exchange) relay(res *http.Response) {
 	case err == io.EOF:
 		x.deliverEnd(res)
 	default:
-		if !a.flowing {
-			a.received.add(a.data.b[:a.n])
-		}
+		a.keep(a.data.b[:a.n])
 		x.failBody(err)
 	}
 }
@@ -265,7 +308,7 @@ func (a *answer) take(off, n int, declared int64, end error) error {
 	if n == 0 {
 		return a.stuck
 	}
-	a.received.add(fresh)
+	a.got += uint64(n)
 	// a.n is 1 if the byte before these is held, which then stood at 0.
 	if a.n == 0 && off > 0 {
 		copy(a.data.b, fresh) // the timer sent what stood before them
@@ -274,7 +317,7 @@ func (a *answer) take(off, n int, declared int64, end error) error {
 		fresh = a.data.b[:a.n+n]
 	}
 	a.n = 0
-	if declared > 0 && a.received.size >= uint64(declared) {
+	if declared > 0 && a.got >= uint64(declared) {
 		// The last byte that was declared waits for the record.
 		last := len(fresh) - 1
 		a.x.writeDeadline(true)
@@ -292,8 +335,9 @@ func (a *answer) take(off, n int, declared int64, end error) error {
 // deliver records an answer that is whole and held, and sends it.
 func (x *exchange) deliver(res *http.Response, body []byte) {
 	a := &x.answer
-	a.received.whole(body)
+	x.progress.stop()
 	a.sent.whole(body)
+	a.messages.feed(body)
 	if err := x.finish(sealtapv1.Outcome_OUTCOME_COMPLETE, ""); err != nil {
 		x.unavailable(err)
 		return
@@ -315,6 +359,7 @@ func (x *exchange) deliverEnd(res *http.Response) {
 	a := &x.answer
 	last := a.data.b[:a.n]
 	a.sent.add(last)
+	a.messages.feed(last)
 	if err := x.finish(sealtapv1.Outcome_OUTCOME_COMPLETE, ""); err != nil {
 		x.abort()
 	}
@@ -420,7 +465,7 @@ func reset(c net.Conn) {
 	if t, ok := c.(interface{ NetConn() net.Conn }); ok {
 		c = t.NetConn()
 	}
-	if t, ok := c.(*net.TCPConn); ok {
+	if t, ok := c.(interface{ SetLinger(int) error }); ok {
 		_ = t.SetLinger(0)
 	}
 }

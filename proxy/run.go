@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
-	"net/http"
 	"net/netip"
 	"slices"
 	"sync/atomic"
@@ -30,6 +28,8 @@ type clientConn struct {
 	run      *run
 	inside   *inside    // of what is said in a tunnel; else nil
 	socks    *socksUser // of SOCKS5; else nil
+
+	certificate peerCertificate
 }
 
 type connKey struct{}
@@ -42,18 +42,14 @@ func (p *Proxy) Run(ctx context.Context, l net.Listener) error {
 	own := p.addListener(l)
 	defer p.removeListener(own)
 	defer p.check()()
+	l = p.behindProxies(l)
+	defer p.tokens.follow(ctx)()
 	base, cut := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cut(nil)
 	rn := &run{stopping: ctx}
-	srv := p.server(base, rn)
+	srv := p.front(base, rn)
 	served := make(chan error, 1)
-	go func() {
-		if p.cfg.TLS != nil {
-			served <- srv.ServeTLS(l, "", "")
-			return
-		}
-		served <- srv.Serve(l)
-	}()
+	go func() { served <- srv.Serve(l) }()
 	select {
 	case err := <-served:
 		cut(errStopping)
@@ -91,30 +87,6 @@ func (rn *run) wait(ctx context.Context) {
 		case <-ctx.Done():
 		case <-time.After(2 * time.Millisecond):
 		}
-	}
-}
-
-func (p *Proxy) server(base context.Context, rn *run) *http.Server {
-	protocols := new(http.Protocols)
-	protocols.SetHTTP1(true)
-	protocols.SetHTTP2(true)
-	protocols.SetUnencryptedHTTP2(true)
-	return &http.Server{
-		Handler:   p.Handler(),
-		TLSConfig: p.cfg.TLS,
-		Protocols: protocols,
-		// What net/http would answer by itself would pass unrecorded.
-		DisableGeneralOptionsHandler: true,
-		ReadHeaderTimeout:            p.cfg.Timeouts.RequestHeader,
-		IdleTimeout:                  p.cfg.Timeouts.ClientIdle,
-		MaxHeaderBytes:               p.cfg.MaxHeaderBytes,
-		ErrorLog:                     slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
-		BaseContext:                  func(net.Listener) context.Context { return base },
-		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			cc := &clientConn{Conn: c, text: peerText(c), run: rn}
-			cc.addr = parseAddr(cc.text)
-			return context.WithValue(ctx, connKey{}, cc)
-		},
 	}
 }
 

@@ -12,9 +12,12 @@ import (
 // the channel) and its exchanges have left their records. When the proxy is told to stop
 // the connection ends after what is under way, when ctx ends at once.
 func (p *Proxy) serveConn(ctx context.Context, cc *clientConn, closed <-chan struct{}) {
-	srv := p.server(ctx, cc.run)
-	srv.TLSConfig = nil
-	srv.ConnContext = func(ctx context.Context, _ net.Conn) context.Context { return context.WithValue(ctx, connKey{}, cc) }
+	l := &single{first: cc.Conn, addr: cc.LocalAddr(), closed: closed, stop: make(chan struct{})}
+	srv := p.frontOf(ctx, nil, func(ctx context.Context, c net.Conn) context.Context {
+		cc.Conn = c
+		return context.WithValue(ctx, connKey{}, cc)
+	})
+	defer srv.Close() //nolint:errcheck // its connection is closed
 	stopping := ctx
 	if cc.run != nil && cc.run.stopping != nil {
 		stopping = cc.run.stopping
@@ -23,10 +26,9 @@ func (p *Proxy) serveConn(ctx context.Context, cc *clientConn, closed <-chan str
 	defer drained()
 	cut := context.AfterFunc(ctx, func() { _ = srv.Close() })
 	defer cut()
-	l := &single{first: cc.Conn, addr: cc.LocalAddr(), closed: closed, stop: make(chan struct{})}
 	_ = srv.Serve(l)
 	if l.first != nil { // it was told to stop before it began
-		cc.Conn.Close()
+		l.first.Close()
 	}
 	<-closed
 	for cc.inside.active.Load() > 0 {

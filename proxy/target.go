@@ -3,10 +3,11 @@ package proxy
 import (
 	"fmt"
 	"net"
-	"net/http"
 	"net/netip"
 	"slices"
 	"syscall"
+
+	h1 "github.com/sealtap/sealtap/proxy/upstream"
 )
 
 // targets lead a forward proxy to where clients may go. Clients on this machine
@@ -15,7 +16,7 @@ type targets struct{ near, far target }
 
 type target struct {
 	dialer    *net.Dialer
-	transport *http.Transport
+	transport *h1.Transport
 }
 
 func (p *Proxy) newTargets() targets {
@@ -29,7 +30,8 @@ func (p *Proxy) newTargets() targets {
 			}
 			return p.checkTarget(addr, local)
 		}
-		return target{&net.Dialer{Timeout: p.cfg.Timeouts.Dial, Control: control}, p.newTransport(control)}
+		dialer := &net.Dialer{Timeout: p.cfg.Timeouts.Dial, Control: control}
+		return target{dialer, p.newTransport(h1.Config{Dial: dialer.DialContext})}
 	}
 	return targets{near: make(true), far: make(false)}
 }

@@ -1,46 +1,35 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"errors"
-	"io"
-	"net"
 	"net/http"
-	"net/http/httptrace"
 	"net/url"
 	"strings"
-	"syscall"
-	"time"
 
 	sealtapv1 "github.com/sealtap/sealtap/proto/sealtap/v1"
+	h1 "github.com/sealtap/sealtap/proxy/upstream"
 )
 
-// newTransport returns a transport that changes no byte of a body.
-func (p *Proxy) newTransport(control func(network, address string, c syscall.RawConn) error) *http.Transport {
+// newTransport returns a transport that changes no byte of a body. What the
+// configuration leaves out is that of the proxy.
+func (p *Proxy) newTransport(c h1.Config) *h1.Transport {
 	t := &p.cfg.Timeouts
-	dialer := &net.Dialer{Timeout: t.Dial, Control: control}
-	tr := &http.Transport{
-		DialContext:            dialer.DialContext,
-		TLSHandshakeTimeout:    t.Dial,
-		DisableCompression:     true, // or it asks for gzip and unpacks it unseen
-		ForceAttemptHTTP2:      true,
-		MaxIdleConnsPerHost:    1024,
-		IdleConnTimeout:        90 * time.Second,
-		ResponseHeaderTimeout:  t.ResponseHeader,
-		ExpectContinueTimeout:  time.Second,
-		MaxResponseHeaderBytes: int64(p.cfg.MaxHeaderBytes),
+	c.HandshakeTimeout = cmp.Or(c.HandshakeTimeout, t.Dial)
+	c.ResponseHeaderTimeout = cmp.Or(c.ResponseHeaderTimeout, t.ResponseHeader)
+	c.MaxHeaderBytes = p.cfg.MaxHeaderBytes
+	if c.TLS == nil {
+		c.TLS = p.cfg.UpstreamTLS
 	}
-	if p.cfg.UpstreamTLS != nil {
-		tr.TLSClientConfig = p.cfg.UpstreamTLS.Clone()
-	}
-	return tr
+	return h1.New(c)
 }
 
 func (p *Proxy) closeIdle() {
 	for _, q := range p.pools {
 		q.closeIdle()
 	}
-	for _, t := range []*http.Transport{p.targets.near.transport, p.targets.far.transport} {
+	for _, t := range []*h1.Transport{p.targets.near.transport, p.targets.far.transport} {
 		if t != nil {
 			t.CloseIdleConnections()
 		}
@@ -49,13 +38,15 @@ func (p *Proxy) closeIdle() {
 
 // roundTrip sends the request on and returns the answer's beginning.
 func (x *exchange) roundTrip(upgrade bool) (*http.Response, error) {
-	x.tries = newAttempts(x.w, x.p.headers, x.route != nil && x.route.pool.retries > 0)
+	x.tries = newAttempts(x.w, x.p.headers)
 	if x.r.ProtoMajor == 1 && x.r.ProtoMinor == 0 || len(x.r.Header["Expect"]) > 0 {
 		// HTTP/1.0 knows no 1xx; and beside an expectation the server sends its
 		// own at any time.
 		x.tries.w = nil
 	}
-	out := x.r.WithContext(httptrace.WithClientTrace(x.r.Context(), &x.tries.first.trace))
+	out := &x.tries.out
+	*out = *x.r
+	out.URL = &x.tries.url
 	out.RequestURI, out.RemoteAddr, out.TLS = "", "", nil
 	out.Close, out.TransferEncoding = false, nil
 	out.Header = x.forwardHeaders(upgrade)
@@ -80,7 +71,7 @@ func (x *exchange) reach(out *http.Request, _ bool) (*http.Response, error) {
 	}
 	x.aim(out, nil)
 	t := x.tries.begin(out.URL.Host)
-	res, err := transport.RoundTrip(out)
+	res, err := transport.Do(out, t)
 	t.finish(res, err)
 	return res, err
 }
@@ -89,8 +80,8 @@ func (x *exchange) reach(out *http.Request, _ bool) (*http.Response, error) {
 // which it names.
 func (x *exchange) aim(out *http.Request, up *upstream) {
 	_, path, query := x.target()
-	u := &url.URL{Scheme: "http", Host: x.r.Host, Path: x.r.URL.Path, RawPath: x.r.URL.RawPath, RawQuery: query, ForceQuery: x.r.URL.ForceQuery}
-	out.URL = u
+	u := out.URL
+	*u = url.URL{Scheme: "http", Host: x.r.Host, Path: x.r.URL.Path, RawPath: x.r.URL.RawPath, RawQuery: query, ForceQuery: x.r.URL.ForceQuery}
 	if up != nil {
 		u.Scheme, u.Host = up.scheme, up.host
 		path = x.sentPath(path, up)
@@ -120,9 +111,8 @@ func (x *exchange) attachBody(out *http.Request) {
 		if len(out.Trailer) > 0 {
 			out.ContentLength = -1
 		}
-		data := b.data // b is used again once the round trip is over
-		out.Body = bodyOf(data)
-		out.GetBody = func() (io.ReadCloser, error) { return bodyOf(data), nil }
+		x.tries.body.Reset(b.data) // which is not pooled: HTTP/2 may read it later
+		out.Body = &x.tries.body
 	case bodyStreamed:
 		out.Body, out.ContentLength = b.stream, x.r.ContentLength
 		if t := out.Trailer; len(t) > 0 {

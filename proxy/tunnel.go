@@ -122,39 +122,57 @@ func (x *exchange) hijack() (net.Conn, *bufio.Reader) {
 	return conn, buf.Reader
 }
 
+// direction is what passes one way through a tunnel.
+type direction struct {
+	digest   digest
+	messages messages
+}
+
+func (d *direction) passed() passed { return passed{d.digest.size, d.digest.sum(), d.messages.count} }
+
 // tunnel joins two connections.
 type tunnel struct {
 	client net.Conn
-	up     io.ReadWriteCloser
+	server io.ReadWriteCloser
 	ctx    context.Context
 	hello  *helloSniffer // nil if what passes is not TLS
 	pool   *sync.Pool
 	idle   *time.Timer
 
-	mu      sync.Mutex // guards what follows
-	silence time.Duration
-	outcome sealtapv1.Outcome // of what ended it first
-	detail  string
+	progress *progress
+
+	mu       sync.Mutex // guards what follows
+	up, down direction
+	silence  time.Duration
+	outcome  sealtapv1.Outcome // of what ended it first
+	detail   string
 }
 
 // splice joins the client's connection with the upstream's until both have
 // ended, and records what passed. head is sent to the client first.
 func (x *exchange) splice(client net.Conn, buf *bufio.Reader, up io.ReadWriteCloser, head []byte, hello *helloSniffer) {
-	t := &tunnel{client: client, up: up, ctx: x.r.Context(), hello: hello, pool: &x.p.copies, silence: x.p.cfg.Timeouts.TunnelIdle}
-	var upward, downward digest
+	t := &tunnel{client: client, server: up, ctx: x.r.Context(), hello: hello, pool: &x.p.copies, silence: x.p.cfg.Timeouts.TunnelIdle}
+	if hello == nil {
+		t.up.messages.reset(framingWebSocket)
+		t.down.messages.reset(framingWebSocket)
+	}
+	x.tunnel = t
+	x.lasts(t.look, func() { t.end(sealtapv1.Outcome_OUTCOME_UNKNOWN, errUnrecorded.Error()) })
+	t.progress = x.progress
 	if _, err := client.Write(head); err != nil {
 		t.end(sealtapv1.Outcome_OUTCOME_CLIENT_ABORT, "writing to the client: "+err.Error())
 	} else {
-		t.run(buf, &upward, &downward)
+		t.run(buf)
 	}
+	x.progress.stop()
 	a, s := &x.answer, &x.st
 	if !a.captured {
 		s.reset()
 	}
 	a.tunnelled = true
 	s.tunnel.Reset()
-	s.tunnel.Up = &sealtapv1.Body{Size: upward.size, Sha256: sumBytes(&upward)}
-	s.tunnel.Down = &sealtapv1.Body{Size: downward.size, Sha256: sumBytes(&downward)}
+	s.tunnel.Up = &sealtapv1.Body{Size: t.up.digest.size, Sha256: sumBytes(&t.up.digest)}
+	s.tunnel.Down = &sealtapv1.Body{Size: t.down.digest.size, Sha256: sumBytes(&t.down.digest)}
 	if hello != nil {
 		s.tunnel.Sni = capped(hello.name, maxServerName)
 	}
@@ -191,7 +209,7 @@ func sumBytes(d *digest) []byte {
 	return sum[:]
 }
 
-func (t *tunnel) run(buf *bufio.Reader, upward, downward *digest) {
+func (t *tunnel) run(buf *bufio.Reader) {
 	// The server does not watch the client any more: only the proxy's stop ends
 	// the context.
 	stop := context.AfterFunc(t.ctx, func() { t.end(sealtapv1.Outcome_OUTCOME_UNKNOWN, errStopping.Error()) })
@@ -203,14 +221,14 @@ func (t *tunnel) run(buf *bufio.Reader, upward, downward *digest) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		t.copy(t.up, io.MultiReader(bytes.NewReader(early), t.client), upward, true)
+		t.copy(t.server, io.MultiReader(bytes.NewReader(early), t.client), true)
 	}()
-	t.copy(t.client, t.up, downward, false)
+	t.copy(t.client, t.server, false)
 	<-done
 }
 
 // copy passes bytes in one direction until it ends.
-func (t *tunnel) copy(dst io.Writer, src io.Reader, d *digest, upward bool) {
+func (t *tunnel) copy(dst io.Writer, src io.Reader, upward bool) {
 	b := t.pool.Get().(*buffer)
 	defer b.put()
 	reading, writing := sealtapv1.Outcome_OUTCOME_UPSTREAM_TRUNCATED, sealtapv1.Outcome_OUTCOME_CLIENT_ABORT
@@ -225,7 +243,7 @@ func (t *tunnel) copy(dst io.Writer, src io.Reader, d *digest, upward bool) {
 				t.hello.feed(b.b[:n])
 			}
 			m, stuck := dst.Write(b.b[:n])
-			d.add(b.b[:m])
+			t.note(b.b[:m], upward)
 			if stuck != nil {
 				t.end(writing, "writing: "+stuck.Error())
 				return
@@ -240,6 +258,26 @@ func (t *tunnel) copy(dst io.Writer, src io.Reader, d *digest, upward bool) {
 			return
 		}
 	}
+}
+
+// note takes down what has passed.
+func (t *tunnel) note(p []byte, upward bool) {
+	t.mu.Lock()
+	d := &t.down
+	if upward {
+		d = &t.up
+	}
+	d.digest.add(p)
+	d.messages.feed(p)
+	t.mu.Unlock()
+	t.progress.moved(len(p))
+}
+
+// look returns what has passed so far.
+func (t *tunnel) look() (up, down passed) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.up.passed(), t.down.passed()
 }
 
 func (t *tunnel) alive() {
@@ -271,5 +309,5 @@ func (t *tunnel) end(outcome sealtapv1.Outcome, detail string) {
 	}
 	t.mu.Unlock()
 	_ = t.client.Close()
-	_ = t.up.Close()
+	_ = t.server.Close()
 }

@@ -249,7 +249,7 @@ func TestForwardHTTP(t *testing.T) {
 		t.Errorf("%v", rq)
 	}
 	c := dial(t, s.addr)
-	c.send("GET http://ann:Secret77@" + host + " HTTP/1.1\r\nHost: other\r\nConnection: close\r\n\r\n")
+	c.send("GET http://ann:Secret77@" + host + " HTTP/1.1\r\nHost: " + host + "\r\nConnection: close\r\n\r\n")
 	c.head()
 	c.expect(host + " / ")
 	q, _ = s.rec.last(t)
@@ -267,7 +267,7 @@ func TestDenied(t *testing.T) {
 		for _, line := range []string{"CONNECT " + to, "GET http://" + to + "/"} {
 			n := len(s.rec.all())
 			c := dial(t, s.addr)
-			c.send(line + " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+			c.send(line + " HTTP/1.1\r\nHost: " + to + "\r\nConnection: close\r\n\r\n")
 			h := c.head()
 			body, _ := c.rest()
 			if !strings.HasPrefix(h, "HTTP/1.1 403 ") || !strings.Contains(h, "Sealtap-Error: denied") || !strings.Contains(body, "is denied: ") {
@@ -295,7 +295,7 @@ func TestLoopbackTargets(t *testing.T) {
 		if tt.from != "" {
 			from = "X-Forwarded-For: " + tt.from + "\r\n"
 		}
-		c.send("GET " + up + "/ HTTP/1.1\r\nHost: x\r\n" + from + "\r\n")
+		c.send("GET " + up + "/ HTTP/1.1\r\nHost: " + strings.TrimPrefix(up, "http://") + "\r\n" + from + "\r\n")
 		if h := c.head(); !strings.HasPrefix(h, fmt.Sprintf("HTTP/1.1 %d ", tt.status)) {
 			t.Errorf("%q: %q", tt.from, h)
 		}

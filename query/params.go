@@ -124,7 +124,7 @@ func (q *search) set(name, value string, all url.Values, producers func(string) 
 }
 
 func stages() []string {
-	return []string{"request", "response", "start", "stop", "beacon", "gap", "config", "unknown"}
+	return []string{"request", "response", "start", "stop", "beacon", "gap", "config", "progress", "unknown"}
 }
 
 func (q *search) setPath(value string) error {

@@ -9,7 +9,7 @@ import (
 // Brief checks the body of a record entry exactly as [Decode] does, and decodes of
 // requests and responses what exchanges are searched by: trace, who it was, service,
 // method, path and operation; status. Other facts are left out. Records about the producer
-// itself are few, and decoded as a whole. Byte strings stay where they are in body.
+// itself, and of exchanges under way, are few, and decoded as a whole. Byte strings stay where they are in body.
 func Brief(body []byte) (Record, error) {
 	h, err := Scan(body)
 	if err != nil {
@@ -29,7 +29,7 @@ func Brief(body []byte) (Record, error) {
 		case fieldResponse:
 			pb.About = &sealtapv1.Record_Response{Response: briefResponse(content(value))}
 		default:
-			whole = whole || num >= fieldStart && num <= fieldConfig
+			whole = whole || num >= fieldStart && num <= fieldProgress
 		}
 	})
 	if whole {
@@ -38,14 +38,14 @@ func Brief(body []byte) (Record, error) {
 	return Record{Record: pb, Stream: h.Stream}, nil
 }
 
-// The numbers of the fields that Brief reads, from record.proto. What is about the
-// producer itself stands between fieldStart and fieldConfig.
+// The numbers of the fields that Brief reads, from record.proto. What is decoded
+// as a whole stands between fieldStart and fieldProgress.
 const (
 	fieldTime     = 4
 	fieldRequest  = 16
 	fieldResponse = 17
 	fieldStart    = 18
-	fieldConfig   = 22
+	fieldProgress = 23
 
 	fieldTrace     = 1
 	fieldWho       = 2

@@ -21,10 +21,16 @@ const (
 
 // The names of the fields that can be sealed.
 const (
-	FieldSource  = "source"
-	FieldQuery   = "query"
-	FieldPath    = "path"
-	FieldWho     = "who"
+	FieldSource = "source"
+	FieldQuery  = "query"
+	FieldPath   = "path"
+	FieldWho    = "who"
+
+	// These are sealed together with who.
+	FieldCertificate = "certificate" // its SHA-256, in base64
+	FieldIssuer      = "issuer"
+	FieldClaims      = "claims" // one list: the values of the claims, in order
+
 	FieldHeaders = "headers" // one list: the values of the headers marked sealed, in order
 )
 

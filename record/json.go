@@ -43,6 +43,7 @@ type View struct {
 	Changes     any     `json:"changes,omitempty"` // what did not go on as it came
 	Response    any     `json:"response,omitempty"`
 	Tunnel      any     `json:"tunnel,omitempty"`
+	Progress    any     `json:"progress,omitempty"`
 	Detail      any     `json:"detail,omitempty"` // of records about the producer, seals and statements
 }
 
@@ -144,6 +145,8 @@ func (v *View) record(r Record, openings []*sealtapv1.Opening) {
 		v.request(a.Request, sealed)
 	case *sealtapv1.Record_Response:
 		v.response(a.Response, sealed)
+	case *sealtapv1.Record_Progress:
+		v.Progress = progressView(a.Progress)
 	default:
 		v.Detail = producerDetail(r)
 	}
@@ -155,11 +158,7 @@ func (v *View) request(q *sealtapv1.Request, sealed map[string]*Value) {
 	v.Authority, v.Protocol = q.GetAuthority(), q.GetProtocol()
 	v.Source, v.Path, v.Query = pick(q.GetSource(), sealed[FieldSource]), pick(q.GetPath(), sealed[FieldPath]), pick(q.GetQuery(), sealed[FieldQuery])
 	if w := q.GetWho(); w != nil {
-		v.Who = struct {
-			ID       *Value `json:"id,omitempty"`
-			How      string `json:"how"`
-			Verified bool   `json:"verified"`
-		}{pick(w.GetId(), sealed[FieldWho]), w.GetHow(), w.GetVerified()}
+		v.Who = newWhoView(w, sealed)
 	}
 	v.Template, v.Operation = q.GetTemplate(), operationView(q.GetOperation())
 	v.Decision = decisionView(q.GetDecision())
@@ -192,6 +191,9 @@ func (v *View) response(p *sealtapv1.Response, sealed map[string]*Value) {
 	if a := p.GetAttempts(); len(a) > 0 {
 		out["attempts"] = attemptViews(a)
 	}
+	if up, down := p.GetMessagesUp(), p.GetMessagesDown(); up+down > 0 {
+		out["messages_up"], out["messages_down"] = up, down
+	}
 	v.Response = out
 	if t := p.GetTunnel(); t != nil {
 		v.Tunnel = struct {
@@ -200,6 +202,17 @@ func (v *View) response(p *sealtapv1.Response, sealed map[string]*Value) {
 			Down any    `json:"down,omitempty"`
 		}{t.GetSni(), bodyView(t.GetUp()), bodyView(t.GetDown())}
 	}
+}
+
+func progressView(p *sealtapv1.Progress) any {
+	return struct {
+		Number       uint64 `json:"number"`
+		Up           any    `json:"up,omitempty"`
+		Down         any    `json:"down,omitempty"`
+		MessagesUp   uint64 `json:"messages_up,omitempty"`
+		MessagesDown uint64 `json:"messages_down,omitempty"`
+		DurationNS   uint64 `json:"duration_ns"`
+	}{p.GetNumber(), bodyView(p.GetUp()), bodyView(p.GetDown()), p.GetMessagesUp(), p.GetMessagesDown(), p.GetDurationNs()}
 }
 
 func pick(open string, sealed *Value) *Value {

@@ -121,7 +121,7 @@ func Parse(entry []byte) (Entry, error) {
 
 // Stage is the name of what a record is about, as it stands in output for
 // programs: "request", "response", "start", "stop", "beacon", "gap", "config",
-// or "unknown" for a record from a later version.
+// "progress", or "unknown" for a record from a later version.
 func (r Record) Stage() string {
 	switch r.GetAbout().(type) {
 	case *sealtapv1.Record_Request:
@@ -138,6 +138,8 @@ func (r Record) Stage() string {
 		return "gap"
 	case *sealtapv1.Record_Config:
 		return "config"
+	case *sealtapv1.Record_Progress:
+		return "progress"
 	}
 	return "unknown"
 }

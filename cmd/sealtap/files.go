@@ -1,12 +1,9 @@
 package main
 
 import (
-	"bufio"
-	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
-	"fmt"
 	"os"
 	"strings"
 
@@ -14,6 +11,7 @@ import (
 
 	"github.com/sealtap/sealtap/config"
 	"github.com/sealtap/sealtap/keys"
+	"github.com/sealtap/sealtap/proxy"
 	"github.com/sealtap/sealtap/tlog"
 	"github.com/sealtap/sealtap/witness/policy"
 )
@@ -25,6 +23,7 @@ type proxyFiles struct {
 	digestKey  []byte
 	recipients []age.Recipient
 	jwks       []byte
+	apiKeys    []proxy.APIKey
 	tls        *tls.Config
 
 	upstreamTLS []*tls.Config // of each upstream, or nil
@@ -50,10 +49,8 @@ func readProxyFiles(c *config.Proxy) (*proxyFiles, error) {
 		}
 		f.recipients = append(f.recipients, r)
 	}
-	if c.JWKS != "" {
-		if f.jwks, err = os.ReadFile(string(c.JWKS)); err != nil {
-			return nil, usagef("proxy.jwks: %w", err)
-		}
+	if err := readIdentityFiles(c, f); err != nil {
+		return nil, err
 	}
 	if f.upstreamTLS, err = readUpstreamTLS(c); err != nil {
 		return nil, err
@@ -177,35 +174,16 @@ func readLogFiles(c *config.Log) (*logFiles, error) {
 	return f, err
 }
 
-// loadTokens reads lines NAME HEX-SHA-256; a line that starts with # is a comment.
+// loadTokens reads the digests of readers' tokens.
 func loadTokens(path string) (list [][32]byte, err error) {
 	if path == "" {
 		return nil, nil
 	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, usagef("log.readers.tokens: %w", err)
+	sums, err := loadSums("log.readers.tokens", path)
+	for _, s := range sums {
+		list = append(list, s.sum)
 	}
-	defer f.Close()
-	s := bufio.NewScanner(f)
-	for n := 1; s.Scan(); n++ {
-		fields := strings.Fields(s.Text())
-		if len(fields) == 0 || strings.HasPrefix(fields[0], "#") {
-			continue
-		}
-		var sum [sha256.Size]byte
-		if len(fields) != 2 || len(fields[1]) != hex.EncodedLen(len(sum)) {
-			return nil, usagef("log.readers.tokens: %s:%d: a line reads NAME HEX-SHA-256", path, n)
-		}
-		if _, err := hex.Decode(sum[:], []byte(fields[1])); err != nil {
-			return nil, usagef("log.readers.tokens: %s:%d: a line reads NAME HEX-SHA-256", path, n)
-		}
-		list = append(list, sum)
-	}
-	if err := s.Err(); err != nil {
-		return nil, fmt.Errorf("reading %s: %w", path, err)
-	}
-	return list, nil
+	return list, err
 }
 
 func readWitnessFiles(c config.Witness) (*keys.Private, error) {

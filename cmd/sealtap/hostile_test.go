@@ -25,17 +25,6 @@ type world struct {
 	stop     func()
 }
 
-// free returns an address where nobody listens.
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -44,8 +33,8 @@ func newWorld(t *testing.T) *world {
 		}
 	}))
 	t.Cleanup(upstream.Close)
-	w := &world{dir: filepath.Join(t.TempDir(), "data"), log: "http://" + freeAddr(t)}
-	flags := upFlags{upstream: upstream.URL, listen: freeAddr(t), logListen: strings.TrimPrefix(w.log, "http://")}
+	w := &world{dir: filepath.Join(t.TempDir(), "data"), log: "http://" + listenAddr(t)}
+	flags := upFlags{upstream: upstream.URL, listen: listenAddr(t), logListen: strings.TrimPrefix(w.log, "http://")}
 	w.proxy = flags.listen
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -297,4 +286,13 @@ func TestStopPublishes(t *testing.T) {
 	if code, out, errs := w.sealtap("audit", w.dir); code != exitGood {
 		t.Errorf("exit %d: %s%s", code, out, errs)
 	}
+}
+
+func listenAddr(t *testing.T) string {
+	t.Helper()
+	addr, err := freeAddr()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return addr
 }

@@ -40,13 +40,11 @@ func TestScript(t *testing.T) {
 		Dir: "testdata/script",
 		Setup: func(e *testscript.Env) error {
 			for _, name := range []string{"PROXY", "LOG", "LOG2", "MIRROR", "UPSTREAM", "UPSTREAM2", "UPSTREAM3"} {
-				l, err := net.Listen("tcp", "127.0.0.1:0")
+				addr, err := freeAddr()
 				if err != nil {
 					return err
 				}
-				e.Setenv(name, l.Addr().String())
-				e.Defer(func() { l.Close() })
-				l.Close()
+				e.Setenv(name, addr)
 			}
 			return nil
 		},
@@ -54,6 +52,7 @@ func TestScript(t *testing.T) {
 			"await":    await,
 			"get":      get,
 			"inset":    inset,
+			"send":     send,
 			"fetch":    fetch,
 			"refused":  refused,
 			"term":     terminate,

@@ -181,17 +181,25 @@ func requestAmong(all []row) *row {
 // exchange returns the records of an exchange, oldest first, each proven to be
 // one of them.
 func (rd *reader) exchange(ctx context.Context, exchange string) ([]row, error) {
-	const most = 100 // and there are two
-	page, err := rd.Search(ctx, url.Values{"exchange": {exchange}, "limit": {strconv.Itoa(most)}})
-	if err != nil {
-		return nil, err
-	}
+	// Most have two; those that last leave more, and begin with the oldest.
+	const pages, most = 20, 1000
 	var indices []uint64
-	for _, h := range page.Records {
-		indices = append(indices, h.Index)
-	}
-	if err := descending(indices, most); err != nil {
-		return nil, err
+	query := url.Values{"exchange": {exchange}, "limit": {strconv.Itoa(most)}}
+	for range pages {
+		page, err := rd.Search(ctx, query)
+		if err != nil {
+			return nil, err
+		}
+		for _, h := range page.Records {
+			indices = append(indices, h.Index)
+		}
+		if err := descending(indices, pages*most); err != nil {
+			return nil, err
+		}
+		if page.Next == "" {
+			break
+		}
+		query.Set("cursor", page.Next)
 	}
 	var known []uint64
 	for i := len(indices) - 1; i >= 0 && indices[i] < rd.head.Size; i-- {

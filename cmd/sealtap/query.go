@@ -39,7 +39,7 @@ var filters = []struct{ name, usage string }{
 	{"trace", "W3C trace id"},
 	{"since", "not before: a time (RFC 3339), or how long ago (15m, 24h)"},
 	{"until", "before: a time (RFC 3339), or how long ago"},
-	{"stage", "request, response, start, stop, beacon, gap or config"},
+	{"stage", "request, response, progress, start, stop, beacon, gap or config"},
 	{"cursor", "go on where an earlier page said \"next\""},
 }
 
@@ -240,7 +240,7 @@ func printExchanges(ctx context.Context, w io.Writer, rd *reader, responses []ro
 		}
 		at, who, method, path := p.entry.Record.GetTime(), "-", "-", "-"
 		if q != nil {
-			at, who, method, path = q.entry.Record.GetTime(), whoText(q.entry.Record), q.view.Method, q.asks(narrow)
+			at, who, method, path = q.entry.Record.GetTime(), whoText(q.entry.Record), cmp.Or(q.view.Method, "-"), cmp.Or(q.asks(narrow), "-")
 		}
 		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", time.Unix(0, at).UTC().Format(format), printable(who), printable(method),
 			statusText(a), answerText(a), id, path)

@@ -279,6 +279,7 @@ func proxyConfig(c *config.Proxy, f *proxyFiles, sp proxy.Recorder, logger *slog
 	p := proxy.Config{
 		Upstream: c.Upstream.URL, TLS: f.tls, Service: c.Service, Recorder: sp, DigestKey: f.digestKey, OpenHeaders: c.OpenHeaders,
 		Seal: c.Seal, Operations: c.Operations, UserHeader: c.UserHeader, BufferLimit: int(c.BufferLimit), Logger: logger,
+		Progress: proxy.Progress{Every: time.Duration(c.Progress.Every), Bytes: int64(c.Progress.Bytes)},
 	}
 	if p.Service == "" && c.Upstream.URL != nil {
 		p.Service = c.Upstream.Host
@@ -288,9 +289,7 @@ func proxyConfig(c *config.Proxy, f *proxyFiles, sp proxy.Recorder, logger *slog
 		p.TrustedPeers = append(p.TrustedPeers, t.Prefix)
 	}
 	addForward(&p, &c.Forward, &f.forward)
-	if f.jwks != nil {
-		p.JWT = &proxy.JWT{Keys: f.jwks}
-	}
+	setIdentity(&p, c, f)
 	return p
 }
 

@@ -141,6 +141,12 @@ func viewLines(r row) [][2]string {
 				verified = "verified"
 			}
 			add("", "by "+plain(w.GetHow())+", "+verified)
+			for _, l := range v.WhoFacts() {
+				text := value(&l.Value)
+				if text != "" {
+					add("", plain(l.Name)+" "+text)
+				}
+			}
 		}
 		add("asked", r.asked())
 		if o := q.GetRequest().GetOperation(); o != nil {
@@ -158,6 +164,13 @@ func viewLines(r row) [][2]string {
 		lines = append(lines, changeLines(q.GetRequest().GetChanges())...)
 		lines = append(lines, headerLines(v)...)
 	}
+	if r.entry.Record != nil && r.entry.Record.GetProgress() != nil {
+		g := r.entry.Record.GetProgress()
+		add("so far", time.Duration(g.GetDurationNs()).Round(time.Microsecond).String())
+		add("  up", bodyText(g.GetUp()))
+		add("  down", bodyText(g.GetDown()))
+		add("messages", messagesText(g.GetMessagesUp(), g.GetMessagesDown()))
+	}
 	if r.entry.Record != nil && r.entry.Record.GetResponse() != nil {
 		p := r.entry.Record.GetResponse()
 		add("status", statusText(p))
@@ -172,6 +185,7 @@ func viewLines(r row) [][2]string {
 			add("  up", bodyText(t.GetUp()))
 			add("  down", bodyText(t.GetDown()))
 		}
+		add("messages", messagesText(p.GetMessagesUp(), p.GetMessagesDown()))
 		lines = append(lines, attemptLines(p.GetAttempts())...)
 		lines = append(lines, headerLines(v)...)
 	}
@@ -214,6 +228,9 @@ func headerLines(v *record.View) (lines [][2]string) {
 
 // asked is the first line of the request. A tunnel has neither scheme nor path.
 func (r row) asked() string {
+	if r.view.Method == "" {
+		return "a request line that cannot be read"
+	}
 	v, at := r.view, plain(r.view.Authority)
 	if v.Scheme != "" {
 		at = plain(v.Scheme) + "://" + at
@@ -222,6 +239,13 @@ func (r row) asked() string {
 		at += plain(r.target())
 	}
 	return plain(v.Method) + " " + at + "  " + plain(v.Protocol)
+}
+
+func messagesText(up, down uint64) string {
+	if up+down == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d up, %d down", up, down)
 }
 
 func bodyText(b *sealtapv1.Body) string {

@@ -43,6 +43,7 @@ type writer struct {
 	largest   uint64 // signed and kept
 	published uint64
 	drops     int
+	about     string // what is made to fail
 }
 
 func newWriter(t *testing.T) *writer {
@@ -113,7 +114,7 @@ func (w *writer) load() error {
 		}
 	}
 	if uint64(len(stored)) != state.Size || len(stored) < w.acked {
-		w.t.Fatalf("%d entries are stored, the state says %d, and %d were acknowledged", len(stored), state.Size, w.acked)
+		w.t.Fatalf("%d entries are stored, the state says %d, and %d were acknowledged (%s)", len(stored), state.Size, w.acked, w.about)
 	}
 	for i := range w.acked {
 		if !bytes.Equal(stored[i], w.entries[i]) {
@@ -327,6 +328,7 @@ func failAt(t *testing.T, at, count int, mode faultvfs.Mode, survive int) (faile
 	t.Helper()
 	w := newWriter(t)
 	faultvfs.Reset(filepath.Dir(w.path))
+	w.about = fmt.Sprintf("%d changes fail from %d on, mode %d, and %d %% survive of what was not synced", count, at, mode, survive)
 	faultvfs.Arm(at, count, mode)
 	w.script()
 	hits := faultvfs.Hits()

@@ -122,7 +122,12 @@ const body = (b) => (b ? `${b.size} bytes, SHA-256 ${b.sha256}` : "");
 function described(r) {
   const p = r.response || {};
   const pairs = [["index", r.index], ["producer", `${r.producer} #${r.sequence}`], ["time", when(r.time)]];
-  if (r.who) pairs.push(["who", `${plain(r.who.id)}, by ${r.who.how}, ${r.who.verified ? "verified" : "not verified"}`]);
+  if (r.who) {
+    pairs.push(["who", `${plain(r.who.id)}, by ${r.who.how}, ${r.who.verified ? "verified" : "not verified"}`]);
+    if (r.who.certificate_sha256) pairs.push(["certificate", plain(r.who.certificate_sha256)]);
+    if (r.who.issuer) pairs.push(["issuer", plain(r.who.issuer)]);
+    for (const [name, value] of Object.entries(r.who.claims || {})) pairs.push(["claim " + name, plain(value)]);
+  }
   if (r.method) pairs.push(["asked", `${r.method} ${r.scheme ? r.scheme + "://" : ""}${r.authority}${plain(r.path)}`]);
   if (r.operation) pairs.push(["operation", `${r.operation.protocol} ${asks(r)}`]);
   pairs.push(["template", r.template], ["query", plain(r.query)], ["source", plain(r.source)], ["trace", r.trace], ["body", body(r.request)]);

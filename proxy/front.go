@@ -1,0 +1,70 @@
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+
+	"github.com/sealtap/sealtap/proxy/http1"
+)
+
+// front returns the server of one run: HTTP/1 is read by package http1, HTTP/2 by
+// net/http.
+func (p *Proxy) front(base context.Context, rn *run) *http1.Server {
+	return p.frontOf(base, p.cfg.TLS, func(ctx context.Context, c net.Conn) context.Context {
+		cc := &clientConn{Conn: c, text: peerText(c), run: rn}
+		cc.addr = parseAddr(cc.text)
+		return context.WithValue(ctx, connKey{}, cc)
+	})
+}
+
+// frontOf returns a server whose connections have contexts that connContext makes.
+func (p *Proxy) frontOf(base context.Context, config *tls.Config, connContext func(context.Context, net.Conn) context.Context) *http1.Server {
+	t := &p.cfg.Timeouts
+	protocols := new(http.Protocols)
+	protocols.SetHTTP2(true)
+	protocols.SetUnencryptedHTTP2(true)
+	return http1.New(http1.Config{
+		Handler: p.Handler(),
+		Refused: p.refused,
+		HTTP2: &http.Server{
+			Handler:   p.Handler(),
+			Protocols: protocols,
+			// What net/http would answer by itself would pass unrecorded.
+			DisableGeneralOptionsHandler: true,
+			ReadHeaderTimeout:            t.RequestHeader,
+			IdleTimeout:                  t.ClientIdle,
+			MaxHeaderBytes:               p.cfg.MaxHeaderBytes,
+			ErrorLog:                     slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
+			BaseContext:                  func(net.Listener) context.Context { return base },
+			ConnContext:                  connContext,
+		},
+		TLS:            config,
+		Base:           base,
+		ConnContext:    connContext,
+		HeaderTimeout:  t.RequestHeader,
+		IdleTimeout:    t.ClientIdle,
+		WriteTimeout:   t.ClientStall,
+		MaxHeaderBytes: p.cfg.MaxHeaderBytes,
+		Logger:         p.log,
+	})
+}
+
+// refused records a request that cannot be read as exactly one thing, and says
+// so to the client.
+func (p *Proxy) refused(w http.ResponseWriter, r *http.Request, e *http1.Error) {
+	p.handle(w, r, func(x *exchange) { x.refuse(e.Status, e.Reason) })
+}
+
+// badBody is the error of a body that cannot be read as exactly one thing, if
+// that is what err is.
+func badBody(err error) *http1.Error {
+	var bad *http1.Error
+	if errors.As(err, &bad) {
+		return bad
+	}
+	return nil
+}
