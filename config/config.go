@@ -83,12 +83,6 @@ type Progress struct {
 	Bytes Size   `yaml:"bytes"` // in both directions together; 0 means 64MiB
 }
 
-// Forward says which targets a forward proxy may reach.
-type Forward struct {
-	Allow []Prefix `yaml:"allow"` // beyond the default
-	Deny  []Prefix `yaml:"deny"`  // beyond the default
-}
-
 // TLS configures a listener.
 type TLS struct {
 	Cert     Path `yaml:"cert"`
@@ -206,6 +200,7 @@ func (f *File) resolve(dir string) {
 			at(&p.TLS.Cert, &p.TLS.Key, &p.TLS.ClientCA)
 		}
 		p.resolveUpstreams(at)
+		p.Forward.resolve(at)
 	}
 	if l := f.Log; l != nil {
 		at(&l.Database, &l.Key, &l.PostQuantumKey, &l.OperatorKey, &l.Genesis, &l.Policy, &l.OpeningsIdentity, &l.Readers.Tokens)

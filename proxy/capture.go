@@ -239,7 +239,7 @@ func (x *exchange) captureRequest() {
 	q.Trace = x.trace[:]
 	q.Method, q.Protocol = capped(r.Method, maxMethod), protocolName(r)
 	x.captureRoute(q)
-	if r.Method != http.MethodConnect {
+	if r.Method != http.MethodConnect && x.conn.socks == nil {
 		q.Scheme = x.scheme()
 		if r.URL.IsAbs() {
 			q.Scheme = capped(r.URL.Scheme, maxMethod)
@@ -248,6 +248,7 @@ func (x *exchange) captureRequest() {
 	x.captureTarget(q)
 	x.captureSource(q)
 	x.captureHeaders(r.Header, "", x.decide)
+	x.captureVerdict(q)
 	s.sealHeaders()
 	q.Headers, q.Credentials = s.headers, s.credentials
 	s.asked.Request = q
@@ -328,6 +329,8 @@ func (x *exchange) decide(name string, rule headerRule) {
 
 func protocolName(r *http.Request) string {
 	switch {
+	case r.Proto == protoSOCKS:
+		return protoSOCKS
 	case r.ProtoMajor == 0:
 		return "" // of a request that was refused before that was known
 	case r.ProtoMajor == 1 && r.ProtoMinor == 1:

@@ -43,6 +43,8 @@ type exchange struct {
 	route *routed   // that it takes; nil of a forward proxy, and where there is none
 	at    *upstream // where it is in flight
 
+	verdict verdict // of the rules of a forward proxy
+
 	opened bool // the request record is durable
 	closed bool // the response record is durable, or failed
 	begun  bool // something of the answer was sent
@@ -70,7 +72,7 @@ func (x *exchange) begin(w http.ResponseWriter, r *http.Request) {
 	x.w, x.r, x.start = w, r, time.Now()
 	x.opened, x.closed, x.begun, x.reuse = false, false, false, true
 	x.ctl, x.tries, x.newTrace, x.progress, x.tunnel = nil, nil, "", nil, nil
-	x.route, x.at, x.unrecorded = nil, nil, false
+	x.route, x.at, x.unrecorded, x.verdict = nil, nil, false, verdict{}
 	x.drop = x.drop[:0]
 	x.body = requestBody{}
 	x.answer.reset()
@@ -78,7 +80,7 @@ func (x *exchange) begin(w http.ResponseWriter, r *http.Request) {
 	if x.conn, ok = r.Context().Value(connKey{}).(*clientConn); !ok {
 		x.conn = &clientConn{text: r.RemoteAddr, addr: parseAddr(r.RemoteAddr)}
 	}
-	x.trusted = x.conn.addr.IsValid() && x.p.trusts(x.conn.addr.Addr())
+	x.trusted = x.conn.inside == nil && x.conn.addr.IsValid() && x.p.trusts(x.conn.addr.Addr())
 	x.id = x.p.ids.next(x.start)
 	var buf [36]byte
 	x.idText = string(appendUUID(buf[:0], x.id))
@@ -124,7 +126,11 @@ func (x *exchange) serve() {
 		x.refuse(http.StatusBadRequest, why)
 		return
 	}
-	if !x.choose() {
+	if x.misdirected() {
+		x.refuse(http.StatusMisdirectedRequest, "the authority is not that of the tunnel")
+		return
+	}
+	if !x.choose() || !x.admit() {
 		return
 	}
 	if x.r.Method == http.MethodConnect {
@@ -158,6 +164,9 @@ func (x *exchange) malformed() string {
 	}
 	if len(r.Header["Transfer-Encoding"]) > 0 {
 		return "the coding of the body is not known"
+	}
+	if x.conn.inside != nil {
+		return x.malformedInside()
 	}
 	reverse := x.p.reverse()
 	switch absolute := r.URL.Host != "" && r.Method != http.MethodConnect; {
@@ -329,7 +338,7 @@ func (x *exchange) fail(status int, code string, outcome sealtapv1.Outcome, deta
 	a.status = status
 	a.part()
 	a.sent.reset()
-	if x.r.Method != http.MethodHead {
+	if x.r.Method != http.MethodHead && x.conn.socks == nil {
 		a.sent.whole(body)
 	}
 	if err := x.finish(outcome, detail); err != nil {
@@ -372,6 +381,9 @@ func (x *exchange) writeProblem(status int, code string, body []byte) {
 	h.Set("Sealtap-Error", code)
 	h.Set("Sealtap-Exchange", x.idText)
 	x.markUnrecorded(h)
+	if status == http.StatusProxyAuthRequired {
+		h.Set("Proxy-Authenticate", `Basic realm="sealtap", charset="UTF-8"`)
+	}
 	if x.body.pending() {
 		h.Set("Connection", "close")
 	}

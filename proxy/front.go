@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"log/slog"
 	"net"
@@ -13,12 +14,16 @@ import (
 // front returns the server of one run: HTTP/1 is read by package http1, HTTP/2 by
 // net/http.
 func (p *Proxy) front(base context.Context, rn *run) *http1.Server {
-	t := &p.cfg.Timeouts
-	connContext := func(ctx context.Context, c net.Conn) context.Context {
+	return p.frontOf(base, p.cfg.TLS, func(ctx context.Context, c net.Conn) context.Context {
 		cc := &clientConn{Conn: c, text: peerText(c), run: rn}
 		cc.addr = parseAddr(cc.text)
 		return context.WithValue(ctx, connKey{}, cc)
-	}
+	})
+}
+
+// frontOf returns a server whose connections have contexts that connContext makes.
+func (p *Proxy) frontOf(base context.Context, config *tls.Config, connContext func(context.Context, net.Conn) context.Context) *http1.Server {
+	t := &p.cfg.Timeouts
 	protocols := new(http.Protocols)
 	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(true)
@@ -37,7 +42,7 @@ func (p *Proxy) front(base context.Context, rn *run) *http1.Server {
 			BaseContext:                  func(net.Listener) context.Context { return base },
 			ConnContext:                  connContext,
 		},
-		TLS:            p.cfg.TLS,
+		TLS:            config,
 		Base:           base,
 		ConnContext:    connContext,
 		HeaderTimeout:  t.RequestHeader,

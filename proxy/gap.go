@@ -13,6 +13,7 @@ import (
 
 	"github.com/sealtap/sealtap/durable"
 	sealtapv1 "github.com/sealtap/sealtap/proto/sealtap/v1"
+	"github.com/sealtap/sealtap/proxy/socks"
 )
 
 // gapEvery is how often a hole in the records is tried to be declared, and its
@@ -181,8 +182,11 @@ func (x *exchange) markUnrecorded(h http.Header) {
 	h["Sealtap-Unrecorded"] = []string{"true"}
 }
 
-// established is the head of the answer that confirms a tunnel.
+// established tells the client that its tunnel is there.
 func (x *exchange) established() []byte {
+	if x.conn.socks != nil {
+		return socks.Answer(socks.Succeeded)
+	}
 	const head = "HTTP/1.1 200 Connection Established\r\n"
 	if x.unrecorded {
 		return []byte(head + "Sealtap-Unrecorded: true\r\n\r\n")

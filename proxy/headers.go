@@ -279,7 +279,7 @@ func (x *exchange) setForwarded(h http.Header, set func(name, value string)) {
 }
 
 func (x *exchange) scheme() string {
-	if x.r.TLS != nil {
+	if x.r.TLS != nil || x.conn.inside != nil {
 		return "https"
 	}
 	return "http"

@@ -135,6 +135,9 @@ func basicUser(credential string) string {
 // source is the address of the client: the peer's, or what a trusted peer says
 // in X-Forwarded-For, read from the right until an address that is not trusted.
 func (x *exchange) source() string {
+	if x.conn.inside != nil {
+		return x.conn.inside.source
+	}
 	if !x.trusted {
 		return x.conn.text
 	}
@@ -168,6 +171,9 @@ func (x *exchange) source() string {
 // local reports whether a client is on this machine: as a peer, and by what it
 // says of those it speaks for.
 func (x *exchange) local() bool {
+	if x.conn.inside != nil {
+		return x.conn.inside.local
+	}
 	if x.conn.text == unixPeer {
 		return true
 	}

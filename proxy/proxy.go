@@ -26,6 +26,7 @@ import (
 	"time"
 
 	sealtapv1 "github.com/sealtap/sealtap/proto/sealtap/v1"
+	"github.com/sealtap/sealtap/proxy/hosts"
 	"github.com/sealtap/sealtap/proxy/meaning"
 	"github.com/sealtap/sealtap/record"
 )
@@ -128,6 +129,17 @@ type Config struct {
 type Forward struct {
 	DenyCIDRs  []netip.Prefix // win over everything
 	AllowCIDRs []netip.Prefix // win over what is denied without rules
+	// Ports that are reached; nil means [DefaultPorts].
+	Ports []hosts.Ports
+	// AllowHosts and DenyHosts are patterns (hosts.Set) of what is reached and
+	// what is not, by the name that clients ask for. DenyHosts win; no AllowHosts means
+	// every host.
+	AllowHosts, DenyHosts []string
+	// Users are verified by their passwords; RequireUser lets nobody else pass.
+	Users       Users
+	RequireUser bool
+	// Intercept says which tunnels the proxy ends itself; nil means none.
+	Intercept *Intercept
 }
 
 // Timeouts bound how long the proxy waits for others.
@@ -177,7 +189,8 @@ type Proxy struct {
 	checks  checks
 	targets targets // of a forward proxy
 
-	gaps *gaps // what passed without records
+	gaps       *gaps      // what passed without records
+	forwarding forwarding // its rules
 
 	exchanges sync.Pool // *exchange
 	small     sync.Pool // *buffer of smallBuffer bytes
@@ -229,6 +242,9 @@ func New(cfg Config) (*Proxy, error) {
 	}
 	if !p.reverse() {
 		p.targets = p.newTargets()
+		if err := p.newForwarding(); err != nil {
+			return nil, err
+		}
 	}
 	if p.gaps, err = p.newGaps(cfg.GapFile); err != nil {
 		return nil, err
@@ -305,6 +321,11 @@ func (p *Proxy) handle(w http.ResponseWriter, r *http.Request, f func(*exchange)
 	if x.conn.run != nil {
 		x.conn.run.active.Add(1)
 		defer x.conn.run.active.Add(-1)
+	}
+	if in := x.conn.inside; in != nil {
+		in.exchanges.Add(1)
+		in.active.Add(1)
+		defer in.active.Add(-1)
 	}
 	defer x.end()
 	f(x)

@@ -173,6 +173,9 @@ func (x *exchange) service() string {
 	if x.route != nil {
 		return x.route.service
 	}
+	if x.conn.inside != nil {
+		return x.conn.inside.host.Name
+	}
 	return x.p.cfg.Service
 }
 

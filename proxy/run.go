@@ -16,7 +16,8 @@ var errStopping = errors.New("the proxy stopped")
 
 // run is one call of Run.
 type run struct {
-	active atomic.Int64 // exchanges and tunnels under way
+	active   atomic.Int64    // exchanges and tunnels under way
+	stopping context.Context // ends when no more are to begin
 }
 
 // clientConn is what is known of a client's connection.
@@ -25,6 +26,8 @@ type clientConn struct {
 	addr     netip.AddrPort
 	text     string
 	run      *run
+	inside   *inside    // of what is said in a tunnel; else nil
+	socks    *socksUser // of SOCKS5; else nil
 
 	certificate peerCertificate
 }
@@ -44,7 +47,7 @@ func (p *Proxy) Run(ctx context.Context, l net.Listener) error {
 	defer p.tokens.follow(ctx)()
 	base, cut := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cut(nil)
-	rn := new(run)
+	rn := &run{stopping: ctx}
 	srv := p.front(base, rn)
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(l) }()

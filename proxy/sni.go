@@ -7,6 +7,8 @@ type helloSniffer struct {
 	rest    []byte // bytes of a record that is not whole
 	done    bool
 	name    string
+
+	encrypted bool // part of it is (ECH, RFC 9849); name is then of its outer part
 }
 
 // maxHello bounds what is kept of a hello while it is not whole.
@@ -62,33 +64,40 @@ func (s *helloSniffer) look() {
 	if size > len(m.b) {
 		return
 	}
-	s.end(serverName(m.b[:size]))
+	name, ech := serverName(m.b[:size])
+	s.end(name)
+	s.encrypted = ech
 }
 
-// serverName returns the first host name in the body of a ClientHello, or "". It
-// can be anything: it is recorded, not believed.
-func serverName(hello []byte) string {
+// serverName returns the first host name in the body of a ClientHello, or "", and
+// reports whether an extension holds another hello, encrypted. Both can be
+// anything: they are recorded, not believed.
+func serverName(hello []byte) (name string, ech bool) {
 	m := reader{b: hello}
-	m.take(2 + 32)       // version, random
-	m.take(m.uint(1))    // session id
-	m.take(m.uint(2))    // cipher suites
-	m.take(m.uint(1))    // compression methods
-	ext := m.sub(2)      // extensions
+	m.take(2 + 32)    // version, random
+	m.take(m.uint(1)) // session id
+	m.take(m.uint(2)) // cipher suites
+	m.take(m.uint(1)) // compression methods
+	ext := m.sub(2)   // extensions
+	seen := false
 	for len(ext.b) > 0 { // each a type and a length
 		kind, data := ext.uint(2), ext.sub(2)
 		if ext.bad {
-			return ""
+			return name, ech
 		}
-		if kind != 0 {
+		if kind == 0xfe0d {
+			ech = true
+		}
+		if kind != 0 || seen {
 			continue
 		}
+		seen = true
 		list := data.sub(2)
-		if kind, name := list.uint(1), list.sub(2); !list.bad && kind == 0 {
-			return string(name.b)
+		if kind, first := list.uint(1), list.sub(2); !list.bad && kind == 0 {
+			name = string(first.b)
 		}
-		return ""
 	}
-	return ""
+	return name, ech
 }
 
 // reader takes apart what has lengths before its parts. After a part that is

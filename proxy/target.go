@@ -55,6 +55,10 @@ func metadataAddrs() []netip.Addr {
 	}
 }
 
+// localTranslation are the addresses that translators of a network take for IPv4
+// ones in a way that only they know (RFC 8215).
+func localTranslation() netip.Prefix { return netip.MustParsePrefix("64:ff9b:1::/48") }
+
 // checkTarget returns a deniedError if an address must not be dialled for a
 // client that is, or is not, on this machine.
 func (p *Proxy) checkTarget(ap netip.AddrPort, local bool) error {
@@ -79,6 +83,8 @@ func (p *Proxy) checkTarget(ap netip.AddrPort, local bool) error {
 		return deny("the address is multicast")
 	case slices.Contains(metadataAddrs(), a):
 		return deny("the address serves cloud metadata")
+	case localTranslation().Contains(a):
+		return deny("the address is one that a translator of the network takes for IPv4")
 	case a.IsLoopback() && !local:
 		return deny("the address is loopback, and the client is elsewhere")
 	}

@@ -62,6 +62,9 @@ func (x *exchange) roundTrip(upgrade bool) (*http.Response, error) {
 
 // reach sends a request of a forward proxy to where it wants.
 func (x *exchange) reach(out *http.Request, _ bool) (*http.Response, error) {
+	if x.conn.inside != nil {
+		return x.reachInside(out)
+	}
 	transport := x.p.targets.far.transport
 	if x.local() {
 		transport = x.p.targets.near.transport

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	sealtapv1 "github.com/sealtap/sealtap/proto/sealtap/v1"
+	"github.com/sealtap/sealtap/proxy/hosts"
 )
 
 // halfOpen is the longest silence of a tunnel of which one side has ended.
@@ -54,6 +55,10 @@ func (x *exchange) connect() {
 	}
 	defer client.Close()
 	x.answer.status = http.StatusOK
+	if x.p.forwarding.intercept != nil {
+		x.intercept(client, buf, up, x.established())
+		return
+	}
 	x.splice(client, buf, up, x.established(), new(helloSniffer))
 }
 
@@ -162,11 +167,32 @@ func (x *exchange) splice(client net.Conn, buf *bufio.Reader, up io.ReadWriteClo
 	if hello != nil {
 		s.tunnel.Sni = capped(hello.name, maxServerName)
 	}
-	outcome, detail := t.outcome, t.detail
+	outcome, detail := t.outcome, x.noteHello(hello, t.detail)
 	if outcome == 0 {
 		outcome = sealtapv1.Outcome_OUTCOME_COMPLETE
 	}
 	_ = x.finish(outcome, detail)
+}
+
+// noteHello adds what a client's hello says to the words about a tunnel.
+func (x *exchange) noteHello(hello *helloSniffer, words string) string {
+	add := func(s string) {
+		if words != "" {
+			words += "; "
+		}
+		words += s
+	}
+	if hello == nil {
+		return words
+	}
+	if hello.encrypted {
+		add("the client's hello has an encrypted part (ECH), and the server name stands outside of it")
+	}
+	target, _, err := hosts.Split(x.r.Host, 443)
+	if name, bad := hosts.New(hello.name); hello.name != "" && err == nil && !target.Addr.IsValid() && (bad != nil || name != target) {
+		add("the server name in the client's hello is not the host of the tunnel")
+	}
+	return words
 }
 
 func sumBytes(d *digest) []byte {

@@ -36,6 +36,7 @@ type View struct {
 	Protocol    string  `json:"protocol,omitempty"`
 	Template    string  `json:"template,omitempty"`
 	Operation   any     `json:"operation,omitempty"`
+	Decision    any     `json:"decision,omitempty"`
 	Headers     any     `json:"headers,omitempty"`
 	Credentials any     `json:"credentials,omitempty"`
 	Request     any     `json:"request,omitempty"`
@@ -160,6 +161,7 @@ func (v *View) request(q *sealtapv1.Request, sealed map[string]*Value) {
 		v.Who = newWhoView(w, sealed)
 	}
 	v.Template, v.Operation = q.GetTemplate(), operationView(q.GetOperation())
+	v.Decision = decisionView(q.GetDecision())
 	v.Headers, v.Credentials = headerView(q.GetHeaders(), sealed), credentialView(q.GetCredentials())
 	v.Request = bodyView(q.GetBody())
 	if c := q.GetChanges(); len(c) > 0 {

@@ -27,6 +27,7 @@ type proxyFiles struct {
 	tls        *tls.Config
 
 	upstreamTLS []*tls.Config // of each upstream, or nil
+	forward     forwardFiles
 }
 
 func readProxyFiles(c *config.Proxy) (*proxyFiles, error) {
@@ -52,6 +53,9 @@ func readProxyFiles(c *config.Proxy) (*proxyFiles, error) {
 		return nil, err
 	}
 	if f.upstreamTLS, err = readUpstreamTLS(c); err != nil {
+		return nil, err
+	}
+	if f.forward, err = readForward(&c.Forward); err != nil {
 		return nil, err
 	}
 	if c.TLS != nil {

@@ -12,7 +12,9 @@ import (
 
 func newKeygen() *cobra.Command {
 	var out string
-	var cosigner, quantum bool
+	var cosigner, quantum, authority bool
+	var permit []string
+	var days int
 	cmd := &cobra.Command{
 		Use:   "keygen NAME",
 		Short: "Make a signing key and print its verifier key",
@@ -22,11 +24,22 @@ key is the log's origin, such as log.example.com/audit. A key has one role: make
 one for every proxy, log, witness and operator.
 
 With --post-quantum it is an ML-DSA-44 key (signature type 0x06) that a log holds beside
-its Ed25519 key, under the same NAME: log.post_quantum_key in the configuration.`,
+its Ed25519 key, under the same NAME: log.post_quantum_key in the configuration.
+
+With --ca it is a certificate authority for proxy.forward.intercept, in PEM: the key in
+FILE, the certificate in FILE with .crt in the place of .key. Clients that trust it let the
+proxy read what they say to any host, or with --permit to those in the domains given.
+Keep its key as you would the passwords of all of them: docs/deploy.md.`,
 		Args: exactArgs("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			t := keys.Ed25519
 			switch {
+			case authority && (cosigner || quantum):
+				return usagef("--ca makes an authority and no signing key: say one of them")
+			case authority:
+				return makeAuthority(cmd.ErrOrStderr(), args[0], out, permit, days)
+			case permit != nil || cmd.Flags().Changed("days"):
+				return usagef("--permit and --days are for --ca")
 			case cosigner && quantum:
 				return usagef("--witness and --post-quantum are keys of two kinds: say one of them")
 			case cosigner:
@@ -54,7 +67,10 @@ its Ed25519 key, under the same NAME: log.post_quantum_key in the configuration.
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&out, "out", "", "`FILE` for the signing key (default NAME.key or NAME.post-quantum.key, with / as -)")
+	cmd.Flags().StringVar(&out, "out", "", "`FILE` for the signing key (default NAME.key, NAME.post-quantum.key or NAME.ca.key, with / as -)")
+	cmd.Flags().BoolVar(&authority, "ca", false, "make a certificate authority for interception")
+	cmd.Flags().StringArrayVar(&permit, "permit", nil, "`DOMAIN` that the authority is good for; again for more (with --ca)")
+	cmd.Flags().IntVar(&days, "days", 730, "how long the authority is valid (with --ca)")
 	cmd.Flags().BoolVar(&cosigner, "witness", false, "make a witness's key (signature type 0x04)")
 	cmd.Flags().BoolVar(&quantum, "post-quantum", false, "make a log's second key, ML-DSA-44 (signature type 0x06)")
 	return cmd

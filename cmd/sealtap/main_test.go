@@ -24,11 +24,12 @@ import (
 
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
-		"sealtap":  main,
-		"upstream": upstream,
-		"load":     load,
-		"gets":     gets,
-		"tamper":   tamper,
+		"sealtap":     main,
+		"upstream":    upstream,
+		"tlsupstream": tlsUpstream,
+		"load":        load,
+		"gets":        gets,
+		"tamper":      tamper,
 	})
 }
 

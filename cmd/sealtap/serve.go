@@ -218,6 +218,15 @@ func startProxy(c *config.Proxy, digest [32]byte, logger *slog.Logger) (_ *servi
 		return nil, err
 	}
 	logger = logger.With("component", "proxy")
+	socks, err := listenSOCKS(c.Forward.SOCKS)
+	if err != nil {
+		return nil, errors.Join(err, ln.Close())
+	}
+	defer func() {
+		if err != nil && socks != nil {
+			socks.Close()
+		}
+	}()
 	log, err := client.New(c.Log.String(), f.policy, client.WithRetries(1, time.Second))
 	if err != nil {
 		return nil, errors.Join(err, ln.Close())
@@ -247,17 +256,21 @@ func startProxy(c *config.Proxy, digest [32]byte, logger *slog.Logger) (_ *servi
 	}
 	return &service{
 		addr:  ln.Addr().String(),
-		run:   func(ctx context.Context) error { return runProxy(ctx, p, sp, ln) },
+		run:   func(ctx context.Context) error { return runProxy(ctx, p, sp, ln, socks) },
 		close: func() error { return closeSpool("stopped") },
 	}, nil
 }
 
 // runProxy keeps the spool running for as long as exchanges finish.
-func runProxy(ctx context.Context, p *proxy.Proxy, sp *spool.Spool, ln net.Listener) error {
+func runProxy(ctx context.Context, p *proxy.Proxy, sp *spool.Spool, ln, socks net.Listener) error {
 	spoolCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	spooled := make(chan error, 1)
 	go func() { spooled <- sp.Run(spoolCtx) }()
-	err := p.Run(ctx, ln)
+	run := []func(context.Context) error{func(ctx context.Context) error { return p.Run(ctx, ln) }}
+	if socks != nil {
+		run = append(run, func(ctx context.Context) error { return p.RunSOCKS(ctx, socks) })
+	}
+	err := together(ctx, run...)
 	stop()
 	return errors.Join(err, <-spooled)
 }
@@ -276,12 +289,7 @@ func proxyConfig(c *config.Proxy, f *proxyFiles, sp proxy.Recorder, logger *slog
 	for _, t := range c.TrustedPeers {
 		p.TrustedPeers = append(p.TrustedPeers, t.Prefix)
 	}
-	for _, t := range c.Forward.Allow {
-		p.Forward.AllowCIDRs = append(p.Forward.AllowCIDRs, t.Prefix)
-	}
-	for _, t := range c.Forward.Deny {
-		p.Forward.DenyCIDRs = append(p.Forward.DenyCIDRs, t.Prefix)
-	}
+	addForward(&p, &c.Forward, &f.forward)
 	setIdentity(&p, c, f)
 	return p
 }

@@ -153,6 +153,7 @@ func viewLines(r row) [][2]string {
 			add("operation", strings.TrimSpace(plain(o.GetProtocol())+"  "+plain(r.operation())))
 		}
 		add("template", plain(v.Template))
+		add("decision", decisionText(q.GetRequest().GetDecision()))
 		add("query", value(v.Query))
 		add("source", value(v.Source))
 		add("service", plain(v.Service))

@@ -38,3 +38,14 @@ func changeLines(list []*sealtapv1.Change) (lines [][2]string) {
 	}
 	return lines
 }
+
+// decisionText is what the rules of a proxy said about a request.
+func decisionText(d *sealtapv1.Decision) string {
+	switch {
+	case d == nil:
+		return ""
+	case d.GetAllowed():
+		return "allowed by " + plain(d.GetRule())
+	}
+	return "denied by " + plain(d.GetRule())
+}
