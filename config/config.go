@@ -69,6 +69,8 @@ type Proxy struct {
 	BufferLimit  Size     `yaml:"buffer_limit"`  // bodies up to it are hashed before they pass; 0 means 64KiB
 	Progress     Progress `yaml:"progress"`
 	Forward      Forward  `yaml:"forward"`
+	Receipts     Receipts `yaml:"receipts"`      // signed: answers carry receipts; with routes they say it
+	ReceiptDelay Period   `yaml:"receipt_delay"` // after which a record is promised to be in the log; 0 means 1h
 }
 
 // Progress says when exchanges that last leave records.

@@ -66,6 +66,7 @@ type Route struct {
 	Templates   []string `yaml:"templates"`    // patterns of which the first that fits stands in records
 	SealPath    bool     `yaml:"seal_path"`    // paths are sealed
 	StripPrefix bool     `yaml:"strip_prefix"` // prefix is cut from the paths that go on
+	Receipts    Receipts `yaml:"receipts"`     // signed: answers carry receipts
 }
 
 // Rule returns what decides whether the route takes a request.

@@ -48,6 +48,9 @@ type exchange struct {
 	begun  bool // something of the answer was sent
 	reuse  bool // nobody else can still hold the exchange
 
+	caller   [16]byte // the exchange of the proxy before
+	receipts []string // of the records so far, where the answer carries them
+
 	drop   []string // headers of the request that end here
 	body   requestBody
 	answer answer
@@ -69,7 +72,7 @@ func (x *exchange) begin(w http.ResponseWriter, r *http.Request) {
 	x.opened, x.closed, x.begun, x.reuse = false, false, false, true
 	x.ctl, x.tries, x.newTrace, x.progress, x.tunnel = nil, nil, "", nil, nil
 	x.route, x.at = nil, nil
-	x.drop = x.drop[:0]
+	x.drop, x.receipts = x.drop[:0], x.receipts[:0]
 	x.body = requestBody{}
 	x.answer.reset()
 	var ok bool
@@ -205,7 +208,7 @@ func (x *exchange) record(at time.Time) error {
 	x.st.rec.Time = at.UnixNano()
 	x.st.rec.Exchange = x.id[:]
 	// What happened is recorded even if the client does not wait for it.
-	if err := x.p.cfg.Recorder.Record(context.Background(), &x.st.rec, x.st.openings); err != nil {
+	if err := x.keep(); err != nil {
 		x.p.log.Error("recording failed", "exchange", x.idText, "error", err)
 		return err
 	}
@@ -226,7 +229,7 @@ func (x *exchange) finish(outcome sealtapv1.Outcome, detail string) error {
 	}
 	s.sealHeaders()
 	p.Status = uint32(a.status)
-	p.Headers, p.Credentials = s.headers, s.credentials
+	p.Headers, p.Credentials, p.Changes = s.headers, s.credentials, s.changes
 	if a.captured {
 		p.Received = s.body(0, a.received.size, a.received.sum())
 	}
@@ -350,6 +353,7 @@ func (x *exchange) writeProblem(status int, code string, body []byte) {
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	h.Set("Sealtap-Error", code)
 	h.Set("Sealtap-Exchange", x.idText)
+	x.showReceipts(false)
 	if x.body.pending() {
 		h.Set("Connection", "close")
 	}

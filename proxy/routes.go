@@ -29,6 +29,8 @@ type Route struct {
 	SealPath bool
 	// StripPrefix cuts Rule.Prefix from the paths that go to the upstream.
 	StripPrefix bool
+	// Receipts says that answers carry signed promises that their records exist.
+	Receipts bool
 }
 
 // routing is what a reverse proxy knows of its routes.
@@ -45,6 +47,7 @@ type routed struct {
 	pool      *pool
 	templates []*route.Pattern
 	sealPath  bool
+	receipts  bool
 	strip     int // segments to cut from the front of paths
 }
 
@@ -63,7 +66,7 @@ func (p *Proxy) newRouting() error {
 			return err
 		}
 		p.pools = []*pool{q}
-		p.routing.routes = []routed{{service: c.Service, pool: q}}
+		p.routing.routes = []routed{{service: c.Service, pool: q, receipts: c.Receipts}}
 		return nil
 	case len(c.Routes) == 0 && len(c.Pools) > 0:
 		return fmt.Errorf("%w: no route leads to the pools", ErrConfig)
@@ -102,7 +105,7 @@ func (p *Proxy) newRouting() error {
 }
 
 func (r *Route) compile(pools map[string]*pool) (routed, error) {
-	done := routed{service: r.Service, pool: pools[r.Upstream], sealPath: r.SealPath}
+	done := routed{service: r.Service, pool: pools[r.Upstream], sealPath: r.SealPath, receipts: r.Receipts}
 	if r.Service == "" {
 		return done, fmt.Errorf("it has no service")
 	}
@@ -194,9 +197,6 @@ func (x *exchange) captureRoute(q *sealtapv1.Request) {
 			q.Template = capped(t.String(), maxTemplate)
 			break
 		}
-	}
-	if x.route.strip > 0 || x.route.pool.prefix {
-		q.Changes = append(q.Changes, &sealtapv1.Change{Kind: sealtapv1.ChangeKind_CHANGE_KIND_REPLACED, Name: "path"})
 	}
 }
 
