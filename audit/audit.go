@@ -101,6 +101,7 @@ type auditor struct {
 	brackets  brackets
 	doubts    []doubt // not more than limit
 	producers *producers
+	sides     *sides
 }
 
 // Run audits the log behind src. It returns an error only where it cannot start,
@@ -155,6 +156,7 @@ func (a *auditor) run(ctx context.Context) error {
 	a.tree = client.NewTree(a.src, a.head.Size, a.head.Root)
 	a.producers = newProducers(a)
 	a.brackets.a = a
+	a.sides = newSides(a)
 	a.log = newLogTree(a)
 	if !a.startPruned(ctx) {
 		return nil
@@ -166,6 +168,7 @@ func (a *auditor) run(ctx context.Context) error {
 	a.finishPruned(ctx)
 	a.compareStatements()
 	a.producers.finishStreams()
+	a.sides.finish()
 	a.finishPredecessor(ctx)
 	return nil
 }
