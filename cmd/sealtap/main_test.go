@@ -52,6 +52,7 @@ func TestScript(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"await":    await,
 			"get":      get,
+			"dump":     dump,
 			"inset":    inset,
 			"fetch":    fetch,
 			"refused":  refused,
