@@ -53,6 +53,7 @@ func TestScript(t *testing.T) {
 			"await":    await,
 			"get":      get,
 			"dump":     dump,
+			"expand":   expand,
 			"inset":    inset,
 			"fetch":    fetch,
 			"refused":  refused,

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -24,4 +25,13 @@ func dump(ts *testscript.TestScript, neg bool, args []string) {
 			ts.Fatalf("%v", err)
 		}
 	}
+}
+
+// expand FILE CONFIG puts the script's variables into the file, and the recipient of
+// openings of another configuration for RECIPIENT.
+func expand(ts *testscript.TestScript, neg bool, args []string) {
+	_, rest, _ := strings.Cut(ts.ReadFile(args[1]), "openings_to: [")
+	recipient, _, _ := strings.Cut(rest, "]")
+	text := strings.ReplaceAll(os.Expand(ts.ReadFile(args[0]), ts.Getenv), "RECIPIENT", recipient)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o600))
 }
