@@ -2,6 +2,8 @@ package proxy
 
 import (
 	"context"
+	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -140,3 +142,18 @@ func TestNoReceiptsUnlessAskedFor(t *testing.T) {
 type onlyRecords struct{}
 
 func (onlyRecords) Record(context.Context, *sealtapv1.Record, []*sealtapv1.Opening) error { return nil }
+
+// TestReceiptOfWebSocket: a connection that is joined carries that of its request.
+func TestReceiptOfWebSocket(t *testing.T) {
+	up := rawBackend(t, func(c net.Conn, _ *http.Request) {
+		_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+	})
+	s := start(t, up, func(c *Config) { c.Receipts = true })
+	c := dial(t, s.addr)
+	c.send("GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+	head := c.head()
+	q := &s.rec.wait(t, 1)[0]
+	_, value, _ := strings.Cut(head, "Sealtap-Receipt: ")
+	value, _, _ = strings.Cut(value, "\r\n")
+	wantReceipt(t, s.rec, value, q)
+}

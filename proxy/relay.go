@@ -150,7 +150,9 @@ func (x *exchange) takeHeaders(res *http.Response) {
 	x.st.reset()
 	x.answer.captured = true
 	x.answer.status = res.StatusCode
+	x.answer.mu.Lock() // a record of a streamed request may be being made
 	x.answer.messages.reset(framingOf(res.Header.Get("Content-Type")))
+	x.answer.mu.Unlock()
 	dst := x.w.Header()
 	x.captureHeaders(res.Header, "", func(name string, rule headerRule) {
 		if x.answerHeader(name, rule) {
