@@ -102,7 +102,9 @@ type auditor struct {
 	doubts    []doubt // not more than limit
 	producers *producers
 	taken     uint64 // entries consumed so far
+	goesOn    bool   // more entries are read later
 	settled   mark   // the findings before what only the end of the log shows
+	sides     *sides
 }
 
 // Run audits the log behind src. It returns an error only where it cannot start,
@@ -170,6 +172,7 @@ func (a *auditor) run(ctx context.Context) error {
 	a.tree = client.NewTree(a.src, a.head.Size, a.head.Root)
 	a.producers = newProducers(a)
 	a.brackets.a = a
+	a.sides = newSides(a)
 	a.log = newLogTree(a)
 	if !a.startPruned(ctx) {
 		return nil
@@ -193,6 +196,9 @@ func (a *auditor) finish(ctx context.Context) {
 	a.finishPruned(ctx)
 	a.compareStatements()
 	a.producers.finishStreams()
+	if !a.goesOn {
+		a.sides.finish()
+	}
 	a.finishPredecessor(ctx)
 }
 

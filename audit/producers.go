@@ -196,6 +196,10 @@ func (p *producers) record(ctx context.Context, it *item) {
 	if seen, ok := it.about.(*sighting); ok {
 		p.sight(ctx, it, seen)
 	}
+	if it.part != nil {
+		p.a.sides.take(it)
+		it.part = nil
+	}
 	p.stream(it.stream).take(*it)
 }
 

@@ -51,6 +51,7 @@ const (
 	RecordDuplicated    Code = "record-duplicated"
 	TimeOrder           Code = "time-order"
 	OpeningMismatch     Code = "opening-mismatch"
+	SidesDiffer         Code = "sides-differ"
 	TileAltered         Code = "tile-altered"
 	EntryMalformed      Code = "entry-malformed"
 	StartMissing        Code = "start-missing"
@@ -70,7 +71,7 @@ const (
 func (c Code) rank() int {
 	return slices.Index([]Code{
 		Rollback, Fork, CheckpointSignature, QuorumNotMet, GenesisInvalid, KeyChangeInvalid, PredecessorMismatch, RootMismatch, EntryAltered,
-		RecordMissing, SealMismatch, SealSignature, UnknownProducer, RecordDuplicated, TimeOrder, OpeningMismatch, TileAltered,
+		RecordMissing, SealMismatch, SealSignature, UnknownProducer, RecordDuplicated, TimeOrder, OpeningMismatch, SidesDiffer, TileAltered,
 		EntryMalformed, StartMissing, UnsealedTail, BracketWide, GapDeclared, ProducerSilent, IncarnationUnlinked, IncarnationBranched, Pruned, Continues, Closed, OperatorNotPinned,
 	}, c)
 }
@@ -153,6 +154,12 @@ type Checked struct {
 	Bracketed  uint64 `json:"bracketed"`  // records whose time is bounded on both sides
 	// WidestBracket is the longest time between two bounds of a record.
 	WidestBracket time.Duration `json:"widest_bracket_ns"`
+
+	// Sides counts pairs of exchanges of two proxies on one path that were compared,
+	// SidesUnpaired those that could not be: one was cut short, or tried again, or is
+	// not in the log, or came too far behind the other.
+	Sides         uint64 `json:"sides"`
+	SidesUnpaired uint64 `json:"sides_unpaired"`
 
 	Openings uint64 `json:"openings"`
 	Tiles    uint64 `json:"tiles"`

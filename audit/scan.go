@@ -49,6 +49,7 @@ type item struct {
 	time     int64         // of records
 	about    any           // of records: *sealtapv1.Start, *sealtapv1.Gap, *sealtapv1.Stop, *sighting or nil
 	openings []error       // of records: what is wrong with openings at hand
+	part     *part         // of records of exchanges; until they are taken
 	beacon   int64         // of beacons that hold good: when the quorum cosigned, Unix nanoseconds; else 0
 
 	seal      *record.Seal
@@ -289,6 +290,7 @@ func (a *auditor) parseRecord(it *item, r record.Record) {
 			it.about = a.beacons.verify(a.Policy, c)
 		}
 	}
+	it.part = partOf(r)
 	if a.Openings == nil {
 		return
 	}

@@ -72,6 +72,9 @@ func (r *Report) Text() string {
 	c := r.Checked
 	line("checked", "%d entries (%d records, %d seals, %d key changes), %d tiles, %d beacons, %d records bounded in time on both sides, in %s",
 		c.Entries, c.Records, c.Seals, c.KeyChanges, c.Tiles, c.Beacons, c.Bracketed, r.Duration.Round(time.Millisecond))
+	if c.Sides+c.SidesUnpaired > 0 {
+		line("", "%d exchanges compared at two proxies on one path, %d could not be", c.Sides, c.SidesUnpaired)
+	}
 	line("", "%s", r.conclusion())
 	return b.String()
 }

@@ -27,6 +27,7 @@ func NewWatch(src Source, o Options) (*Watch, error) {
 	if err != nil {
 		return nil, err
 	}
+	a.goesOn = true
 	return &Watch{a: a}, nil
 }
 

@@ -170,6 +170,7 @@ func (c *checker) proxy(p *Proxy) {
 		}
 	}
 	c.operations(p.Operations)
+	c.receipts(p)
 	if p.SpoolMaxBytes != 0 && p.SpoolMaxBytes < leastSpool {
 		c.fail("proxy.spool_max_bytes", ": a spool needs at least 4MiB")
 	}

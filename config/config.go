@@ -73,6 +73,8 @@ type Proxy struct {
 	Progress     Progress `yaml:"progress"`
 	OnFailure    Failure  `yaml:"on_failure"` // what happens to exchanges that cannot be recorded; empty means closed
 	Forward      Forward  `yaml:"forward"`
+	Receipts     Receipts `yaml:"receipts"`      // signed: answers carry receipts; with routes they say it
+	ReceiptDelay Period   `yaml:"receipt_delay"` // after which a record is promised to be in the log; 0 means 1h
 
 	ProxyProtocol *ProxyProtocol `yaml:"proxy_protocol"` // without it connections begin with a request
 }

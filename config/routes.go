@@ -67,6 +67,7 @@ type Route struct {
 	SealPath    bool     `yaml:"seal_path"`    // paths are sealed
 	StripPrefix bool     `yaml:"strip_prefix"` // prefix is cut from the paths that go on
 	OnFailure   *Failure `yaml:"on_failure"`   // without it as for the proxy
+	Receipts    Receipts `yaml:"receipts"`     // signed: answers carry receipts
 }
 
 // Rule returns what decides whether the route takes a request.

@@ -23,6 +23,7 @@ type statement struct {
 
 	headers     []*sealtapv1.Header
 	credentials []*sealtapv1.Credential
+	changes     []*sealtapv1.Change
 	openings    []*sealtapv1.Opening
 
 	hidden     []byte // the values of sealed headers, as a list
@@ -41,6 +42,7 @@ type statement struct {
 	operation   sealtapv1.Operation
 	keys        []string // of a header, sorted
 	attempts    [2]sealtapv1.Attempt
+	changeSlab  [8]sealtapv1.Change
 
 	claims       []*sealtapv1.Claim
 	claimSlab    [maxClaims]sealtapv1.Claim
@@ -49,7 +51,7 @@ type statement struct {
 
 // reset makes room for the next record.
 func (s *statement) reset() {
-	s.headers, s.credentials, s.openings = s.headers[:0], s.credentials[:0], s.openings[:0]
+	s.headers, s.credentials, s.openings, s.changes = s.headers[:0], s.credentials[:0], s.openings[:0], s.changes[:0]
 	s.hidden, s.hiddenSome, s.open, s.omitted = s.hidden[:0], false, 0, s.omitted[:0]
 }
 
@@ -250,6 +252,8 @@ func (x *exchange) captureRequest() {
 	x.captureHeaders(r.Header, "", x.decide)
 	x.captureVerdict(q)
 	s.sealHeaders()
+	x.captureCaller(q)
+	x.requestChanges(q)
 	q.Headers, q.Credentials = s.headers, s.credentials
 	s.asked.Request = q
 	s.rec.Reset()

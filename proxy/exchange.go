@@ -50,6 +50,9 @@ type exchange struct {
 	begun  bool // something of the answer was sent
 	reuse  bool // nobody else can still hold the exchange
 
+	caller   [16]byte // the exchange of the proxy before
+	receipts []string // of the records so far, where the answer carries them
+
 	drop   []string // headers of the request that end here
 	body   requestBody
 	answer answer
@@ -73,7 +76,7 @@ func (x *exchange) begin(w http.ResponseWriter, r *http.Request) {
 	x.opened, x.closed, x.begun, x.reuse = false, false, false, true
 	x.ctl, x.tries, x.newTrace, x.progress, x.tunnel = nil, nil, "", nil, nil
 	x.route, x.at, x.unrecorded, x.verdict = nil, nil, false, verdict{}
-	x.drop = x.drop[:0]
+	x.drop, x.receipts = x.drop[:0], x.receipts[:0]
 	x.body = requestBody{}
 	x.answer.reset()
 	var ok bool
@@ -217,7 +220,7 @@ func (x *exchange) record(at time.Time) error {
 	x.st.rec.Time = at.UnixNano()
 	x.st.rec.Exchange = x.id[:]
 	// What happened is recorded even if the client does not wait for it.
-	if err := x.p.cfg.Recorder.Record(context.Background(), &x.st.rec, x.st.openings); err != nil {
+	if err := x.keep(); err != nil {
 		if !x.failsOpen() {
 			x.p.log.Error("recording failed", "exchange", x.idText, "error", err)
 		}
@@ -240,7 +243,7 @@ func (x *exchange) finish(outcome sealtapv1.Outcome, detail string) error {
 	}
 	s.sealHeaders()
 	p.Status = uint32(a.status)
-	p.Headers, p.Credentials = s.headers, s.credentials
+	p.Headers, p.Credentials, p.Changes = s.headers, s.credentials, s.changes
 	if a.captured {
 		came := a.whatCame()
 		p.Received = s.body(0, came.size, came.sum())
@@ -384,6 +387,7 @@ func (x *exchange) writeProblem(status int, code string, body []byte) {
 	if status == http.StatusProxyAuthRequired {
 		h.Set("Proxy-Authenticate", `Basic realm="sealtap", charset="UTF-8"`)
 	}
+	x.showReceipts(false)
 	if x.body.pending() {
 		h.Set("Connection", "close")
 	}

@@ -36,6 +36,7 @@ type memory struct {
 	mu      sync.Mutex
 	stream  record.Stream
 	entries []kept
+	key     *keys.Private // of receipts
 }
 
 type kept struct {

@@ -105,6 +105,9 @@ type Config struct {
 	// Operations are the protocols of which is recorded what was asked for
 	// (meaning.Protocols); nil means all of them, an empty slice none.
 	Operations []string
+	// Receipts says that answers carry signed promises that their records exist, but
+	// those of Routes, which say so themselves. The recorder has to be a [Promiser].
+	Receipts bool
 	// Forward says which targets a forward proxy reaches.
 	Forward Forward
 	// FailOpen lets exchanges pass that cannot be recorded, where no route says
@@ -210,6 +213,9 @@ func New(cfg Config) (*Proxy, error) {
 	}
 	if len(cfg.DigestKey) < minDigestKey {
 		return nil, fmt.Errorf("%w: the digest key has %d bytes, want at least %d", ErrConfig, len(cfg.DigestKey), minDigestKey)
+	}
+	if _, ok := cfg.Recorder.(Promiser); !ok && cfg.receipts() {
+		return nil, fmt.Errorf("%w: %w", ErrConfig, errNoPromiser)
 	}
 	p := &Proxy{cfg: cfg, log: cfg.Logger, ids: new(idSource)}
 	p.cfg.setDefaults()

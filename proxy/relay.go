@@ -96,6 +96,7 @@ func (a *answer) flow() {
 	x := a.x
 	x.streams()
 	x.begun = true
+	x.showReceipts(true)
 	x.writeDeadline(true)
 	x.w.WriteHeader(a.status)
 	held := a.data.b[:a.n]
@@ -185,12 +186,11 @@ func (x *exchange) takeHeaders(res *http.Response) {
 	x.answer.mu.Unlock()
 	dst := x.w.Header()
 	x.captureHeaders(res.Header, "", func(name string, rule headerRule) {
-		switch {
-		case rule.fate == fateHop && name != "Content-Length", rule.fate == fateOwned:
-		default:
+		if x.answerHeader(name, rule) {
 			dst[name] = res.Header[name]
 		}
 	})
+	x.answerChanges(res.Header, res.StatusCode)
 	removeNamed(dst, res.Header["Connection"])
 	v := new([2]string)
 	v[0] = x.idText
@@ -243,6 +243,9 @@ func (x *exchange) relay(res *http.Response) {
 	case err == io.EOF && !a.flowing:
 		if declared < 0 && len(res.Trailer) == 0 {
 			x.w.Header()["Content-Length"] = []string{strconv.Itoa(a.n)}
+			if res.ProtoMajor == 1 {
+				x.st.changed(reframed, "body")
+			}
 		}
 		x.deliver(res, a.data.b[:a.n])
 	case err == io.EOF:
@@ -345,6 +348,7 @@ func (x *exchange) deliver(res *http.Response, body []byte) {
 	}
 	x.begun = true
 	x.announceTrailers(res)
+	x.showReceipts(false)
 	x.writeDeadline(true)
 	x.w.WriteHeader(a.status)
 	if len(body) > 0 {
@@ -368,6 +372,7 @@ func (x *exchange) deliverEnd(res *http.Response) {
 	if len(last) > 0 {
 		_, _ = x.w.Write(last)
 	}
+	x.trailReceipt()
 	x.sendTrailers(res)
 }
 
@@ -375,6 +380,7 @@ func (x *exchange) deliverEnd(res *http.Response) {
 func (x *exchange) captureTrailers(res *http.Response) {
 	if len(res.Trailer) > 0 {
 		x.captureHeaders(res.Trailer, "trailer:", nil)
+		x.trailerChanges(res.Trailer)
 	}
 }
 

@@ -31,6 +31,8 @@ type Route struct {
 	StripPrefix bool
 	// FailOpen lets exchanges of the route pass that cannot be recorded.
 	FailOpen bool
+	// Receipts says that answers carry signed promises that their records exist.
+	Receipts bool
 }
 
 // routing is what a reverse proxy knows of its routes.
@@ -49,6 +51,7 @@ type routed struct {
 	sealPath  bool
 	strip     int  // segments to cut from the front of paths
 	open      bool // exchanges pass that cannot be recorded
+	receipts  bool
 }
 
 // reverse reports whether this is a reverse proxy.
@@ -66,7 +69,7 @@ func (p *Proxy) newRouting() error {
 			return err
 		}
 		p.pools = []*pool{q}
-		p.routing.routes = []routed{{service: c.Service, pool: q, open: c.FailOpen}}
+		p.routing.routes = []routed{{service: c.Service, pool: q, open: c.FailOpen, receipts: c.Receipts}}
 		return nil
 	case len(c.Routes) == 0 && len(c.Pools) > 0:
 		return fmt.Errorf("%w: no route leads to the pools", ErrConfig)
@@ -105,7 +108,7 @@ func (p *Proxy) newRouting() error {
 }
 
 func (r *Route) compile(pools map[string]*pool) (routed, error) {
-	done := routed{service: r.Service, pool: pools[r.Upstream], sealPath: r.SealPath, open: r.FailOpen}
+	done := routed{service: r.Service, pool: pools[r.Upstream], sealPath: r.SealPath, open: r.FailOpen, receipts: r.Receipts}
 	if r.Service == "" {
 		return done, fmt.Errorf("it has no service")
 	}
@@ -200,9 +203,6 @@ func (x *exchange) captureRoute(q *sealtapv1.Request) {
 			q.Template = capped(t.String(), maxTemplate)
 			break
 		}
-	}
-	if x.route.strip > 0 || x.route.pool.prefix {
-		q.Changes = append(q.Changes, &sealtapv1.Change{Kind: sealtapv1.ChangeKind_CHANGE_KIND_REPLACED, Name: "path"})
 	}
 }
 

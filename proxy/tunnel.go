@@ -90,6 +90,7 @@ func (x *exchange) upgrade() {
 	h["Connection"], h["Upgrade"] = []string{"Upgrade"}, []string{"websocket"}
 	delete(h, "Content-Length")
 	delete(h, "Content-Type")
+	x.showReceipts(false)
 	head := bytes.NewBufferString("HTTP/1.1 101 Switching Protocols\r\n")
 	_ = h.Write(head) // to memory
 	head.WriteString("\r\n")

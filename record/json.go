@@ -24,6 +24,7 @@ type View struct {
 	Stage       string  `json:"stage"`
 	Exchange    string  `json:"exchange,omitempty"`
 	Trace       string  `json:"trace,omitempty"`
+	Caller      string  `json:"caller,omitempty"` // the exchange of the proxy before
 	Time        string  `json:"time,omitempty"`
 	Who         any     `json:"who,omitempty"`
 	Source      *Value  `json:"source,omitempty"`
@@ -154,6 +155,7 @@ func (v *View) record(r Record, openings []*sealtapv1.Opening) {
 
 func (v *View) request(q *sealtapv1.Request, sealed map[string]*Value) {
 	v.Trace = hex.EncodeToString(q.GetTrace())
+	v.Caller = FormatUUID(q.GetCaller())
 	v.Service, v.Method, v.Scheme = q.GetService(), q.GetMethod(), q.GetScheme()
 	v.Authority, v.Protocol = q.GetAuthority(), q.GetProtocol()
 	v.Source, v.Path, v.Query = pick(q.GetSource(), sealed[FieldSource]), pick(q.GetPath(), sealed[FieldPath]), pick(q.GetQuery(), sealed[FieldQuery])
@@ -187,6 +189,9 @@ func (v *View) response(p *sealtapv1.Response, sealed map[string]*Value) {
 	}
 	if p.GetDetail() != "" {
 		out["detail"] = p.GetDetail()
+	}
+	if c := p.GetChanges(); len(c) > 0 {
+		v.Changes = changeViews(c)
 	}
 	if a := p.GetAttempts(); len(a) > 0 {
 		out["attempts"] = attemptViews(a)

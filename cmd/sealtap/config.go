@@ -10,6 +10,7 @@ import (
 	"github.com/sealtap/sealtap/config"
 	sealtapv1 "github.com/sealtap/sealtap/proto/sealtap/v1"
 	"github.com/sealtap/sealtap/proxy"
+	"github.com/sealtap/sealtap/record"
 )
 
 func newConfig() *cobra.Command {
@@ -71,6 +72,11 @@ type recordsNothing struct{}
 // Record implements [proxy.Recorder].
 func (recordsNothing) Record(context.Context, *sealtapv1.Record, []*sealtapv1.Opening) error {
 	return errors.New("nothing is recorded")
+}
+
+// RecordReceipt implements [proxy.Promiser].
+func (recordsNothing) RecordReceipt(context.Context, *sealtapv1.Record, []*sealtapv1.Opening) (*record.Receipt, error) {
+	return nil, errors.New("nothing is recorded")
 }
 
 func sections(f *config.File) string {

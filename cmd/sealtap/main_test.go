@@ -69,6 +69,8 @@ func TestScript(t *testing.T) {
 			"settled":    settled,
 			"answered":   answered,
 			"killing":    killing,
+			"dump":       dump,
+			"expand":     expand,
 		},
 		Condition: func(cond string) (bool, error) {
 			if name, ok := strings.CutPrefix(cond, "has:"); ok {

@@ -68,6 +68,7 @@ func addRoutes(p *proxy.Config, c *config.Proxy, f *proxyFiles) {
 		p.Routes = append(p.Routes, proxy.Route{
 			Rule: r.Rule(), Service: r.Service, Upstream: r.Upstream, Templates: r.Templates, SealPath: r.SealPath, StripPrefix: r.StripPrefix,
 			FailOpen: failsOpen(c, r),
+			Receipts: r.Receipts.Signed(),
 		})
 	}
 }

@@ -233,7 +233,7 @@ func startProxy(c *config.Proxy, digest [32]byte, logger *slog.Logger) (_ *servi
 	}
 	sp, err := spool.Open(spool.Config{
 		Dir: string(c.Spool), Key: f.key, Recipients: f.recipients, Log: log, Version: version,
-		MaxBytes: int64(c.SpoolMaxBytes), Heartbeat: time.Duration(c.Heartbeat), Logger: logger,
+		MaxBytes: int64(c.SpoolMaxBytes), Heartbeat: time.Duration(c.Heartbeat), Logger: logger, ReceiptDelay: time.Duration(c.ReceiptDelay),
 	})
 	if err != nil {
 		return nil, errors.Join(err, ln.Close())
@@ -279,6 +279,7 @@ func proxyConfig(c *config.Proxy, f *proxyFiles, sp proxy.Recorder, logger *slog
 	p := proxy.Config{
 		Upstream: c.Upstream.URL, TLS: f.tls, Service: c.Service, Recorder: sp, DigestKey: f.digestKey, OpenHeaders: c.OpenHeaders,
 		Seal: c.Seal, Operations: c.Operations, UserHeader: c.UserHeader, BufferLimit: int(c.BufferLimit), Logger: logger,
+		Receipts: c.Receipts.Signed(),
 		Progress: proxy.Progress{Every: time.Duration(c.Progress.Every), Bytes: int64(c.Progress.Bytes)},
 	}
 	if p.Service == "" && c.Upstream.URL != nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -45,7 +46,10 @@ as in the Sealtap-Exchange header of an answer, or the index of one of its recor
 			if r.json {
 				return showJSON(cmd.OutOrStdout(), rd, list)
 			}
-			return showText(cmd.OutOrStdout(), rd, list)
+			if err := showText(cmd.OutOrStdout(), rd, list); err != nil {
+				return err
+			}
+			return rd.showSides(cmd.Context(), cmd.OutOrStdout(), list)
 		},
 	}
 	r.flags(cmd)
@@ -158,6 +162,7 @@ func viewLines(r row) [][2]string {
 		add("source", value(v.Source))
 		add("service", plain(v.Service))
 		add("trace", v.Trace)
+		add("caller", v.Caller)
 		if b := q.GetRequest().GetBody(); b != nil && b.GetSize() > 0 {
 			add("body", bodyText(b))
 		}
@@ -187,6 +192,7 @@ func viewLines(r row) [][2]string {
 		}
 		add("messages", messagesText(p.GetMessagesUp(), p.GetMessagesDown()))
 		lines = append(lines, attemptLines(p.GetAttempts())...)
+		lines = append(lines, changeLines(p.GetChanges())...)
 		lines = append(lines, headerLines(v)...)
 	}
 	return lines
@@ -346,6 +352,12 @@ func newVerify() *cobra.Command {
 		Short: "Check an evidence file offline and say what it proves",
 		Long: `Checks an evidence file with nothing but the policy, and says in words what it proves.
 
+FILE can also hold receipts, as answers carry them where a route says "receipts: signed": the
+values of Sealtap-Receipt, or what curl -i printed. Then the log, or a mirror of it (--log), is
+asked for their records: exit 0 where they are there, 3 where they are not yet due, 1 where the
+log lacks a record that was promised, or has another one in its place. Evidence of that is
+written to FILE.omission, which verify checks offline.
+
 With --rows FILE it proves rows of sealtap export that come back from another tool, in any
 of its forms and in any order, against the log, or a mirror of it (--log). Columns may be
 missing and others may have come; what is left must say what the record says.`,
@@ -366,6 +378,14 @@ missing and others may have come; what is left must say what the record says.`,
 			p, err := r.policy()
 			if err != nil {
 				return err
+			}
+			switch {
+			case bytes.HasPrefix(text, []byte(audit.OmissionStart)):
+				return r.verifyOmission(cmd, text, p)
+			case !bytes.HasPrefix(text, []byte(evidenceStart)):
+				if list, err := record.FindReceipts(text); err == nil {
+					return r.verifyReceipts(cmd, list, args[0], p)
+				}
 			}
 			return r.verify(cmd, text, p)
 		},

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -25,6 +26,11 @@ type batch struct {
 	lead    chan struct{}
 	done    chan struct{}
 	err     error
+
+	promises []record.Promise // for those who want receipts; not changed once it is durable
+	sign     sync.Once
+	signed   *record.Promises
+	signErr  error
 }
 
 // noted is what is taken note of once a record is durable.

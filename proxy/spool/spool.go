@@ -66,6 +66,8 @@ type Config struct {
 	SealDelay   time.Duration // how long a record may wait for others before it is sealed; 0 means 20 ms
 	SealEvery   time.Duration // shortest time between two seals; 0 means 200 ms
 
+	ReceiptDelay time.Duration // how soon receipts promise records to be in the log, whole seconds; 0 means 1 h
+
 	Logger *slog.Logger // nil discards
 }
 
@@ -79,6 +81,7 @@ func (c Config) withDefaults() Config {
 	def(&c.SealDelay, 20*time.Millisecond)
 	def(&c.SealEvery, 200*time.Millisecond)
 	def(&c.SegmentAge, time.Hour)
+	def(&c.ReceiptDelay, defaultReceiptDelay)
 	if c.MaxBytes == 0 {
 		c.MaxBytes = 1 << 30
 	}
@@ -242,6 +245,13 @@ func (s *Spool) Record(ctx context.Context, r *sealtapv1.Record, openings []*sea
 
 // record is Record for those who may exceed what the spool may hold.
 func (s *Spool) record(r *sealtapv1.Record, openings []*sealtapv1.Opening, admit func(*sealtapv1.Record) error) error {
+	_, _, err := s.put(r, openings, admit, false)
+	return err
+}
+
+// put makes a record durable. It returns the batch in which it became so, and the
+// place among the promises there if one is to be made.
+func (s *Spool) put(r *sealtapv1.Record, openings []*sealtapv1.Opening, admit func(*sealtapv1.Record) error, promised bool) (*batch, int, error) {
 	s.mu.Lock()
 	for s.batch.full() {
 		b := s.batch
@@ -259,9 +269,13 @@ func (s *Spool) record(r *sealtapv1.Record, openings []*sealtapv1.Opening, admit
 	}
 	if err != nil {
 		s.mu.Unlock()
-		return err
+		return nil, 0, err
 	}
-	return s.await(b)
+	place := 0
+	if promised {
+		place = s.promise(b, r)
+	}
+	return b, place, s.await(b)
 }
 
 // admit says whether there is room for the record. It needs mu.
