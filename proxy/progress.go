@@ -59,7 +59,9 @@ func (x *exchange) lasts(look func() (up, down passed), failed func()) {
 		return
 	}
 	g := &progress{p: x.p, id: x.id, idText: x.idText, start: x.start, look: look, failed: failed, open: x.failsOpen()}
+	g.mu.Lock() // it may go off before it has its place
 	g.timer = time.AfterFunc(x.p.cfg.Progress.Every, g.tick)
+	g.mu.Unlock()
 	x.progress = g
 }
 
