@@ -161,6 +161,7 @@ func (c *checker) proxy(p *Proxy) {
 		c.needed("proxy.tls", need{"cert", p.TLS.Cert != ""}, need{"key", p.TLS.Key != ""})
 	}
 	c.identity(p)
+	c.life(p)
 	for _, field := range p.Seal {
 		switch field {
 		case "source", "query", "headers", "path", "who":

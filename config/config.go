@@ -74,6 +74,9 @@ type Proxy struct {
 	Forward      Forward  `yaml:"forward"`
 
 	ProxyProtocol *ProxyProtocol `yaml:"proxy_protocol"` // without it connections begin with a request
+
+	Admin Admin  `yaml:"admin"`
+	Drain Period `yaml:"drain"` // how long exchanges may take to end once the proxy is told to stop; 0 means 5s
 }
 
 // Progress says when exchanges that last leave records.

@@ -249,7 +249,11 @@ func (x *exchange) finish(outcome sealtapv1.Outcome, detail string) error {
 	s.rec.Reset()
 	s.rec.About = &s.answered
 	// By the monotonic clock: an answer is never recorded before its request.
-	return x.record(x.start.Add(now.Sub(x.start)))
+	if err := x.record(x.start.Add(now.Sub(x.start))); err != nil {
+		return err
+	}
+	x.count(outcome, now.Sub(x.start))
+	return nil
 }
 
 // detail adds what the transport did to the words about an outcome.

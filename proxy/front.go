@@ -10,9 +10,9 @@ import (
 	"github.com/sealtap/sealtap/proxy/http1"
 )
 
-// front returns the server of one run: HTTP/1 is read by package http1, HTTP/2 by
+// front returns the server of one run, in which v says who answers: HTTP/1 is read by package http1, HTTP/2 by
 // net/http.
-func (p *Proxy) front(base context.Context, rn *run) *http1.Server {
+func (p *Proxy) front(base context.Context, rn *run, v *Live) *http1.Server {
 	t := &p.cfg.Timeouts
 	connContext := func(ctx context.Context, c net.Conn) context.Context {
 		cc := &clientConn{Conn: c, text: peerText(c), run: rn}
@@ -23,10 +23,10 @@ func (p *Proxy) front(base context.Context, rn *run) *http1.Server {
 	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(true)
 	return http1.New(http1.Config{
-		Handler: p.Handler(),
-		Refused: p.refused,
+		Handler: v,
+		Refused: v.refused,
 		HTTP2: &http.Server{
-			Handler:   p.Handler(),
+			Handler:   v,
 			Protocols: protocols,
 			// What net/http would answer by itself would pass unrecorded.
 			DisableGeneralOptionsHandler: true,
@@ -37,7 +37,7 @@ func (p *Proxy) front(base context.Context, rn *run) *http1.Server {
 			BaseContext:                  func(net.Listener) context.Context { return base },
 			ConnContext:                  connContext,
 		},
-		TLS:            p.cfg.TLS,
+		TLS:            v.tls([]string{"h2", "http/1.1"}),
 		Base:           base,
 		ConnContext:    connContext,
 		HeaderTimeout:  t.RequestHeader,

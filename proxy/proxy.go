@@ -111,6 +111,8 @@ type Config struct {
 	// Progress says when exchanges that last leave records; zero values mean the
 	// defaults that stand beside them.
 	Progress Progress
+	// Metrics counts exchanges; nil means nobody does.
+	Metrics *Metrics
 	// Logger gets what goes wrong; nil means nobody does.
 	Logger *slog.Logger
 }
@@ -172,6 +174,9 @@ type Proxy struct {
 	checks  checks
 	targets targets // of a forward proxy
 
+	active atomic.Int64 // exchanges under way of a Live
+	tally  *tally       // of exchanges without a route; nil: nobody counts
+
 	exchanges sync.Pool // *exchange
 	small     sync.Pool // *buffer of smallBuffer bytes
 	large     sync.Pool // *buffer of BufferLimit+1 bytes
@@ -220,6 +225,7 @@ func New(cfg Config) (*Proxy, error) {
 	if err := p.newRouting(); err != nil {
 		return nil, err
 	}
+	p.measure()
 	if !p.reverse() {
 		p.targets = p.newTargets()
 	}

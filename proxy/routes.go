@@ -45,6 +45,7 @@ type routed struct {
 	pool      *pool
 	templates []*route.Pattern
 	sealPath  bool
+	tally     *tally
 	strip     int // segments to cut from the front of paths
 }
 

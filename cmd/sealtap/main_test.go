@@ -67,6 +67,12 @@ func TestScript(t *testing.T) {
 			"settled":  settled,
 			"answered": answered,
 			"killing":  killing,
+
+			"answers":    answers,
+			"holding":    holding,
+			"hup":        hup,
+			"reloaded":   reloaded,
+			"configured": configured,
 		},
 		Condition: func(cond string) (bool, error) {
 			if name, ok := strings.CutPrefix(cond, "has:"); ok {
