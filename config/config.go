@@ -42,7 +42,7 @@ type File struct {
 
 // Proxy configures one proxy.
 type Proxy struct {
-	Listen   string `yaml:"listen"`   // address to listen on, or unix:/path/to/socket; required
+	Listen   string `yaml:"listen"`   // address to listen on, unix:/path/to/socket, or fd:NAME; required
 	Upstream URL    `yaml:"upstream"` // where requests go; without it and routes a forward proxy
 	Service  string `yaml:"service"`  // name of the service in records; empty means the upstream's host
 	TLS      *TLS   `yaml:"tls"`      // without it plain HTTP

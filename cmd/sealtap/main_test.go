@@ -71,6 +71,7 @@ func TestScript(t *testing.T) {
 			"answers":    answers,
 			"holding":    holding,
 			"hup":        hup,
+			"supervised": supervised,
 			"reloaded":   reloaded,
 			"configured": configured,
 		},

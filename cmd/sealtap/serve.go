@@ -41,6 +41,7 @@ type service struct {
 	close func() error
 
 	reload func(ctx context.Context, path string) error // of a proxy; nil elsewhere
+	alive  func() error                                 // why only a restart helps; nil means that none does
 }
 
 // serve runs a service for as long as its command lives.
@@ -60,6 +61,9 @@ func listen(section, addr string) (net.Listener, error) {
 func listenOn(addr string) (net.Listener, error) {
 	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
 		return listenUnix(path)
+	}
+	if name, ok := strings.CutPrefix(addr, "fd:"); ok {
+		return listenPassed(name)
 	}
 	return net.Listen("tcp", addr)
 }
@@ -264,6 +268,7 @@ func startProxy(c *config.Proxy, digest [32]byte, logger *slog.Logger) (_ *servi
 		run:    func(ctx context.Context) error { return life.run(ctx, ln) },
 		close:  func() error { return closeSpool("stopped") },
 		reload: life.reload,
+		alive:  sp.Err,
 	}, nil
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/signal"
 	"syscall"
@@ -53,20 +54,33 @@ func watch(ctx context.Context, path string, asked <-chan os.Signal, every time.
 	}
 }
 
-// follow serves, and follows changes of the configuration if the service can.
+// follow serves, tells the supervisor how it is, and follows changes of the
+// configuration if the service can.
 func (s *service) follow(ctx context.Context, path string) error {
-	if s.reload == nil {
-		return s.serve(ctx)
+	above, err := newSupervisor()
+	if err != nil {
+		return errors.Join(err, s.close())
 	}
-	asked := make(chan os.Signal, 1)
-	signal.Notify(asked, syscall.SIGHUP)
-	defer signal.Stop(asked)
-	run := s.run
-	s.run = func(ctx context.Context) error {
-		return together(ctx, run, func(ctx context.Context) error {
-			watch(ctx, path, asked, watchEvery, s.reload)
+	defer above.close()
+	parts := []func(context.Context) error{s.run}
+	if s.reload != nil {
+		asked := make(chan os.Signal, 1)
+		signal.Notify(asked, syscall.SIGHUP)
+		defer signal.Stop(asked)
+		parts = append(parts, func(ctx context.Context) error {
+			watch(ctx, path, asked, watchEvery, func(ctx context.Context, path string) error {
+				above.reloading()
+				defer above.say("READY=1") // with the new configuration or the old
+				return s.reload(ctx, path)
+			})
 			return nil
 		})
 	}
+	s.run = func(ctx context.Context) error { return together(ctx, parts...) }
+	defer context.AfterFunc(ctx, func() { above.say("STOPPING=1") })()
+	beating, stop := context.WithCancel(context.WithoutCancel(ctx)) // to the end: stopping is no reason to be shot
+	defer stop()
+	go above.beat(beating, s.alive)
+	above.say("READY=1")
 	return s.serve(ctx)
 }
