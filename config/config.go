@@ -75,6 +75,8 @@ type Proxy struct {
 
 	ProxyProtocol *ProxyProtocol `yaml:"proxy_protocol"` // without it connections begin with a request
 
+	AccessLog Path `yaml:"access_log"` // file, or - for standard output; empty means none
+
 	Admin Admin  `yaml:"admin"`
 	Drain Period `yaml:"drain"` // how long exchanges may take to end once the proxy is told to stop; 0 means 5s
 }
@@ -204,6 +206,9 @@ func (f *File) resolve(dir string) {
 	if p := f.Proxy; p != nil {
 		at(&p.Key, &p.Policy, &p.Spool, &p.DigestKey, &p.JWKS)
 		at(p.identityPaths()...)
+		if p.AccessLog != "-" {
+			at(&p.AccessLog)
+		}
 		if p.TLS != nil {
 			at(&p.TLS.Cert, &p.TLS.Key, &p.TLS.ClientCA)
 		}

@@ -252,7 +252,7 @@ func (x *exchange) finish(outcome sealtapv1.Outcome, detail string) error {
 	if err := x.record(x.start.Add(now.Sub(x.start))); err != nil {
 		return err
 	}
-	x.count(outcome, now.Sub(x.start))
+	x.ended(outcome, now.Sub(x.start))
 	return nil
 }
 

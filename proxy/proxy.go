@@ -111,6 +111,9 @@ type Config struct {
 	// Progress says when exchanges that last leave records; zero values mean the
 	// defaults that stand beside them.
 	Progress Progress
+	// Access learns of each exchange once its response record is durable, and must
+	// not block; nil means nobody does. What it is given is not used again.
+	Access func(*Access)
 	// Metrics counts exchanges; nil means nobody does.
 	Metrics *Metrics
 	// Logger gets what goes wrong; nil means nobody does.

@@ -89,6 +89,10 @@ func (f *proxyLife) watchSpool() error {
 	counter("sealtap_spool_submitted_total", "Entries that the log took since the start.", status(func(s spool.Status) float64 { return float64(s.Submitted) }))
 	counter("sealtap_spool_confirmed_total", "Entries found under a cosigned checkpoint since the start.", status(func(s spool.Status) float64 { return float64(s.Confirmed) }))
 	counter("sealtap_spool_commits_total", "Group commits since the start.", status(func(s spool.Status) float64 { return float64(s.Commits) }))
+	if f.access != nil {
+		counter("sealtap_proxy_access_log_dropped_total", "Lines of the access log for which there was no room.",
+			func() float64 { return float64(f.access.dropped.Load()) })
+	}
 	for result, v := range map[string]func() float64{
 		"good": func() float64 { return float64(f.good.Load()) },
 		"bad":  func() float64 { return float64(f.bad.Load()) },

@@ -30,6 +30,7 @@ type proxyLife struct {
 	registry *prometheus.Registry
 	log      *slog.Logger
 	admin    net.Listener // nil without one
+	access   *accessLog   // nil without one
 	fixed    [2][sha256.Size]byte
 
 	running  atomic.Pointer[running]
@@ -55,6 +56,9 @@ func newProxyLife(c *config.Proxy, logger *slog.Logger) (*proxyLife, error) {
 	if f.fixed, err = fixedFiles(c); err != nil {
 		return nil, err
 	}
+	if f.access, err = openAccessLog(string(c.AccessLog), logger); err != nil {
+		return nil, err
+	}
 	if c.Admin.Listen != "" {
 		f.admin, err = listen("proxy.admin", c.Admin.Listen)
 	}
@@ -67,6 +71,15 @@ func (f *proxyLife) abort() error {
 		return nil
 	}
 	return f.admin.Close()
+}
+
+// proxy makes a proxy of this life.
+func (f *proxyLife) proxy(c proxy.Config) (*proxy.Proxy, error) {
+	c.Metrics = f.metrics
+	if f.access != nil {
+		c.Access = f.access.entry
+	}
+	return proxy.New(c)
 }
 
 // begin has the first proxy run.
@@ -86,6 +99,9 @@ func (f *proxyLife) run(ctx context.Context, ln net.Listener) error {
 	parts := []func(context.Context) error{f.spool.Run}
 	if f.admin != nil {
 		parts = append(parts, func(ctx context.Context) error { return serve.HTTP(ctx, f.admin, f.handler()) })
+	}
+	if f.access != nil {
+		parts = append(parts, f.access.run)
 	}
 	others := make(chan error, 1)
 	go func() { others <- together(later, parts...) }()
@@ -114,6 +130,7 @@ func fixedFiles(c *config.Proxy) (sums [2][sha256.Size]byte, err error) {
 // reload has what is in the file now take effect, or changes nothing: it is read
 // with all that it names, then recorded, and then it counts for exchanges that begin.
 func (f *proxyLife) reload(ctx context.Context, path string) (err error) {
+	f.access.reopen()
 	defer func() {
 		if err != nil {
 			f.bad.Add(1)
@@ -134,9 +151,7 @@ func (f *proxyLife) reload(ctx context.Context, path string) (err error) {
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	conf := proxyConfig(file.Proxy, files, f.spool, f.log)
-	conf.Metrics = f.metrics
-	next, err := proxy.New(conf)
+	next, err := f.proxy(proxyConfig(file.Proxy, files, f.spool, f.log))
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
@@ -171,6 +186,7 @@ func (f *proxyLife) canFollow(file *config.File) error {
 		{"heartbeat", was.Heartbeat == is.Heartbeat},
 		{"openings_to", reflect.DeepEqual(was.OpeningsTo, is.OpeningsTo)},
 		{"proxy_protocol", reflect.DeepEqual(was.ProxyProtocol, is.ProxyProtocol)},
+		{"access_log", was.AccessLog == is.AccessLog},
 		{"admin", was.Admin == is.Admin},
 	} {
 		if !k.same {

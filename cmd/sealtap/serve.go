@@ -251,9 +251,7 @@ func startProxy(c *config.Proxy, digest [32]byte, logger *slog.Logger) (_ *servi
 	abort := func(err error) (*service, error) {
 		return nil, errors.Join(err, ln.Close(), closeSpool("did not start"))
 	}
-	conf := proxyConfig(c, f, sp, logger)
-	conf.Metrics = life.metrics
-	p, err := proxy.New(conf)
+	p, err := life.proxy(proxyConfig(c, f, sp, logger))
 	if err != nil {
 		return abort(err)
 	}
