@@ -19,6 +19,7 @@ import (
 type Live struct {
 	now  atomic.Pointer[Proxy]
 	runs atomic.Pointer[run] // nil while it does not run
+	over atomic.Bool         // what has not ended is not waited for any more
 
 	mu      sync.Mutex // guards what follows
 	ctx     context.Context
@@ -52,7 +53,7 @@ func (v *Live) Replace(next *Proxy) {
 	quit := v.stop
 	v.stop = stop
 	v.leaving.Go(func() {
-		for old.active.Load() > 0 {
+		for old.active.Load() > 0 && !v.over.Load() {
 			time.Sleep(20 * time.Millisecond)
 		}
 		quit()
@@ -116,6 +117,7 @@ func (v *Live) start(ctx context.Context, own netip.AddrPort, rn *run) (stop fun
 		v.ctx = nil
 		v.runs.Store(nil)
 		v.mu.Unlock()
+		v.over.Store(true)
 		v.leaving.Wait()
 	}
 }
