@@ -83,10 +83,14 @@ func (c *checker) address(key, addr string) {
 	}
 }
 
-// listener takes sockets too.
+// listener takes sockets too, in the file system and of systemd.
 func (c *checker) listener(key, addr string) {
 	path, socket := strings.CutPrefix(addr, "unix:")
+	name, passed := strings.CutPrefix(addr, "fd:")
 	switch {
+	case passed && name == "":
+		c.fail(key, ": a socket that systemd passes reads fd:NAME or fd:3")
+	case passed:
 	case !socket:
 		c.address(key, addr)
 	case !filepath.IsAbs(path):
@@ -162,6 +166,7 @@ func (c *checker) proxy(p *Proxy) {
 		c.needed("proxy.tls", need{"cert", p.TLS.Cert != ""}, need{"key", p.TLS.Key != ""})
 	}
 	c.identity(p)
+	c.life(p)
 	for _, field := range p.Seal {
 		switch field {
 		case "source", "query", "headers", "path", "who":

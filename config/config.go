@@ -42,7 +42,7 @@ type File struct {
 
 // Proxy configures one proxy.
 type Proxy struct {
-	Listen   string `yaml:"listen"`   // address to listen on, or unix:/path/to/socket; required
+	Listen   string `yaml:"listen"`   // address to listen on, unix:/path/to/socket, or fd:NAME; required
 	Upstream URL    `yaml:"upstream"` // where requests go; without it and routes a forward proxy
 	Service  string `yaml:"service"`  // name of the service in records; empty means the upstream's host
 	TLS      *TLS   `yaml:"tls"`      // without it plain HTTP
@@ -77,6 +77,11 @@ type Proxy struct {
 	ReceiptDelay Period   `yaml:"receipt_delay"` // after which a record is promised to be in the log; 0 means 1h
 
 	ProxyProtocol *ProxyProtocol `yaml:"proxy_protocol"` // without it connections begin with a request
+
+	AccessLog Path `yaml:"access_log"` // file, or - for standard output; empty means none
+
+	Admin Admin  `yaml:"admin"`
+	Drain Period `yaml:"drain"` // how long exchanges may take to end once the proxy is told to stop; 0 means 5s
 }
 
 // Progress says when exchanges that last leave records.
@@ -198,6 +203,9 @@ func (f *File) resolve(dir string) {
 	if p := f.Proxy; p != nil {
 		at(&p.Key, &p.Policy, &p.Spool, &p.DigestKey, &p.JWKS)
 		at(p.identityPaths()...)
+		if p.AccessLog != "-" {
+			at(&p.AccessLog)
+		}
 		if p.TLS != nil {
 			at(&p.TLS.Cert, &p.TLS.Key, &p.TLS.ClientCA)
 		}

@@ -278,6 +278,9 @@ func (x *exchange) finish(outcome sealtapv1.Outcome, detail string) error {
 		}
 		return nil
 	}
+	if err == nil {
+		x.ended(outcome, now.Sub(x.start))
+	}
 	return err
 }
 

@@ -11,10 +11,10 @@ import (
 	"github.com/sealtap/sealtap/proxy/http1"
 )
 
-// front returns the server of one run: HTTP/1 is read by package http1, HTTP/2 by
+// front returns the server of one run, in which v says who answers: HTTP/1 is read by package http1, HTTP/2 by
 // net/http.
-func (p *Proxy) front(base context.Context, rn *run) *http1.Server {
-	return p.frontOf(base, p.cfg.TLS, func(ctx context.Context, c net.Conn) context.Context {
+func (p *Proxy) front(base context.Context, rn *run, v *Live) *http1.Server {
+	return p.frontOf(base, v, v.refused, v.tls([]string{"h2", "http/1.1"}), func(ctx context.Context, c net.Conn) context.Context {
 		cc := &clientConn{Conn: c, text: peerText(c), run: rn}
 		cc.addr = parseAddr(cc.text)
 		return context.WithValue(ctx, connKey{}, cc)
@@ -22,16 +22,17 @@ func (p *Proxy) front(base context.Context, rn *run) *http1.Server {
 }
 
 // frontOf returns a server whose connections have contexts that connContext makes.
-func (p *Proxy) frontOf(base context.Context, config *tls.Config, connContext func(context.Context, net.Conn) context.Context) *http1.Server {
+func (p *Proxy) frontOf(base context.Context, handler http.Handler, refused func(http.ResponseWriter, *http.Request, *http1.Error), config *tls.Config,
+	connContext func(context.Context, net.Conn) context.Context) *http1.Server {
 	t := &p.cfg.Timeouts
 	protocols := new(http.Protocols)
 	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(true)
 	return http1.New(http1.Config{
-		Handler: p.Handler(),
-		Refused: p.refused,
+		Handler: handler,
+		Refused: refused,
 		HTTP2: &http.Server{
-			Handler:   p.Handler(),
+			Handler:   handler,
 			Protocols: protocols,
 			// What net/http would answer by itself would pass unrecorded.
 			DisableGeneralOptionsHandler: true,

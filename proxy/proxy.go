@@ -120,6 +120,11 @@ type Config struct {
 	// Progress says when exchanges that last leave records; zero values mean the
 	// defaults that stand beside them.
 	Progress Progress
+	// Access learns of each exchange once its response record is durable, and must
+	// not block; nil means nobody does. What it is given is not used again.
+	Access func(*Access)
+	// Metrics counts exchanges; nil means nobody does.
+	Metrics *Metrics
 	// Logger gets what goes wrong; nil means nobody does.
 	Logger *slog.Logger
 }
@@ -195,6 +200,9 @@ type Proxy struct {
 	gaps       *gaps      // what passed without records
 	forwarding forwarding // its rules
 
+	active atomic.Int64 // exchanges under way of a Live
+	tally  *tally       // of exchanges without a route; nil: nobody counts
+
 	exchanges sync.Pool // *exchange
 	small     sync.Pool // *buffer of smallBuffer bytes
 	large     sync.Pool // *buffer of BufferLimit+1 bytes
@@ -246,6 +254,7 @@ func New(cfg Config) (*Proxy, error) {
 	if err := p.newRouting(); err != nil {
 		return nil, err
 	}
+	p.measure()
 	if !p.reverse() {
 		p.targets = p.newTargets()
 		if err := p.newForwarding(); err != nil {

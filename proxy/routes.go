@@ -52,6 +52,7 @@ type routed struct {
 	strip     int  // segments to cut from the front of paths
 	open      bool // exchanges pass that cannot be recorded
 	receipts  bool
+	tally     *tally
 }
 
 // reverse reports whether this is a reverse proxy.

@@ -38,17 +38,16 @@ type connKey struct{}
 // exchanges finish until the drain deadline, and cuts the rest: those leave a
 // response record too. It closes the listener. It returns nil after it was told
 // to stop and everything is recorded.
-func (p *Proxy) Run(ctx context.Context, l net.Listener) error {
-	own := p.addListener(l)
-	defer p.removeListener(own)
-	defer p.check()()
-	defer p.gaps.follow(context.WithoutCancel(ctx))()
+func (p *Proxy) Run(ctx context.Context, l net.Listener) error { return NewLive(p).Run(ctx, l) }
+
+// Run serves the listener as [Proxy.Run] does. It is called once.
+func (v *Live) Run(ctx context.Context, l net.Listener) error {
+	p, rn := v.now.Load(), &run{stopping: ctx}
+	defer v.start(ctx, parseAddr(l.Addr().String()), rn)()
 	l = p.behindProxies(l)
-	defer p.tokens.follow(ctx)()
 	base, cut := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cut(nil)
-	rn := &run{stopping: ctx}
-	srv := p.front(base, rn)
+	srv := p.front(base, rn, v)
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(l) }()
 	select {
@@ -58,6 +57,7 @@ func (p *Proxy) Run(ctx context.Context, l net.Listener) error {
 		return errors.Join(fmt.Errorf("serving %s: %w", l.Addr(), err), p.settle(rn))
 	case <-ctx.Done():
 	}
+	p = v.now.Load()
 	drain, cancel := context.WithTimeout(base, p.cfg.Timeouts.Drain)
 	defer cancel()
 	err := srv.Shutdown(drain)
@@ -99,13 +99,11 @@ func parseAddr(text string) netip.AddrPort {
 	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 }
 
-func (p *Proxy) addListener(l net.Listener) netip.AddrPort {
-	own := parseAddr(l.Addr().String())
+func (p *Proxy) addListener(own netip.AddrPort) {
 	p.listening.Lock()
 	defer p.listening.Unlock()
 	list := append(slices.Clone(p.ownListeners()), own)
 	p.listeners.Store(&list)
-	return own
 }
 
 func (p *Proxy) removeListener(own netip.AddrPort) {

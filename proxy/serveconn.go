@@ -13,7 +13,7 @@ import (
 // the connection ends after what is under way, when ctx ends at once.
 func (p *Proxy) serveConn(ctx context.Context, cc *clientConn, closed <-chan struct{}) {
 	l := &single{first: cc.Conn, addr: cc.LocalAddr(), closed: closed, stop: make(chan struct{})}
-	srv := p.frontOf(ctx, nil, func(ctx context.Context, c net.Conn) context.Context {
+	srv := p.frontOf(ctx, p.Handler(), p.refused, nil, func(ctx context.Context, c net.Conn) context.Context {
 		cc.Conn = c
 		return context.WithValue(ctx, connKey{}, cc)
 	})

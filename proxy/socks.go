@@ -27,7 +27,8 @@ func (p *Proxy) RunSOCKS(ctx context.Context, l net.Listener) error {
 	if p.reverse() {
 		return fmt.Errorf("%w: a reverse proxy does not speak SOCKS5", ErrConfig)
 	}
-	own := p.addListener(l)
+	own := parseAddr(l.Addr().String())
+	p.addListener(own)
 	defer p.removeListener(own)
 	base, cut := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cut(nil)

@@ -71,6 +71,13 @@ func TestScript(t *testing.T) {
 			"killing":    killing,
 			"dump":       dump,
 			"expand":     expand,
+
+			"answers":    answers,
+			"holding":    holding,
+			"hup":        hup,
+			"supervised": supervised,
+			"reloaded":   reloaded,
+			"configured": configured,
 		},
 		Condition: func(cond string) (bool, error) {
 			if name, ok := strings.CutPrefix(cond, "has:"); ok {

@@ -110,6 +110,9 @@ func proxyAddress(c *config.Proxy) (at, url, curl string) {
 	if path, ok := strings.CutPrefix(c.Listen, "unix:"); ok {
 		return c.Listen, scheme + "localhost", "curl --unix-socket " + path
 	}
+	if strings.HasPrefix(c.Listen, "fd:") {
+		return c.Listen, scheme + "localhost", "curl"
+	}
 	at = scheme + reachable(c.Listen)
 	return at, at, "curl"
 }

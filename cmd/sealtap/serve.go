@@ -16,7 +16,6 @@ import (
 
 	"github.com/sealtap/sealtap/config"
 	"github.com/sealtap/sealtap/keys"
-	sealtapv1 "github.com/sealtap/sealtap/proto/sealtap/v1"
 	"github.com/sealtap/sealtap/proxy"
 	"github.com/sealtap/sealtap/proxy/spool"
 	"github.com/sealtap/sealtap/query"
@@ -40,6 +39,9 @@ type service struct {
 	ready func() error                    // of a log: why it publishes nothing; nil elsewhere
 	mux   *serve.Mux                      // of a log: what it serves; nil elsewhere
 	close func() error
+
+	reload func(ctx context.Context, path string) error // of a proxy; nil elsewhere
+	alive  func() error                                 // why only a restart helps; nil means that none does
 }
 
 // serve runs a service for as long as its command lives.
@@ -59,6 +61,9 @@ func listen(section, addr string) (net.Listener, error) {
 func listenOn(addr string) (net.Listener, error) {
 	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
 		return listenUnix(path)
+	}
+	if name, ok := strings.CutPrefix(addr, "fd:"); ok {
+		return listenPassed(name)
 	}
 	return net.Listen("tcp", addr)
 }
@@ -213,11 +218,20 @@ func startProxy(c *config.Proxy, digest [32]byte, logger *slog.Logger) (_ *servi
 	if _, err := proxy.New(proxyConfig(c, f, recordsNothing{}, nil)); err != nil {
 		return nil, err
 	}
+	logger = logger.With("component", "proxy")
+	life, err := newProxyLife(c, logger)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, life.abort())
+		}
+	}()
 	ln, err := listen("proxy", c.Listen)
 	if err != nil {
 		return nil, err
 	}
-	logger = logger.With("component", "proxy")
 	socks, err := listenSOCKS(c.Forward.SOCKS)
 	if err != nil {
 		return nil, errors.Join(err, ln.Close())
@@ -246,33 +260,23 @@ func startProxy(c *config.Proxy, digest [32]byte, logger *slog.Logger) (_ *servi
 	abort := func(err error) (*service, error) {
 		return nil, errors.Join(err, ln.Close(), closeSpool("did not start"))
 	}
-	p, err := proxy.New(proxyConfig(c, f, sp, logger))
+	p, err := life.proxy(proxyConfig(c, f, sp, logger))
 	if err != nil {
 		return abort(err)
 	}
-	follows := &sealtapv1.Record{About: &sealtapv1.Record_Config{Config: &sealtapv1.Config{Sha256: digest[:]}}}
-	if err := sp.Record(context.Background(), follows, nil); err != nil {
+	if err := recordConfig(context.Background(), sp, digest); err != nil {
+		return abort(err)
+	}
+	if err := life.begin(p, sp, c, digest); err != nil {
 		return abort(err)
 	}
 	return &service{
-		addr:  ln.Addr().String(),
-		run:   func(ctx context.Context) error { return runProxy(ctx, p, sp, ln, socks) },
-		close: func() error { return closeSpool("stopped") },
+		addr:   ln.Addr().String(),
+		run:    func(ctx context.Context) error { return life.run(ctx, ln, socks) },
+		close:  func() error { return closeSpool("stopped") },
+		reload: life.reload,
+		alive:  sp.Err,
 	}, nil
-}
-
-// runProxy keeps the spool running for as long as exchanges finish.
-func runProxy(ctx context.Context, p *proxy.Proxy, sp *spool.Spool, ln, socks net.Listener) error {
-	spoolCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
-	spooled := make(chan error, 1)
-	go func() { spooled <- sp.Run(spoolCtx) }()
-	run := []func(context.Context) error{func(ctx context.Context) error { return p.Run(ctx, ln) }}
-	if socks != nil {
-		run = append(run, func(ctx context.Context) error { return p.RunSOCKS(ctx, socks) })
-	}
-	err := together(ctx, run...)
-	stop()
-	return errors.Join(err, <-spooled)
 }
 
 func proxyConfig(c *config.Proxy, f *proxyFiles, sp proxy.Recorder, logger *slog.Logger) proxy.Config {
@@ -280,6 +284,7 @@ func proxyConfig(c *config.Proxy, f *proxyFiles, sp proxy.Recorder, logger *slog
 		Upstream: c.Upstream.URL, TLS: f.tls, Service: c.Service, Recorder: sp, DigestKey: f.digestKey, OpenHeaders: c.OpenHeaders,
 		Seal: c.Seal, Operations: c.Operations, UserHeader: c.UserHeader, BufferLimit: int(c.BufferLimit), Logger: logger,
 		Receipts: c.Receipts.Signed(),
+		Timeouts: proxy.Timeouts{Drain: time.Duration(c.Drain)},
 		Progress: proxy.Progress{Every: time.Duration(c.Progress.Every), Bytes: int64(c.Progress.Bytes)},
 	}
 	if p.Service == "" && c.Upstream.URL != nil {
@@ -366,7 +371,7 @@ func daemon(use, short, long string, section func(context.Context, *config.File,
 				return err
 			}
 			fmt.Fprintf(cmd.ErrOrStderr(), "sealtap %s listens on %s\n", name, s.addr)
-			return s.serve(cmd.Context())
+			return s.follow(cmd.Context(), file)
 		},
 	}
 	cmd.Flags().StringVar(&file, "config", "", "configuration `FILE`")

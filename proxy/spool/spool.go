@@ -369,16 +369,21 @@ type Status struct {
 	Confirmed uint64 // entries found under a cosigned checkpoint in this life
 	Commits   uint64 // fdatasyncs
 	Bytes     int64  // of all files
+	Limit     int64  // of Bytes
+	Waiting   int    // entries that the log has taken and that are under no cosigned checkpoint yet
 	Open      int    // exchanges in flight
 }
 
 // Status returns where the spool stands.
 func (s *Spool) Status() Status {
+	s.sub.mu.Lock()
+	waiting := s.sub.unconfirmed
+	s.sub.mu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return Status{
 		Records: s.stats.records.Load(), Sealed: s.sealed,
 		Submitted: s.stats.submitted.Load(), Confirmed: s.stats.confirmed.Load(), Commits: s.stats.commits.Load(),
-		Bytes: s.bytes, Open: len(s.open),
+		Bytes: s.bytes, Limit: s.cfg.MaxBytes, Waiting: waiting, Open: len(s.open),
 	}
 }
