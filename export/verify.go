@@ -99,6 +99,11 @@ func readCSV(r io.Reader, f func(*Line) error) error {
 		return fmt.Errorf("%w: %w", ErrRows, err)
 	}
 	header[0] = strings.TrimPrefix(header[0], "\ufeff") // spreadsheets put it there
+	for i, name := range header {
+		if slices.Contains(header[:i], name) && slices.ContainsFunc(new(Row).cells(), func(c cell) bool { return c.name == name }) {
+			return fmt.Errorf("%w: it has two columns %q, and only one of them could be compared", ErrRows, name)
+		}
+	}
 	if !slices.Contains(header, "index") || !slices.Contains(header, "leaf_hash") {
 		return fmt.Errorf("%w: it has no columns index and leaf_hash, without which nothing can be proven", ErrRows)
 	}
@@ -198,7 +203,7 @@ func (l *Line) Compare(it Item, name func(keys.ID) string) ([]string, error) {
 	var bad []string
 	if l.format == JSONL {
 		v, err := jsonValue(record.NewView(it.Entry, it.Index, name, nil))
-		compareJSON("", l.value, v, &bad)
+		compareJSON(l.format, "", l.value, v, &bad)
 		return bad, err
 	}
 	row := newRow(it, name)
@@ -207,7 +212,7 @@ func (l *Line) Compare(it Item, name func(keys.ID) string) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		compareJSON("", l.value, v, &bad)
+		compareJSON(l.format, "", l.value, v, &bad)
 	} else {
 		have := l.value.(map[string]string)
 		for _, c := range row.cells() {
@@ -223,7 +228,7 @@ func (l *Line) Compare(it Item, name func(keys.ID) string) ([]string, error) {
 }
 
 // compareJSON holds what of a value is in an export against what should be there.
-func compareJSON(at string, have, want any, bad *[]string) {
+func compareJSON(form, at string, have, want any, bad *[]string) {
 	w, ok := want.(map[string]any)
 	h, too := have.(map[string]any)
 	if !ok || !too {
@@ -234,22 +239,11 @@ func compareJSON(at string, have, want any, bad *[]string) {
 	}
 	for name, value := range h {
 		if should, ok := w[name]; ok {
-			compareJSON(at+"."+name, value, should, bad)
-		} else if known(name) {
-			*bad = append(*bad, differs(strings.TrimPrefix(at+"."+name, "."), text(value), "absent"))
+			compareJSON(form, at+"."+name, value, should, bad)
+		} else if place := strings.TrimPrefix(at+"."+name, "."); known(form, place) {
+			*bad = append(*bad, differs(place, text(value), "absent"))
 		}
 	}
-}
-
-// known reports whether a name is one of an export: where the record has no such
-// fact, a row that has it was changed.
-func known(name string) bool {
-	for _, c := range new(Row).cells() {
-		if c.name == name {
-			return true
-		}
-	}
-	return false
 }
 
 func text(v any) string {

@@ -145,7 +145,7 @@ func (x *exporting) write(cmd *cobra.Command, s *scan, values url.Values, out io
 func (s *scan) match(it export.Item, v url.Values) (ok, sealed bool) {
 	r := row{index: it.Index, entry: it.Entry, view: record.NewView(it.Entry, it.Index, s.name, nil)}
 	q := it.Entry.Record.GetRequest()
-	asked := slices.ContainsFunc([]string{"trace", "service", "method", "path", "who"}, v.Has)
+	asked := slices.ContainsFunc([]string{"trace", "service", "method", "path", "operation", "who"}, v.Has)
 	if matches(r, v) != nil || v.Has("status") && it.Entry.Record.GetResponse() == nil {
 		return false, false
 	}
