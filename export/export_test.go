@@ -106,6 +106,20 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
+// What a client called itself does not make a row look altered that is not.
+func TestStrangeNames(t *testing.T) {
+	for _, who := range []string{"a\r\nb", "a\r\r\nb", "a\rb", "\r\na\r", "''a", "\"", "\ufeff", " a ", "a\x00b\u2028"} {
+		list := items(t)[:1]
+		list[0].Entry.Record.GetRequest().Who.Id = who
+		for _, format := range Formats() {
+			rows, bad, err := read(t, write(t, format, list), list)
+			if err != nil || rows != 1 || len(bad[41]) > 0 {
+				t.Errorf("%s with %q: %d rows, %v, %v", format, who, rows, bad, err)
+			}
+		}
+	}
+}
+
 func TestFormulas(t *testing.T) {
 	data := string(write(t, CSV, items(t)))
 	if strings.Contains(data, ",=cmd") || !strings.Contains(data, ",'=cmd") {

@@ -119,10 +119,19 @@ func readCSV(r io.Reader, f func(*Line) error) error {
 		for i, text := range list {
 			cells[header[i]] = wild(text)
 		}
-		if err := giveTable(n, cells, f); err != nil {
+		if err := giveTable(CSV, n, cells, f); err != nil {
 			return err
 		}
 	}
+}
+
+// lineEnds gives text the one end of lines that it has once it was read from CSV
+// (RFC 4180 has another than what most programs write).
+func lineEnds(text string) string {
+	for strings.Contains(text, "\r\n") {
+		text = strings.ReplaceAll(text, "\r\n", "\n")
+	}
+	return text
 }
 
 func readParquet(file *os.File, f func(*Line) error) (err error) {
@@ -150,7 +159,7 @@ func readParquet(file *os.File, f func(*Line) error) (err error) {
 			for _, c := range batch[i].cells() {
 				cells[c.name] = c.text
 			}
-			if err := giveTable(n, cells, f); err != nil {
+			if err := giveTable(Parquet, n, cells, f); err != nil {
 				return err
 			}
 			n++
@@ -165,8 +174,8 @@ func readParquet(file *os.File, f func(*Line) error) (err error) {
 	}
 }
 
-func giveTable(n int, cells map[string]string, f func(*Line) error) error {
-	l := &Line{Number: n, format: CSV, value: cells}
+func giveTable(format string, n int, cells map[string]string, f func(*Line) error) error {
+	l := &Line{Number: n, format: format, value: cells}
 	if err := l.place(cells["index"], cells["leaf_hash"], cells["request_index"]); err != nil {
 		return fmt.Errorf("row %d: %w", n, err)
 	}
@@ -216,7 +225,9 @@ func (l *Line) Compare(it Item, name func(keys.ID) string) ([]string, error) {
 	} else {
 		have := l.value.(map[string]string)
 		for _, c := range row.cells() {
-			if text, ok := have[c.name]; ok && text != c.text {
+			text, ok := have[c.name]
+			same := text == c.text || l.format == CSV && lineEnds(text) == lineEnds(c.text)
+			if ok && !same {
 				bad = append(bad, differs(c.name, text, c.text))
 			}
 		}
