@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/parquet-go/parquet-go"
+
 	"github.com/sealtap/sealtap/keys"
 	sealtapv1 "github.com/sealtap/sealtap/proto/sealtap/v1"
 	"github.com/sealtap/sealtap/record"
@@ -168,6 +170,29 @@ func TestNoRows(t *testing.T) {
 	for _, data := range []string{"", "x", "a,b\n1,2\n", "{}\n", "{", `{"index":1}` + "\n", "PAR1", "PAR1PAR1", "index,leaf_hash\n1,AAAA\n", "index,leaf_hash\n-1,\n"} {
 		if rows, _, err := read(t, []byte(data), nil); err == nil || rows != 0 {
 			t.Errorf("%q: %d rows, %v", data, rows, err)
+		}
+	}
+}
+
+// Rows of Parquet that lack columns are compared in those that are there.
+func TestFewerColumns(t *testing.T) {
+	type few struct {
+		Index    uint64 `parquet:"index"`
+		LeafHash string `parquet:"leaf_hash"`
+		Method   string `parquet:"method"`
+	}
+	list := items(t)[:1]
+	for _, method := range []string{"GET", "PUT"} {
+		var b bytes.Buffer
+		w := parquet.NewGenericWriter[few](&b)
+		_, err := w.Write([]few{{41, newRow(list[0], name).LeafHash, method}})
+		if err = errors.Join(err, w.Close()); err != nil {
+			t.Fatal(err)
+		}
+		rows, bad, err := read(t, b.Bytes(), list)
+		altered := len(bad[41]) == 1 && strings.HasPrefix(bad[41][0], "method: is ")
+		if err != nil || rows != 1 || altered != (method == "PUT") || !altered && len(bad[41]) > 0 {
+			t.Errorf("with %s: %d rows, %v, %v", method, rows, bad, err)
 		}
 	}
 }

@@ -149,6 +149,10 @@ func readParquet(file *os.File, f func(*Line) error) (err error) {
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrRows, err)
 	}
+	there := make(map[string]bool) // columns may have been dropped on the way
+	for _, c := range in.Root().Columns() {
+		there[c.Name()] = true
+	}
 	rows := parquet.NewGenericReader[Row](in)
 	defer func() { _ = rows.Close() }() // it was only read
 	batch := make([]Row, 256)
@@ -157,7 +161,9 @@ func readParquet(file *os.File, f func(*Line) error) (err error) {
 		for i := range batch[:k] {
 			cells := make(map[string]string)
 			for _, c := range batch[i].cells() {
-				cells[c.name] = c.text
+				if there[c.name] {
+					cells[c.name] = c.text
+				}
 			}
 			if err := giveTable(Parquet, n, cells, f); err != nil {
 				return err
