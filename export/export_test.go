@@ -2,10 +2,13 @@ package export
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/parquet-go/parquet-go"
 
 	"github.com/sealtap/sealtap/keys"
 	sealtapv1 "github.com/sealtap/sealtap/proto/sealtap/v1"
@@ -105,6 +108,20 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
+// What a client called itself does not make a row look altered that is not.
+func TestStrangeNames(t *testing.T) {
+	for _, who := range []string{"a\r\nb", "a\r\r\nb", "a\rb", "\r\na\r", "''a", "\"", "\ufeff", " a ", "a\x00b\u2028"} {
+		list := items(t)[:1]
+		list[0].Entry.Record.GetRequest().Who.Id = who
+		for _, format := range Formats() {
+			rows, bad, err := read(t, write(t, format, list), list)
+			if err != nil || rows != 1 || len(bad[41]) > 0 {
+				t.Errorf("%s with %q: %d rows, %v, %v", format, who, rows, bad, err)
+			}
+		}
+	}
+}
+
 func TestFormulas(t *testing.T) {
 	data := string(write(t, CSV, items(t)))
 	if strings.Contains(data, ",=cmd") || !strings.Contains(data, ",'=cmd") {
@@ -119,9 +136,10 @@ func TestChanged(t *testing.T) {
 		{CSV, "GET", "PUT", "method"}, {CSV, "192.0.2.1", "192.0.2.2", "source"}, {CSV, "9223372036854775813", "9223372036854775812", "duration_ns"},
 		{CSV, ",complete,", ",timeout,", "outcome"}, {CSV, "shop", "shoq", "producer"}, {CSV, ",42,", ",41,", "leaf_hash"},
 		{JSONL, `"GET"`, `"PUT"`, "method"}, {JSONL, "9223372036854775813", "9223372036854775812", "response.duration_ns"},
-		{JSONL, `"stage":"request"`, `"stage":"request","response":{"status":1}`, ""}, {JSONL, `"verified":false`, `"verified":true`, "who.verified"},
+		{JSONL, `"stage":"request"`, `"stage":"request","response":{"status":1}`, "response"}, {JSONL, `"stage":"request"`, `"stage":"request","tags":["mine"]`, ""}, {JSONL, `"verified":false`, `"verified":true`, "who.verified"},
 		{OCSF, `"code":200`, `"code":500`, "http_response.code"}, {OCSF, `"ip":"192.0.2.1"`, `"ip":"192.0.2.9"`, "src_endpoint.ip"},
 		{OCSF, `"outcome":"complete"`, `"outcome":"timeout"`, "unmapped.outcome"}, {OCSF, `"activity_id":2`, `"activity_id":4`, "activity_id"},
+		{OCSF, `"status_id":0`, `"status_id":0,"http_response":{"code":500}`, "http_response"}, {OCSF, `"ip":"192.0.2.1"`, `"ip":"192.0.2.1","name":"x"`, "src_endpoint.name"},
 	} {
 		data := string(write(t, tc.format, list))
 		changed := strings.Replace(data, tc.from, tc.to, -1)
@@ -135,10 +153,13 @@ func TestChanged(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		all := strings.Join(append(bad[41], bad[42]...), "; ")
 		if tc.want == "" {
+			if all != "" {
+				t.Errorf("%s with %q beside what was exported: %q", tc.format, tc.to, all)
+			}
 			continue
 		}
-		all := strings.Join(append(bad[41], bad[42]...), "; ")
 		if !strings.Contains(all, tc.want+": is ") {
 			t.Errorf("%s with %q for %q: %q", tc.format, tc.to, tc.from, all)
 		}
@@ -150,6 +171,42 @@ func TestNoRows(t *testing.T) {
 		if rows, _, err := read(t, []byte(data), nil); err == nil || rows != 0 {
 			t.Errorf("%q: %d rows, %v", data, rows, err)
 		}
+	}
+}
+
+// Rows of Parquet that lack columns are compared in those that are there.
+func TestFewerColumns(t *testing.T) {
+	type few struct {
+		Index    uint64 `parquet:"index"`
+		LeafHash string `parquet:"leaf_hash"`
+		Method   string `parquet:"method"`
+	}
+	list := items(t)[:1]
+	for _, method := range []string{"GET", "PUT"} {
+		var b bytes.Buffer
+		w := parquet.NewGenericWriter[few](&b)
+		_, err := w.Write([]few{{41, newRow(list[0], name).LeafHash, method}})
+		if err = errors.Join(err, w.Close()); err != nil {
+			t.Fatal(err)
+		}
+		rows, bad, err := read(t, b.Bytes(), list)
+		altered := len(bad[41]) == 1 && strings.HasPrefix(bad[41][0], "method: is ")
+		if err != nil || rows != 1 || altered != (method == "PUT") || !altered && len(bad[41]) > 0 {
+			t.Errorf("with %s: %d rows, %v, %v", method, rows, bad, err)
+		}
+	}
+}
+
+// A file of which only a part would be compared is not read as good.
+func TestTwice(t *testing.T) {
+	list := items(t)
+	table := strings.Replace(string(write(t, CSV, list)), ",stage,", ",method,", 1)
+	if rows, _, err := read(t, []byte(table), list); !errors.Is(err, ErrRows) || rows != 0 {
+		t.Errorf("two columns of one name: %d rows, %v", rows, err)
+	}
+	line := strings.TrimSuffix(string(write(t, JSONL, list[:1])), "\n")
+	if rows, _, err := read(t, []byte(line+" "+line+"\n"), list); !errors.Is(err, ErrRows) || rows != 0 {
+		t.Errorf("two objects in a line: %d rows, %v", rows, err)
 	}
 }
 

@@ -99,6 +99,11 @@ func readCSV(r io.Reader, f func(*Line) error) error {
 		return fmt.Errorf("%w: %w", ErrRows, err)
 	}
 	header[0] = strings.TrimPrefix(header[0], "\ufeff") // spreadsheets put it there
+	for i, name := range header {
+		if slices.Contains(header[:i], name) && slices.ContainsFunc(new(Row).cells(), func(c cell) bool { return c.name == name }) {
+			return fmt.Errorf("%w: it has two columns %q, and only one of them could be compared", ErrRows, name)
+		}
+	}
 	if !slices.Contains(header, "index") || !slices.Contains(header, "leaf_hash") {
 		return fmt.Errorf("%w: it has no columns index and leaf_hash, without which nothing can be proven", ErrRows)
 	}
@@ -114,10 +119,19 @@ func readCSV(r io.Reader, f func(*Line) error) error {
 		for i, text := range list {
 			cells[header[i]] = wild(text)
 		}
-		if err := giveTable(n, cells, f); err != nil {
+		if err := giveTable(CSV, n, cells, f); err != nil {
 			return err
 		}
 	}
+}
+
+// lineEnds gives text the one end of lines that it has once it was read from CSV
+// (RFC 4180 has another than what most programs write).
+func lineEnds(text string) string {
+	for strings.Contains(text, "\r\n") {
+		text = strings.ReplaceAll(text, "\r\n", "\n")
+	}
+	return text
 }
 
 func readParquet(file *os.File, f func(*Line) error) (err error) {
@@ -135,6 +149,10 @@ func readParquet(file *os.File, f func(*Line) error) (err error) {
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrRows, err)
 	}
+	there := make(map[string]bool) // columns may have been dropped on the way
+	for _, c := range in.Root().Columns() {
+		there[c.Name()] = true
+	}
 	rows := parquet.NewGenericReader[Row](in)
 	defer func() { _ = rows.Close() }() // it was only read
 	batch := make([]Row, 256)
@@ -143,9 +161,11 @@ func readParquet(file *os.File, f func(*Line) error) (err error) {
 		for i := range batch[:k] {
 			cells := make(map[string]string)
 			for _, c := range batch[i].cells() {
-				cells[c.name] = c.text
+				if there[c.name] {
+					cells[c.name] = c.text
+				}
 			}
-			if err := giveTable(n, cells, f); err != nil {
+			if err := giveTable(Parquet, n, cells, f); err != nil {
 				return err
 			}
 			n++
@@ -160,8 +180,8 @@ func readParquet(file *os.File, f func(*Line) error) (err error) {
 	}
 }
 
-func giveTable(n int, cells map[string]string, f func(*Line) error) error {
-	l := &Line{Number: n, format: CSV, value: cells}
+func giveTable(format string, n int, cells map[string]string, f func(*Line) error) error {
+	l := &Line{Number: n, format: format, value: cells}
 	if err := l.place(cells["index"], cells["leaf_hash"], cells["request_index"]); err != nil {
 		return fmt.Errorf("row %d: %w", n, err)
 	}
@@ -198,7 +218,7 @@ func (l *Line) Compare(it Item, name func(keys.ID) string) ([]string, error) {
 	var bad []string
 	if l.format == JSONL {
 		v, err := jsonValue(record.NewView(it.Entry, it.Index, name, nil))
-		compareJSON("", l.value, v, &bad)
+		compareJSON(l.format, "", l.value, v, &bad)
 		return bad, err
 	}
 	row := newRow(it, name)
@@ -207,11 +227,13 @@ func (l *Line) Compare(it Item, name func(keys.ID) string) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		compareJSON("", l.value, v, &bad)
+		compareJSON(l.format, "", l.value, v, &bad)
 	} else {
 		have := l.value.(map[string]string)
 		for _, c := range row.cells() {
-			if text, ok := have[c.name]; ok && text != c.text {
+			text, ok := have[c.name]
+			same := text == c.text || l.format == CSV && lineEnds(text) == lineEnds(c.text)
+			if ok && !same {
 				bad = append(bad, differs(c.name, text, c.text))
 			}
 		}
@@ -223,7 +245,7 @@ func (l *Line) Compare(it Item, name func(keys.ID) string) ([]string, error) {
 }
 
 // compareJSON holds what of a value is in an export against what should be there.
-func compareJSON(at string, have, want any, bad *[]string) {
+func compareJSON(form, at string, have, want any, bad *[]string) {
 	w, ok := want.(map[string]any)
 	h, too := have.(map[string]any)
 	if !ok || !too {
@@ -234,22 +256,11 @@ func compareJSON(at string, have, want any, bad *[]string) {
 	}
 	for name, value := range h {
 		if should, ok := w[name]; ok {
-			compareJSON(at+"."+name, value, should, bad)
-		} else if known(name) {
-			*bad = append(*bad, differs(strings.TrimPrefix(at+"."+name, "."), text(value), "absent"))
+			compareJSON(form, at+"."+name, value, should, bad)
+		} else if place := strings.TrimPrefix(at+"."+name, "."); known(form, place) {
+			*bad = append(*bad, differs(place, text(value), "absent"))
 		}
 	}
-}
-
-// known reports whether a name is one of an export: where the record has no such
-// fact, a row that has it was changed.
-func known(name string) bool {
-	for _, c := range new(Row).cells() {
-		if c.name == name {
-			return true
-		}
-	}
-	return false
 }
 
 func text(v any) string {

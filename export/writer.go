@@ -127,12 +127,17 @@ func jsonValue(v any) (any, error) {
 	return decodeJSON(b)
 }
 
-// decodeJSON keeps numbers as they are written: those of 64 bits lose their last
-// digits elsewhere.
+// decodeJSON decodes one value with nothing behind it. It keeps numbers as they are
+// written: those of 64 bits lose their last digits elsewhere.
 func decodeJSON(b []byte) (any, error) {
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.UseNumber()
 	var v any
-	err := d.Decode(&v)
-	return v, err
+	if err := d.Decode(&v); err != nil {
+		return nil, err
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return nil, errors.New("there is more behind the value")
+	}
+	return v, nil
 }

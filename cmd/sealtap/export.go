@@ -42,8 +42,8 @@ jsonl (a record a line, as the log's HTTP interface shows it), csv, parquet, or 
 out. In csv, parquet and ocsf a response bears the facts of its request too. Rows that come
 back from a spreadsheet or a SIEM are proven by sealtap verify --rows FILE.
 
-Sealed fields stay sealed. What a filter asks of a sealed field cannot be seen: those
-records are written too, and counted at the end.`,
+Sealed fields stay sealed. What a filter asks of a sealed field, or of a request that is
+pruned, cannot be seen: those records are written too, and counted at the end.`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 1 {
 				return usagef("%s takes one SOURCE at most", cmd.CommandPath())
@@ -135,7 +135,7 @@ func (x *exporting) write(cmd *cobra.Command, s *scan, values url.Values, out io
 		draw(s.tree.Size(), s.tree.Size())
 	}
 	if unseen > 0 {
-		fmt.Fprintf(cmd.ErrOrStderr(), "%d of the rows could not be held against every filter, since what it asks for is sealed in them\n", unseen)
+		fmt.Fprintf(cmd.ErrOrStderr(), "%d of the rows could not be held against every filter, since what it asks for is sealed in them, or their requests were not there to be read\n", unseen)
 	}
 	return n, w.Close()
 }
@@ -145,13 +145,13 @@ func (x *exporting) write(cmd *cobra.Command, s *scan, values url.Values, out io
 func (s *scan) match(it export.Item, v url.Values) (ok, sealed bool) {
 	r := row{index: it.Index, entry: it.Entry, view: record.NewView(it.Entry, it.Index, s.name, nil)}
 	q := it.Entry.Record.GetRequest()
-	asked := slices.ContainsFunc([]string{"trace", "service", "method", "path", "who"}, v.Has)
+	asked := slices.ContainsFunc([]string{"trace", "service", "method", "path", "operation", "who"}, v.Has)
 	if matches(r, v) != nil || v.Has("status") && it.Entry.Record.GetResponse() == nil {
 		return false, false
 	}
 	if q == nil && asked {
 		if it.Request == nil {
-			return false, false
+			return it.Entry.Record.GetResponse() != nil, true // its request is pruned, or too long ago
 		}
 		other := row{entry: it.Request.Entry, view: record.NewView(it.Request.Entry, it.Request.Index, s.name, nil)}
 		if matchRequest(other, v) != nil {
@@ -209,16 +209,23 @@ type scan struct {
 	ring  *record.Keyring
 	begin uint64 // index of the first entry that the log still has
 	pin   *keys.Public
-	early []uint64 // statements of before
-	last  map[string]*export.Item
-	order []string
+	early []uint64                // statements of before
+	last  map[string]*export.Item // requests whose responses have not come, by their exchanges
+	order []waiting               // those, and some that have been answered, oldest first
+	most  int                     // of them are remembered
+}
+
+// waiting is a request that waits for its response.
+type waiting struct {
+	key   string
+	index uint64
 }
 
 // mostOpen is how many requests are remembered until their responses come.
 const mostOpen = 50_000
 
 func openScan(ctx context.Context, src client.Reader, p *policy.Policy) (*scan, error) {
-	s := &scan{pin: p.Operator, last: make(map[string]*export.Item)}
+	s := &scan{pin: p.Operator, last: make(map[string]*export.Item), most: mostOpen}
 	// What is pruned is asked for first: it lies under every later head.
 	if r, ok := src.(interface {
 		Retention(ctx context.Context) (*client.Retention, error)
@@ -315,10 +322,22 @@ func (s *scan) remember(key string, p client.Proven) {
 		return // it was parsed before
 	}
 	s.last[key] = &export.Item{Index: p.Index, Entry: e}
-	if s.order = append(s.order, key); len(s.order) > mostOpen {
-		delete(s.last, s.order[0])
+	s.order = append(s.order, waiting{key, p.Index})
+	for len(s.last) > s.most {
+		if s.waits(s.order[0]) {
+			delete(s.last, s.order[0].key)
+		}
 		s.order = s.order[1:]
 	}
+	if len(s.order) > 2*s.most {
+		s.order = slices.DeleteFunc(s.order, func(w waiting) bool { return !s.waits(w) })
+	}
+}
+
+// waits reports whether a request is still remembered.
+func (s *scan) waits(w waiting) bool {
+	it := s.last[w.key]
+	return it != nil && it.Index == w.index
 }
 
 // name is the name under which the operator enrolled a key.

@@ -14,6 +14,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -37,7 +39,8 @@ func (d directory) fetch(ctx context.Context, path string, limit int64) ([]byte,
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
-	f, err := os.Open(filepath.Join(string(d), filepath.FromSlash(path)))
+	// Whoever made the directory could have put a pipe there that never opens.
+	f, err := os.OpenFile(filepath.Join(string(d), filepath.FromSlash(path)), os.O_RDONLY|unix.O_NONBLOCK, 0)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, fmt.Errorf("%w: %w: %w", ErrUnavailable, ErrNotFound, err)
@@ -45,11 +48,14 @@ func (d directory) fetch(ctx context.Context, path string, limit int64) ([]byte,
 		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	defer f.Close()
-	var size int64
-	if info, err := f.Stat(); err == nil {
-		size = info.Size()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
-	b, err := readLimited(f, limit, size)
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s: %w: it is no regular file", path, ErrUnavailable)
+	}
+	b, err := readLimited(f, limit, info.Size())
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
