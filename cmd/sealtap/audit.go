@@ -85,7 +85,7 @@ func evidenceFile(source string) ([]byte, bool, error) {
 	if err != nil || st.IsDir() {
 		return nil, false, nil
 	}
-	text, err := os.ReadFile(source)
+	text, err := readBounded(source)
 	if err != nil {
 		return nil, false, usageError{err}
 	}

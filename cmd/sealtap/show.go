@@ -371,7 +371,7 @@ missing and others may have come; what is left must say what the record says.`,
 			if rows != "" {
 				return r.verifyRows(cmd, rows)
 			}
-			text, err := os.ReadFile(args[0])
+			text, err := readBounded(args[0])
 			if err != nil {
 				return usagef("reading evidence: %w", err)
 			}
