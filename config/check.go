@@ -159,6 +159,7 @@ func (c *checker) proxy(p *Proxy) {
 		need{"policy", p.Policy != ""}, need{"spool", p.Spool != ""}, need{"digest_key", p.DigestKey != ""}, need{"openings_to", len(p.OpeningsTo) > 0})
 	c.listener("proxy.listen", p.Listen)
 	c.routes(p)
+	c.policies(p)
 	c.forward(p)
 	c.url("proxy.upstream", p.Upstream)
 	c.url("proxy.log", p.Log)

@@ -76,6 +76,9 @@ type Proxy struct {
 	Receipts     Receipts `yaml:"receipts"`      // signed: answers carry receipts; with routes they say it
 	ReceiptDelay Period   `yaml:"receipt_delay"` // after which a record is promised to be in the log; 0 means 1h
 
+	Rules        []Rule  `yaml:"rules"`         // with upstream; routes have their own
+	RulesDefault Default `yaml:"rules_default"` // of what no rule decides; empty means allow
+
 	ProxyProtocol *ProxyProtocol `yaml:"proxy_protocol"` // without it connections begin with a request
 
 	AccessLog Path `yaml:"access_log"` // file, or - for standard output; empty means none

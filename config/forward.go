@@ -18,6 +18,9 @@ type Forward struct {
 	Users       Path       `yaml:"users"`        // file of lines NAME HEX-SHA-256 of passwords
 	SOCKS       *SOCKS     `yaml:"socks"`        // a listener for SOCKS5 beside listen
 	Intercept   *Intercept `yaml:"intercept"`    // TLS that the proxy ends itself
+
+	Rules        []Rule  `yaml:"rules"`
+	RulesDefault Default `yaml:"rules_default"` // of what no rule decides; empty means allow
 }
 
 // HostRules are patterns of the hosts that clients may ask for.

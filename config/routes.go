@@ -68,6 +68,9 @@ type Route struct {
 	StripPrefix bool     `yaml:"strip_prefix"` // prefix is cut from the paths that go on
 	OnFailure   *Failure `yaml:"on_failure"`   // without it as for the proxy
 	Receipts    Receipts `yaml:"receipts"`     // signed: answers carry receipts
+
+	Rules        []Rule  `yaml:"rules"`
+	RulesDefault Default `yaml:"rules_default"` // of what no rule decides; empty means allow
 }
 
 // Rule returns what decides whether the route takes a request.

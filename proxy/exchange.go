@@ -43,7 +43,9 @@ type exchange struct {
 	route *routed   // that it takes; nil of a forward proxy, and where there is none
 	at    *upstream // where it is in flight
 
-	verdict verdict // of the rules of a forward proxy
+	verdict verdict  // of rules
+	known   identity // who it comes from, once that was asked
+	asked   bool
 
 	opened bool // the request record is durable
 	closed bool // the response record is durable, or failed
@@ -76,6 +78,7 @@ func (x *exchange) begin(w http.ResponseWriter, r *http.Request) {
 	x.opened, x.closed, x.begun, x.reuse = false, false, false, true
 	x.ctl, x.tries, x.newTrace, x.progress, x.tunnel = nil, nil, "", nil, nil
 	x.route, x.at, x.unrecorded, x.verdict = nil, nil, false, verdict{}
+	x.known, x.asked = identity{}, false
 	x.drop, x.receipts = x.drop[:0], x.receipts[:0]
 	x.body = requestBody{}
 	x.answer.reset()
@@ -133,7 +136,7 @@ func (x *exchange) serve() {
 		x.refuse(http.StatusMisdirectedRequest, "the authority is not that of the tunnel")
 		return
 	}
-	if !x.choose() || !x.admit() {
+	if !x.choose() || !x.admit() || !x.permit() {
 		return
 	}
 	if x.r.Method == http.MethodConnect {
@@ -145,7 +148,7 @@ func (x *exchange) serve() {
 		x.abandon(err)
 		return
 	}
-	if !x.open() {
+	if !x.permitBody() || !x.open() {
 		return
 	}
 	if upgrade {

@@ -202,7 +202,7 @@ func (x *exchange) terminate(in *inside, client net.Conn) {
 // newInside prepares for the requests in a tunnel. up is the connection that it
 // was opened with.
 func (x *exchange) newInside(host hosts.Host, port uint16, up net.Conn, fresh bool) *inside {
-	in := &inside{host: host, port: port, addr: up.RemoteAddr().String(), source: x.source(), local: x.local(), who: x.who(), spare: make(chan net.Conn, 1)}
+	in := &inside{host: host, port: port, addr: up.RemoteAddr().String(), source: x.source(), local: x.local(), who: x.identity(), spare: make(chan net.Conn, 1)}
 	to := x.p.targets.far
 	if in.local {
 		to = x.p.targets.near

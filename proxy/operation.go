@@ -25,14 +25,7 @@ func (x *exchange) captureOperation(q *sealtapv1.Request, path, query string) {
 	if x.r.Method == http.MethodConnect {
 		return // what the tunnel carries is not known
 	}
-	in := meaning.Request{
-		Method: x.r.Method, Host: x.r.Host, Path: path, Query: query, Header: x.r.Header,
-		PathHidden: x.sealsPath(),
-	}
-	if x.body.kind == bodyBuffered {
-		in.Body = x.body.data
-	}
-	op, ok := x.p.operations.Of(&in)
+	op, ok := x.operationOf(x.p.operations, path, query, x.sealsPath())
 	if !ok {
 		return
 	}
@@ -42,6 +35,28 @@ func (x *exchange) captureOperation(q *sealtapv1.Request, path, query string) {
 	o.Name = capped(x.redactOperation("name", op.Name), maxOperation)
 	o.Target = capped(x.redactOperation("target", op.Target), maxOperation)
 	q.Operation = o
+}
+
+func (x *exchange) operationOf(set meaning.Set, path, query string, hidden bool) (meaning.Operation, bool) {
+	in := meaning.Request{
+		Method: x.r.Method, Host: x.r.Host, Path: path, Query: query, Header: x.r.Header,
+		PathHidden: hidden,
+	}
+	if x.body.kind == bodyBuffered {
+		in.Body = x.body.data
+	}
+	return set.Of(&in)
+}
+
+// operation is what a request asks for to rules, of every protocol that is known
+// whatever is recorded of it; empty where nothing is known.
+func (x *exchange) operation() meaning.Operation {
+	if x.r.Method == http.MethodConnect {
+		return meaning.Operation{}
+	}
+	_, path, query := x.target()
+	op, _ := x.operationOf(x.p.everyOperation, path, query, false)
+	return op
 }
 
 // redactOperation replaces secrets in a name that a client chose.

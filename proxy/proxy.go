@@ -110,6 +110,9 @@ type Config struct {
 	Receipts bool
 	// Forward says which targets a forward proxy reaches.
 	Forward Forward
+	// Policy says which requests pass that take none of Routes: those for Upstream,
+	// or of a forward proxy.
+	Policy Policy
 	// FailOpen lets exchanges pass that cannot be recorded, where no route says
 	// otherwise. They are counted, and declared by gap records.
 	FailOpen bool
@@ -190,7 +193,9 @@ type Proxy struct {
 	keys    *apiKeys
 	ids     *idSource
 
-	operations meaning.Set
+	operations     meaning.Set // that are recorded
+	everyOperation meaning.Set // that rules ask about
+	policy         *policy     // where there are no routes
 
 	routing routing // of a reverse proxy
 	pools   []*pool
@@ -237,6 +242,9 @@ func New(cfg Config) (*Proxy, error) {
 	if p.operations, err = parseOperations(cfg.Operations); err != nil {
 		return nil, err
 	}
+	if p.everyOperation, err = parseOperations(nil); err != nil {
+		return nil, err
+	}
 	if p.headers, err = newHeaderRules(cfg.OpenHeaders, cfg.UserHeader); err != nil {
 		return nil, err
 	}
@@ -251,6 +259,9 @@ func New(cfg Config) (*Proxy, error) {
 		return nil, err
 	}
 	p.digests = newDigester(cfg.DigestKey)
+	if p.policy, err = cfg.Policy.compile(); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
+	}
 	if err := p.newRouting(); err != nil {
 		return nil, err
 	}

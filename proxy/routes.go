@@ -33,6 +33,8 @@ type Route struct {
 	FailOpen bool
 	// Receipts says that answers carry signed promises that their records exist.
 	Receipts bool
+	// Policy says which requests pass.
+	Policy Policy
 }
 
 // routing is what a reverse proxy knows of its routes.
@@ -53,6 +55,7 @@ type routed struct {
 	open      bool // exchanges pass that cannot be recorded
 	receipts  bool
 	tally     *tally
+	policy    *policy
 }
 
 // reverse reports whether this is a reverse proxy.
@@ -70,7 +73,7 @@ func (p *Proxy) newRouting() error {
 			return err
 		}
 		p.pools = []*pool{q}
-		p.routing.routes = []routed{{service: c.Service, pool: q, open: c.FailOpen, receipts: c.Receipts}}
+		p.routing.routes = []routed{{service: c.Service, pool: q, open: c.FailOpen, receipts: c.Receipts, policy: p.policy}}
 		return nil
 	case len(c.Routes) == 0 && len(c.Pools) > 0:
 		return fmt.Errorf("%w: no route leads to the pools", ErrConfig)
@@ -134,7 +137,9 @@ func (r *Route) compile(pools map[string]*pool) (routed, error) {
 		}
 		done.strip = strings.Count(strings.TrimSuffix(r.Prefix, "/"), "/")
 	}
-	return done, nil
+	var err error
+	done.policy, err = r.Policy.compile()
+	return done, err
 }
 
 // choose finds the route of a request. If there is none the client is told, and

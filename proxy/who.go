@@ -17,7 +17,7 @@ func (x *exchange) captureWho(q *sealtapv1.Request) {
 	s := &x.st
 	w := &s.who
 	w.Reset()
-	found := x.who()
+	found := x.identity()
 	if found.id == "" {
 		return
 	}

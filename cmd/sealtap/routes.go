@@ -69,6 +69,7 @@ func addRoutes(p *proxy.Config, c *config.Proxy, f *proxyFiles) {
 			Rule: r.Rule(), Service: r.Service, Upstream: r.Upstream, Templates: r.Templates, SealPath: r.SealPath, StripPrefix: r.StripPrefix,
 			FailOpen: failsOpen(c, r),
 			Receipts: r.Receipts.Signed(),
+			Policy:   proxy.Policy{Rules: config.RulesOf(r.Rules), DenyByDefault: r.RulesDefault == config.DefaultDeny},
 		})
 	}
 }

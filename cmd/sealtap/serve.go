@@ -297,6 +297,7 @@ func proxyConfig(c *config.Proxy, f *proxyFiles, sp proxy.Recorder, logger *slog
 	}
 	addForward(&p, &c.Forward, &f.forward)
 	setIdentity(&p, c, f)
+	setPolicy(&p, c)
 	return p
 }
 

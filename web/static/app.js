@@ -130,6 +130,7 @@ function described(r) {
   }
   if (r.method) pairs.push(["asked", `${r.method} ${r.scheme ? r.scheme + "://" : ""}${r.authority}${plain(r.path)}`]);
   if (r.operation) pairs.push(["operation", `${r.operation.protocol} ${asks(r)}`]);
+  if (r.decision) pairs.push(["decision", `${r.decision.allowed ? "allowed" : "denied"} by ${r.decision.rule}`]);
   pairs.push(["template", r.template], ["query", plain(r.query)], ["source", plain(r.source)], ["trace", r.trace], ["body", body(r.request)]);
   if (r.response) {
     const [text, cls] = answer(r);
