@@ -96,24 +96,11 @@ func (l *Log) PublishedSize(ctx context.Context) (uint64, error) {
 	return uint64(size), nil
 }
 
-// HandedOver returns how many entries another engine has taken over and shown to
-// have the same tree.
-func (l *Log) HandedOver(ctx context.Context) (uint64, error) {
+// StoredSize returns how many entries are stored, which is cheap to ask.
+func (l *Log) StoredSize(ctx context.Context) (uint64, error) {
 	var size int64
-	if err := l.db.pool.QueryRow(ctx, `SELECT size FROM handed_over`).Scan(&size); err != nil {
-		return 0, fmt.Errorf("reading how much was handed over: %w", err)
+	if err := l.db.pool.QueryRow(ctx, `SELECT size FROM tree`).Scan(&size); err != nil {
+		return 0, fmt.Errorf("reading the size of the log: %w", err)
 	}
 	return uint64(size), nil
-}
-
-// SetHandedOver keeps it.
-func (l *Log) SetHandedOver(ctx context.Context, size uint64) error {
-	err := l.db.change(ctx, func(ctx context.Context, tx pgx.Tx) error {
-		_, err := tx.Exec(ctx, `UPDATE handed_over SET size = $1 WHERE size < $1`, int64(size))
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("keeping how much was handed over: %w", err)
-	}
-	return nil
 }

@@ -129,7 +129,6 @@ func TestLease(t *testing.T) {
 		func() error { _, err := logOne.AddFork(ctx, storage.Fork{}); return err },
 		func() error { _, err := logOne.Sweep(ctx, 1); return err },
 		func() error { return logOne.AddMark(ctx, storage.Mark{}) },
-		func() error { return logOne.SetHandedOver(ctx, 1) },
 		func() error { return one.Openings().Discard(ctx, 0) },
 	} {
 		// Its connections were ended: it has to find that out first.

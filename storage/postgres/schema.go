@@ -13,8 +13,7 @@ import (
 //
 // The tables are those of package sqlite, and mean the same: bundles are zstd frames
 // of 256 entries, what is behind the last one stands in head, and of tiles of level 0
-// only complete ones are in tile. Beside them stand the lease and how far another
-// engine has taken over the entries.
+// only complete ones are in tile. Beside them stands the lease.
 var migrations = [...]string{`
 CREATE TABLE lease (
 	id     integer PRIMARY KEY CHECK (id = 0),
@@ -110,12 +109,6 @@ CREATE TABLE wrapped_key (
 	wrapped bytea,
 	last    bigint NOT NULL DEFAULT 0
 );
-CREATE TABLE handed_over ( -- to another engine
-	id   integer PRIMARY KEY CHECK (id = 0),
-	size bigint NOT NULL
-);
-INSERT INTO handed_over VALUES (0, 0);
-
 -- Hashes and frames do not get smaller by compression.
 ALTER TABLE bundle ALTER data SET STORAGE EXTERNAL;
 ALTER TABLE tile ALTER hashes SET STORAGE EXTERNAL;

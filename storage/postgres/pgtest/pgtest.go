@@ -43,12 +43,12 @@ func Binaries() string {
 }
 
 // Start makes a cluster and starts its server. The test is skipped where PostgreSQL is
-// not installed, unless SEALTAP_REQUIRE_POSTGRES is set.
+// not installed, unless SEALTAP_REQUIRE_CLUSTER is set.
 func Start(t testing.TB) *Server {
 	t.Helper()
 	bin := Binaries()
 	if bin == "" {
-		if os.Getenv("SEALTAP_REQUIRE_POSTGRES") != "" {
+		if os.Getenv("SEALTAP_REQUIRE_CLUSTER") != "" {
 			t.Fatal("PostgreSQL is not installed (apt install postgresql)")
 		}
 		t.Skip("PostgreSQL is not installed (apt install postgresql)")
