@@ -21,7 +21,8 @@ const (
 
 // Lease is the right to write.
 type Lease struct {
-	// Context ends when the lease is over: released, lost, or not renewed in time.
+	// Context ends when the lease is over: released, lost, or not renewed in time. It
+	// does not end with that of Acquire.
 	Context context.Context
 
 	db     *DB
@@ -86,7 +87,7 @@ func (db *DB) tryAcquire(ctx context.Context, url string) (epoch int64, err erro
 func (db *DB) hold(ctx context.Context, epoch int64) *Lease {
 	db.epoch.Store(epoch)
 	l := &Lease{db: db, epoch: epoch, done: make(chan struct{})}
-	l.Context, l.cancel = context.WithCancelCause(ctx)
+	l.Context, l.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	go l.renew()
 	return l
 }

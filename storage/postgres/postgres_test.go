@@ -158,10 +158,7 @@ func TestPausedWriter(t *testing.T) {
 	one, two := open(t, url), open(t, url)
 	defer one.Close()
 	defer two.Close()
-	running, pause := context.WithCancel(ctx)
-	if _, err := one.Acquire(running, ""); err != nil {
-		t.Fatal(err)
-	}
+	paused := acquire(t, one)
 	log := newLog(t, two, t.TempDir())
 	began, woken, changed := make(chan struct{}), make(chan struct{}), make(chan error, 1)
 	go func() {
@@ -173,7 +170,7 @@ func TestPausedWriter(t *testing.T) {
 		})
 	}()
 	<-began
-	pause() // nothing renews the lease
+	paused.Pause()
 	start := time.Now()
 	lease := acquire(t, two)
 	if took := time.Since(start); took > 30*time.Second {
