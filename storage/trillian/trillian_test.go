@@ -87,6 +87,13 @@ func TestContract(t *testing.T) {
 	storagetest.Pruner(t, open)
 }
 
+func run(t *testing.T, p *trilliantest.Process) {
+	t.Helper()
+	if err := p.Run(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // grow commits entries, some of them equal, and returns the head.
 func grow(t *testing.T, l storage.Log, tree *tiles.Writer, n int) storage.Head {
 	t.Helper()
@@ -122,10 +129,10 @@ func TestTrillianFails(t *testing.T) {
 		case 0:
 			cluster.Server.Kill()
 			head = grow(t, l, tree, 700) // taken meanwhile
-			cluster.Server.Run(t)
+			run(t, cluster.Server)
 		case 1:
 			cluster.Signer.Kill()
-			cluster.Signer.Run(t)
+			run(t, cluster.Signer)
 		case 2:
 			closeIt() // and another writer goes on, in the middle
 			l, closeIt = p.open(t)

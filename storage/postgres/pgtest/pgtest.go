@@ -5,6 +5,7 @@ package pgtest
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -25,7 +26,6 @@ type Server struct {
 	bin    string
 	cred   *syscall.Credential // nil: as this process
 	cmd    *exec.Cmd
-	output *bytes.Buffer
 	exited chan struct{}
 	next   atomic.Int64
 }
@@ -42,16 +42,29 @@ func Binaries() string {
 	return ""
 }
 
-// Start makes a cluster and starts its server. The test is skipped where PostgreSQL is
-// not installed, unless SEALTAP_REQUIRE_CLUSTER is set.
+// ErrNotInstalled says that there is no PostgreSQL on this machine.
+var ErrNotInstalled = errors.New("PostgreSQL is not installed (apt install postgresql)")
+
+// Start makes a cluster and starts its server, until the end of the test. The test is
+// skipped where PostgreSQL is not installed, unless SEALTAP_REQUIRE_CLUSTER is set.
 func Start(t testing.TB) *Server {
 	t.Helper()
+	s, err := New()
+	if errors.Is(err, ErrNotInstalled) && os.Getenv("SEALTAP_REQUIRE_CLUSTER") == "" {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	return s
+}
+
+// New makes a cluster and starts its server.
+func New() (*Server, error) {
 	bin := Binaries()
 	if bin == "" {
-		if os.Getenv("SEALTAP_REQUIRE_CLUSTER") != "" {
-			t.Fatal("PostgreSQL is not installed (apt install postgresql)")
-		}
-		t.Skip("PostgreSQL is not installed (apt install postgresql)")
+		return nil, ErrNotInstalled
 	}
 	base := "/dev/shm"
 	if _, err := os.Stat(base); err != nil {
@@ -59,27 +72,39 @@ func Start(t testing.TB) *Server {
 	}
 	dir, err := os.MkdirTemp(base, "sealtap-pg") // short: the path of a socket has 107 bytes
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
 	s := &Server{dir: dir, bin: bin}
-	if os.Geteuid() == 0 { // the server does not run as root
-		s.cred = unprivileged(t)
-		if err := os.Chown(dir, int(s.cred.Uid), int(s.cred.Gid)); err != nil {
-			t.Fatal(err)
-		}
+	if err := s.init(); err != nil {
+		os.RemoveAll(dir)
+		return nil, err
 	}
-	cmd := s.command("initdb", "-D", filepath.Join(dir, "data"), "-U", "sealtap", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("initdb: %v\n%s", err, out)
-	}
-	s.Run(t)
-	t.Cleanup(func() { s.Stop(syscall.SIGQUIT) })
-	return s
+	return s, nil
 }
 
-func unprivileged(t testing.TB) *syscall.Credential {
-	t.Helper()
+func (s *Server) init() (err error) {
+	if os.Geteuid() == 0 { // the server does not run as root
+		if s.cred, err = unprivileged(); err != nil {
+			return err
+		}
+		if err := os.Chown(s.dir, int(s.cred.Uid), int(s.cred.Gid)); err != nil {
+			return err
+		}
+	}
+	cmd := s.command("initdb", "-D", filepath.Join(s.dir, "data"), "-U", "sealtap", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("initdb: %w: %s", err, out)
+	}
+	return s.Run()
+}
+
+// Close ends the server and removes its files.
+func (s *Server) Close() {
+	s.Stop(syscall.SIGQUIT)
+	os.RemoveAll(s.dir)
+}
+
+func unprivileged() (*syscall.Credential, error) {
 	for _, name := range []string{"postgres", "nobody"} {
 		u, err := user.Lookup(name)
 		if err != nil {
@@ -88,11 +113,10 @@ func unprivileged(t testing.TB) *syscall.Credential {
 		uid, err1 := strconv.ParseUint(u.Uid, 10, 32)
 		gid, err2 := strconv.ParseUint(u.Gid, 10, 32)
 		if err1 == nil && err2 == nil {
-			return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+			return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
 		}
 	}
-	t.Fatal("PostgreSQL does not run as root, and there is no other user")
-	return nil
+	return nil, errors.New("PostgreSQL does not run as root, and there is no other user")
 }
 
 func (s *Server) command(name string, args ...string) *exec.Cmd {
@@ -104,31 +128,29 @@ func (s *Server) command(name string, args ...string) *exec.Cmd {
 }
 
 // Run starts the server, which was stopped, and waits until it takes connections.
-func (s *Server) Run(t testing.TB) {
-	t.Helper()
-	s.output = new(bytes.Buffer)
+func (s *Server) Run() error {
+	output := new(bytes.Buffer)
 	s.cmd = s.command("postgres", "-D", filepath.Join(s.dir, "data"), "-k", s.dir, "-c", "listen_addresses=",
 		"-c", "max_connections=200", "-c", "shared_buffers=64MB", "-c", "max_wal_size=256MB")
-	s.cmd.Stdout, s.cmd.Stderr = s.output, s.output
+	s.cmd.Stdout, s.cmd.Stderr = output, output
 	if err := s.cmd.Start(); err != nil {
-		t.Fatal(err)
+		return err
 	}
-	exited := make(chan struct{})
+	exited, cmd := make(chan struct{}), s.cmd
 	s.exited = exited
-	go func() { _ = s.cmd.Wait(); close(exited) }()
+	go func() { _ = cmd.Wait(); close(exited) }()
 	for end := time.Now().Add(60 * time.Second); ; time.Sleep(50 * time.Millisecond) {
 		conn, err := pgx.Connect(context.Background(), s.URL("postgres"))
 		if err == nil {
-			_ = conn.Close(context.Background())
-			return
+			return conn.Close(context.Background())
 		}
 		select {
 		case <-exited:
-			t.Fatalf("PostgreSQL has ended:\n%s", s.output)
+			return fmt.Errorf("PostgreSQL has ended: %s", output)
 		default:
 		}
 		if time.Now().After(end) {
-			t.Fatalf("PostgreSQL does not start: %v", err)
+			return fmt.Errorf("PostgreSQL does not start: %w", err)
 		}
 	}
 }
@@ -147,14 +169,23 @@ func (s *Server) URL(database string) string {
 // Database makes an empty database, and returns its address.
 func (s *Server) Database(t testing.TB) string {
 	t.Helper()
-	name := fmt.Sprintf("test%d", s.next.Add(1))
-	conn, err := pgx.Connect(context.Background(), s.URL("postgres"))
+	url, err := s.NewDatabase()
 	if err != nil {
 		t.Fatal(err)
 	}
+	return url
+}
+
+// NewDatabase makes an empty database, and returns its address.
+func (s *Server) NewDatabase() (string, error) {
+	name := fmt.Sprintf("test%d", s.next.Add(1))
+	conn, err := pgx.Connect(context.Background(), s.URL("postgres"))
+	if err != nil {
+		return "", err
+	}
 	defer func() { _ = conn.Close(context.Background()) }()
 	if _, err := conn.Exec(context.Background(), "CREATE DATABASE "+name); err != nil {
-		t.Fatal(err)
+		return "", err
 	}
-	return s.URL(name)
+	return s.URL(name), nil
 }

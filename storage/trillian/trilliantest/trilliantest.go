@@ -91,95 +91,129 @@ func install() (string, error) {
 	return dir, os.WriteFile(filepath.Join(dir, "complete"), nil, 0o644)
 }
 
-// Schema makes an empty database of Trillian, and returns its address.
-func Schema(t testing.TB, server *pgtest.Server) string {
-	t.Helper()
+// schema makes an empty database of Trillian, and returns its address.
+func schema(server *pgtest.Server) (string, error) {
 	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/google/trillian").Output()
 	if err != nil {
-		t.Fatal("finding the module of Trillian: ", err)
+		return "", fmt.Errorf("finding the module of Trillian: %w", err)
 	}
 	script, err := os.ReadFile(filepath.Join(strings.TrimSpace(string(out)), "storage", "postgresql", "schema", "storage.sql"))
 	if err != nil {
-		t.Fatal(err)
+		return "", err
 	}
-	url := server.Database(t)
+	url, err := server.NewDatabase()
+	if err != nil {
+		return "", err
+	}
 	conn, err := pgx.Connect(context.Background(), url)
 	if err != nil {
-		t.Fatal(err)
+		return "", err
 	}
 	defer func() { _ = conn.Close(context.Background()) }()
-	if _, err := conn.Exec(context.Background(), string(script)); err != nil {
-		t.Fatal(err)
-	}
-	return url
+	_, err = conn.Exec(context.Background(), string(script))
+	return url, err
 }
 
-// Start starts Trillian over a new database of the server. The test is skipped where
-// Trillian cannot be installed, unless SEALTAP_REQUIRE_CLUSTER is set.
+// Start starts Trillian over a new database of the server, until the end of the test.
+// The test is skipped where Trillian cannot be installed, unless
+// SEALTAP_REQUIRE_CLUSTER is set.
 func Start(t testing.TB, server *pgtest.Server) *Cluster {
 	t.Helper()
-	bin, err := Binaries()
-	if err != nil {
-		if os.Getenv("SEALTAP_REQUIRE_CLUSTER") != "" {
-			t.Fatal(err)
-		}
+	if _, err := Binaries(); err != nil && os.Getenv("SEALTAP_REQUIRE_CLUSTER") == "" {
 		t.Skip("Trillian cannot be installed: ", err)
 	}
-	url := Schema(t, server)
-	dir := t.TempDir()
-	c := &Cluster{Address: freeAddr(t)}
-	common := []string{"--storage_system=postgresql", "--quota_system=noop", "--postgresql_uri=" + url, "--logtostderr", "--http_endpoint="}
-	c.Server = &Process{path: filepath.Join(bin, "trillian_log_server"), log: filepath.Join(dir, "server.log"),
-		args: append([]string{"--rpc_endpoint=" + c.Address, "--max_msg_size_bytes=67108864"}, common...)}
-	c.Signer = &Process{path: filepath.Join(bin, "trillian_log_signer"), log: filepath.Join(dir, "signer.log"),
-		args: append([]string{"--rpc_endpoint=" + freeAddr(t), "--force_master", "--sequencer_interval=50ms", "--batch_size=1000", "--num_sequencers=1"}, common...)}
-	for _, p := range []*Process{c.Server, c.Signer} {
-		p.Run(t)
-		t.Cleanup(func() {
-			p.Kill()
+	c, err := New(server, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		c.Close()
+		for _, p := range []*Process{c.Server, c.Signer} {
 			if out, err := os.ReadFile(p.log); err == nil && t.Failed() {
 				t.Logf("%s:\n%s", filepath.Base(p.path), tail(out))
 			}
-		})
-	}
-	c.await(t)
+		}
+	})
 	return c
+}
+
+// New starts Trillian over a new database of the server. Its servers log in a
+// directory.
+func New(server *pgtest.Server, dir string) (*Cluster, error) {
+	bin, err := Binaries()
+	if err != nil {
+		return nil, err
+	}
+	url, err := schema(server)
+	if err != nil {
+		return nil, err
+	}
+	c := new(Cluster)
+	var signer string
+	for _, addr := range []*string{&c.Address, &signer} {
+		if *addr, err = freeAddr(); err != nil {
+			return nil, err
+		}
+	}
+	common := []string{"--storage_system=postgresql", "--quota_system=noop", "--postgresql_uri=" + url, "--logtostderr", "--http_endpoint="}
+	c.Server = &Process{path: filepath.Join(bin, "trillian_log_server"), log: filepath.Join(dir, "trillian_log_server.log"),
+		args: append([]string{"--rpc_endpoint=" + c.Address, "--max_msg_size_bytes=67108864"}, common...)}
+	c.Signer = &Process{path: filepath.Join(bin, "trillian_log_signer"), log: filepath.Join(dir, "trillian_log_signer.log"),
+		args: append([]string{"--rpc_endpoint=" + signer, "--force_master", "--sequencer_interval=50ms", "--batch_size=1000", "--num_sequencers=1"}, common...)}
+	if err := c.Server.Run(); err != nil {
+		return nil, err
+	}
+	if err := c.Signer.Run(); err != nil {
+		c.Server.Kill()
+		return nil, err
+	}
+	if err := c.await(); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// Close ends both servers.
+func (c *Cluster) Close() {
+	c.Server.Kill()
+	c.Signer.Kill()
 }
 
 func tail(out []byte) []byte { return out[max(0, len(out)-4000):] }
 
 // await waits until the log server answers.
-func (c *Cluster) await(t testing.TB) {
-	t.Helper()
+func (c *Cluster) await() error {
 	conn, err := grpc.NewClient(c.Address, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	defer conn.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
 	if _, err := trillian.NewTrillianAdminClient(conn).ListTrees(ctx, &trillian.ListTreesRequest{}, grpc.WaitForReady(true)); err != nil {
-		t.Fatal("Trillian does not start: ", err)
+		return fmt.Errorf("Trillian does not start: %w", err)
 	}
+	return nil
 }
 
 // Run starts the process.
-func (p *Process) Run(t testing.TB) {
-	t.Helper()
+func (p *Process) Run() error {
 	out, err := os.OpenFile(p.log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	defer out.Close()
-	p.cmd = exec.Command(p.path, p.args...)
-	p.cmd.Stdout, p.cmd.Stderr = out, out
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
+	cmd := exec.Command(p.path, p.args...)
+	cmd.Stdout, cmd.Stderr = out, out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		return err
 	}
-	done, cmd := make(chan struct{}), p.cmd
-	p.done = done
+	done := make(chan struct{})
+	p.cmd, p.done = cmd, done
 	go func() { _ = cmd.Wait(); close(done) }()
+	return nil
 }
 
 // Kill ends the process at once.
@@ -188,12 +222,14 @@ func (p *Process) Kill() {
 	<-p.done
 }
 
-func freeAddr(t testing.TB) string {
-	t.Helper()
+// Signal sends the process a signal.
+func (p *Process) Signal(sig syscall.Signal) { _ = p.cmd.Process.Signal(sig) }
+
+func freeAddr() (string, error) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		t.Fatal(err)
+		return "", err
 	}
 	defer ln.Close()
-	return ln.Addr().String()
+	return ln.Addr().String(), nil
 }
