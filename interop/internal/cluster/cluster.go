@@ -41,9 +41,10 @@ type Cluster struct {
 	Logs       []*Node
 	Witnesses  []*Node
 	Proxies    []*Node
+	Relays     []*Relay // between each log server and PostgreSQL
 
 	recipient string
-	database  string // address
+	databases []string // addresses, as each log server reaches it
 	tree      int64
 }
 
@@ -79,9 +80,6 @@ func Up(bin, dir string, o Options) (_ *Cluster, err error) {
 		return nil, err
 	}
 	if c.Trillian, err = trilliantest.New(c.Postgres, dir); err != nil {
-		return nil, err
-	}
-	if c.database, err = c.Postgres.NewDatabase(); err != nil {
 		return nil, err
 	}
 	if err := c.make(o); err != nil {
@@ -121,6 +119,9 @@ func (c *Cluster) Down() error {
 				errs = append(errs, n.Stop())
 			}
 		}
+	}
+	for _, r := range c.Relays {
+		r.Close()
 	}
 	if c.Trillian != nil {
 		c.Trillian.Close()
@@ -192,15 +193,20 @@ func (c *Cluster) Published(i int) (size uint64) {
 
 // Writer returns the number of the log server that writes, -1 if none does.
 func (c *Cluster) Writer() int {
-	for i, l := range c.Logs {
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-		b, err := stack.Fetch(ctx, l.URL+"/metrics")
-		cancel()
-		if err == nil && strings.Contains(string(b), "\nsealtap_log_writing 1") {
+	for i := range c.Logs {
+		if c.Writes(i) {
 			return i
 		}
 	}
 	return -1
+}
+
+// Writes reports whether a log server writes.
+func (c *Cluster) Writes(i int) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	b, err := stack.Fetch(ctx, c.Logs[i].URL+"/metrics")
+	return err == nil && strings.Contains(string(b), "\nsealtap_log_writing 1")
 }
 
 // Exchange sends a request through a proxy.
@@ -252,7 +258,16 @@ func (c *Cluster) make(o Options) error {
 	if c.tree, err = trillian.CreateTree(context.Background(), trillian.Config{Address: c.Trillian.Address}, logKey.Name); err != nil {
 		return err
 	}
+	database, err := c.Postgres.NewName()
+	if err != nil {
+		return err
+	}
 	for i := range c.Logs {
+		r, err := newRelay(c.Postgres.Socket())
+		if err != nil {
+			return err
+		}
+		c.Relays, c.databases = append(c.Relays, r), append(c.databases, fmt.Sprintf("postgres://sealtap@%s/%s?sslmode=disable", r.Addr, database))
 		if err := c.configureLog(i, o.SQLite); err != nil {
 			return err
 		}
@@ -334,7 +349,7 @@ func (c *Cluster) witnesses(n int, log, operator keys.Public) error {
 func (c *Cluster) configureLog(i int, inFile bool) error {
 	storage := ""
 	if !inFile {
-		storage = fmt.Sprintf("  storage:\n    trillian:\n      address: %s\n      tree_id: %d\n      postgres: %q\n", c.Trillian.Address, c.tree, c.database)
+		storage = fmt.Sprintf("  storage:\n    trillian:\n      address: %s\n      tree_id: %d\n      postgres: %q\n", c.Trillian.Address, c.tree, c.databases[i])
 	}
 	return c.write(c.Logs[i], fmt.Sprintf("log%d", i), fmt.Sprintf(`log:
   listen: %s

@@ -166,6 +166,9 @@ func (s *Server) URL(database string) string {
 	return fmt.Sprintf("postgres:///%s?host=%s&user=sealtap", database, s.dir)
 }
 
+// Socket is the path of the socket on which the server listens.
+func (s *Server) Socket() string { return filepath.Join(s.dir, ".s.PGSQL.5432") }
+
 // Database makes an empty database, and returns its address.
 func (s *Server) Database(t testing.TB) string {
 	t.Helper()
@@ -177,7 +180,13 @@ func (s *Server) Database(t testing.TB) string {
 }
 
 // NewDatabase makes an empty database, and returns its address.
-func (s *Server) NewDatabase() (string, error) {
+func (s *Server) NewDatabase() (url string, err error) {
+	name, err := s.NewName()
+	return s.URL(name), err
+}
+
+// NewName makes an empty database, and returns its name.
+func (s *Server) NewName() (string, error) {
 	name := fmt.Sprintf("test%d", s.next.Add(1))
 	conn, err := pgx.Connect(context.Background(), s.URL("postgres"))
 	if err != nil {
@@ -187,5 +196,5 @@ func (s *Server) NewDatabase() (string, error) {
 	if _, err := conn.Exec(context.Background(), "CREATE DATABASE "+name); err != nil {
 		return "", err
 	}
-	return s.URL(name), nil
+	return name, nil
 }
