@@ -16,6 +16,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -146,6 +147,18 @@ func withoutSecrets(err error) error {
 	var parse *pgconn.ParseConfigError
 	if errors.As(err, &parse) && parse.Unwrap() != nil {
 		return parse.Unwrap()
+	}
+	// One address is tried in several ways, and the same is said of each.
+	var connect *pgconn.ConnectError
+	var server *pgconn.PgError
+	var dial *net.OpError
+	if errors.As(err, &connect) {
+		switch {
+		case errors.As(err, &server):
+			return fmt.Errorf("it refuses the connection: %w", server)
+		case errors.As(err, &dial):
+			return fmt.Errorf("it cannot be reached: %w", dial)
+		}
 	}
 	return err
 }

@@ -160,12 +160,12 @@ func (l *Log) send(ctx context.Context, first uint64) (uint64, error) {
 		return 0, reached(err)
 	}
 	if len(answer.Results) != len(leaves) {
-		return 0, fmt.Errorf("Trillian answers for %d of %d entries", len(answer.Results), len(leaves))
+		return 0, fmt.Errorf("there are answers for %d of %d entries", len(answer.Results), len(leaves))
 	}
 	// An index that is refused leaves a hole, at which the tree stalls: every one counts.
 	for i, r := range answer.Results {
 		if code := codes.Code(r.GetStatus().GetCode()); code != codes.OK {
-			return 0, fmt.Errorf("Trillian refuses entry %d: %s: %s", first+uint64(i), code, r.GetStatus().GetMessage())
+			return 0, fmt.Errorf("refused entry %d: %s: %s", first+uint64(i), code, r.GetStatus().GetMessage())
 		}
 	}
 	return uint64(len(leaves)), nil

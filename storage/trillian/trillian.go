@@ -40,10 +40,10 @@ var (
 	ErrTree = errors.New("not a tree for a log")
 	// ErrDiffers is wrapped where Trillian and PostgreSQL do not hold the same log.
 	// Nothing is signed from then on.
-	ErrDiffers = errors.New("Trillian and PostgreSQL differ")
+	ErrDiffers = errors.New("the log in Trillian and the one in PostgreSQL differ")
 	// ErrLags is wrapped where Trillian has not taken over in time what is to be
 	// signed.
-	ErrLags = errors.New("Trillian lags behind")
+	ErrLags = errors.New("the log in Trillian lags behind")
 )
 
 const (

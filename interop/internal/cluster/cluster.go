@@ -62,6 +62,7 @@ type Node struct {
 type Options struct {
 	Logs, Witnesses, Proxies int
 	Upstream                 string // of the proxies
+	Disk                     string // directory for PostgreSQL; empty means in memory
 	SQLite                   bool   // one log server, and the log in a file: to be migrated
 }
 
@@ -76,7 +77,7 @@ func Up(bin, dir string, o Options) (_ *Cluster, err error) {
 	if err := os.MkdirAll(filepath.Join(dir, "keys"), 0o700); err != nil {
 		return nil, err
 	}
-	if c.Postgres, err = pgtest.New(); err != nil {
+	if c.Postgres, err = pgtest.New(o.Disk); err != nil {
 		return nil, err
 	}
 	if c.Trillian, err = trilliantest.New(c.Postgres, dir); err != nil {

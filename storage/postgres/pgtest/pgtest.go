@@ -49,7 +49,7 @@ var ErrNotInstalled = errors.New("PostgreSQL is not installed (apt install postg
 // skipped where PostgreSQL is not installed, unless SEALTAP_REQUIRE_CLUSTER is set.
 func Start(t testing.TB) *Server {
 	t.Helper()
-	s, err := New()
+	s, err := New("")
 	if errors.Is(err, ErrNotInstalled) && os.Getenv("SEALTAP_REQUIRE_CLUSTER") == "" {
 		t.Skip(err)
 	}
@@ -60,15 +60,15 @@ func Start(t testing.TB) *Server {
 	return s
 }
 
-// New makes a cluster and starts its server.
-func New() (*Server, error) {
+// New makes a cluster in a new directory under base, or if that is empty in memory
+// where there is any to be had, and starts its server.
+func New(base string) (*Server, error) {
 	bin := Binaries()
 	if bin == "" {
 		return nil, ErrNotInstalled
 	}
-	base := "/dev/shm"
-	if _, err := os.Stat(base); err != nil {
-		base = ""
+	if _, err := os.Stat("/dev/shm"); err == nil && base == "" {
+		base = "/dev/shm"
 	}
 	dir, err := os.MkdirTemp(base, "sealtap-pg") // short: the path of a socket has 107 bytes
 	if err != nil {
@@ -131,7 +131,7 @@ func (s *Server) command(name string, args ...string) *exec.Cmd {
 func (s *Server) Run() error {
 	output := new(bytes.Buffer)
 	s.cmd = s.command("postgres", "-D", filepath.Join(s.dir, "data"), "-k", s.dir, "-c", "listen_addresses=",
-		"-c", "max_connections=200", "-c", "shared_buffers=64MB", "-c", "max_wal_size=256MB")
+		"-c", "max_connections=200", "-c", "shared_buffers=64MB", "-c", "max_wal_size=1GB", "-c", "autovacuum_naptime=1s")
 	s.cmd.Stdout, s.cmd.Stderr = output, output
 	if err := s.cmd.Start(); err != nil {
 		return err

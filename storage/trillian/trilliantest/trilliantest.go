@@ -110,8 +110,17 @@ func schema(server *pgtest.Server) (string, error) {
 		return "", err
 	}
 	defer func() { _ = conn.Close(context.Background()) }()
-	_, err = conn.Exec(context.Background(), string(script))
-	return url, err
+	if _, err := conn.Exec(context.Background(), string(script)); err != nil {
+		return "", err
+	}
+	// Without statistics from the first writes on the planner chooses to read whole
+	// tables for every batch, some 10,000 entries later.
+	for _, table := range []string{"leafdata", "sequencedleafdata", "subtree", "treehead", "unsequenced"} {
+		if _, err := conn.Exec(context.Background(), "ALTER TABLE "+table+" SET (autovacuum_analyze_threshold = 500, autovacuum_analyze_scale_factor = 0.5)"); err != nil {
+			return "", err
+		}
+	}
+	return url, nil
 }
 
 // Start starts Trillian over a new database of the server, until the end of the test.
@@ -192,7 +201,7 @@ func (c *Cluster) await() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
 	if _, err := trillian.NewTrillianAdminClient(conn).ListTrees(ctx, &trillian.ListTreesRequest{}, grpc.WaitForReady(true)); err != nil {
-		return fmt.Errorf("Trillian does not start: %w", err)
+		return fmt.Errorf("the servers of Trillian do not start: %w", err)
 	}
 	return nil
 }
