@@ -124,6 +124,7 @@ func (f *File) check() error {
 			c.fail("log.prune_interval", ": it is at least 100ms")
 		}
 		c.limits(l.Limits)
+		c.storage(l)
 	}
 	names := make(map[string]bool)
 	for i, w := range f.Witnesses {

@@ -114,6 +114,8 @@ type Log struct {
 	OpeningsIdentity   Path    `yaml:"openings_identity"`   // age identity that opens sealed fields for readers
 	Readers            Readers `yaml:"readers"`
 	Limits             Limits  `yaml:"limits"`
+
+	Storage *Storage `yaml:"storage"` // without it the log is in database
 }
 
 // Limits bound what a log takes at once.
@@ -217,6 +219,7 @@ func (f *File) resolve(dir string) {
 	}
 	if l := f.Log; l != nil {
 		at(&l.Database, &l.Key, &l.PostQuantumKey, &l.OperatorKey, &l.Genesis, &l.Policy, &l.OpeningsIdentity, &l.Readers.Tokens)
+		l.Storage.resolve(at)
 	}
 	for i := range f.Witnesses {
 		at(&f.Witnesses[i].Database, &f.Witnesses[i].Key)

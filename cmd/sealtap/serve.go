@@ -114,16 +114,11 @@ func startLog(ctx context.Context, c *config.Log, logger *slog.Logger) (_ *servi
 			err = errors.Join(err, closers.close())
 		}
 	}()
-	store, err := sqlite.OpenLog(ctx, string(c.Database))
+	kept, err := openStorage(ctx, c, ln, logger)
 	if err != nil {
 		return nil, err
 	}
-	closers = append(closers, store.Close)
-	openings, err := sqlite.OpenOpenings(ctx, string(c.Database)+".openings")
-	if err != nil {
-		return nil, err
-	}
-	closers = append(closers, openings.Close)
+	closers = append(closers, kept.close)
 	cosigner, err := witness.NewClient(witness.ClientConfig{Policy: f.policy})
 	if err != nil {
 		return nil, err
@@ -131,8 +126,8 @@ func startLog(ctx context.Context, c *config.Log, logger *slog.Logger) (_ *servi
 	closers = append(closers, cosigner.Close)
 	var index *query.Index
 	limits := c.Limits
-	l, err := tlog.Open(ctx, tlog.Config{
-		Key: f.key, PostQuantumKey: f.quantum, Operator: f.operator, Begin: f.begin, Storage: store, Openings: openings, Policy: f.policy, Cosigner: cosigner,
+	l, err := kept.openLog(ctx, tlog.Config{
+		Key: f.key, PostQuantumKey: f.quantum, Operator: f.operator, Begin: f.begin, Storage: kept.log, Openings: kept.openings, Policy: f.policy, Cosigner: cosigner,
 		CheckpointInterval: time.Duration(c.CheckpointInterval), PruneInterval: time.Duration(c.PruneInterval), Logger: logger,
 		OnPrune:         func(uint64) { index.Trim() },
 		MaxBatchEntries: int(limits.BatchEntries), MaxBatchBytes: int(limits.BatchBytes), MaxQueue: int(limits.QueueBatches), MaxQueueBytes: int(limits.QueueBytes), MaxReadingBytes: int(limits.ReadingBytes),
@@ -146,13 +141,14 @@ func startLog(ctx context.Context, c *config.Log, logger *slog.Logger) (_ *servi
 		return nil, err
 	}
 	closers = append(closers, index.Close)
-	handler := logHandler(c, f, l, index, openings)
+	handler := logHandler(c, f, l, index, kept.openings)
 	return &service{
 		addr: ln.Addr().String(),
 		run: func(ctx context.Context) error {
 			ctx, cancel := untilPublished(ctx, l)
 			defer cancel()
-			return together(ctx, l.Run, index.Run, func(ctx context.Context) error { return serve.HTTP(ctx, ln, handler) })
+			return together(ctx, func(ctx context.Context) error { return kept.run(ctx, l) }, index.Run,
+				func(ctx context.Context) error { return serve.HTTP(ctx, ln, kept.handler(l, handler)) })
 		},
 		ready: l.Ready,
 		mux:   handler,
@@ -161,7 +157,7 @@ func startLog(ctx context.Context, c *config.Log, logger *slog.Logger) (_ *servi
 }
 
 // logHandler serves everything under the log's URL.
-func logHandler(c *config.Log, f *logFiles, l *tlog.Log, index *query.Index, openings *sqlite.Openings) *serve.Mux {
+func logHandler(c *config.Log, f *logFiles, l *tlog.Log, index *query.Index, openings storage.Openings) *serve.Mux {
 	search := index.Handler(query.HandlerConfig{
 		Proofs: l, Openings: openings, Identities: f.identities,
 		Readers: query.Readers{Loopback: c.Readers.Loopback, Tokens: f.tokens},
@@ -186,7 +182,7 @@ func untilPublished(ctx context.Context, l *tlog.Log) (context.Context, context.
 	stop := context.AfterFunc(ctx, func() {
 		defer cancel()
 		size, end := l.Size(), time.Now().Add(publishTime)
-		for l.Published() < size && time.Now().Before(end) && later.Err() == nil {
+		for l.Writing() && l.Published() < size && time.Now().Before(end) && later.Err() == nil {
 			time.Sleep(5 * time.Millisecond)
 		}
 	})
@@ -411,7 +407,7 @@ func newLog() *cobra.Command {
 			s, err := startLog(ctx, f.Log, logger)
 			return "log", s, err
 		})
-	cmd.AddCommand(newRetention(), newSuccessor(), newLogBackup(), newLogRestore())
+	cmd.AddCommand(newLogInit(), newLogMigrate(), newRetention(), newSuccessor(), newLogBackup(), newLogRestore())
 	return cmd
 }
 

@@ -94,7 +94,7 @@ func TestUpperTile(t *testing.T) {
 	w.stop()
 	db, err := sql.Open("sqlite3", w.db)
 	w.check(err)
-	_, err = db.Exec(`UPDATE tile SET hashes = CAST(substr(hashes, 1, 8191) || x'00' AS BLOB) WHERE id = 1 << 56`)
+	_, err = db.Exec(`UPDATE tile SET hashes = CAST(substr(hashes, 1, 8191) || iif(substr(hashes, 8192) = x'00', x'01', x'00') AS BLOB) WHERE id = 1 << 56`)
 	w.check(errors.Join(err, db.Close()))
 	_, err = backup.Write(context.Background(), backup.WriteConfig{Database: w.db, Policy: w.policy}, dir)
 	if !errors.Is(err, backup.ErrDamaged) || !strings.Contains(err.Error(), "tile 1/0") {
