@@ -31,7 +31,7 @@ func TestDamagedLog(t *testing.T) {
 	good, err := os.ReadFile(w.db)
 	w.check(err)
 	for _, c := range []struct{ name, change, want string }{
-		{"the newest entry", `UPDATE head SET data = CAST(substr(data, 1, length(data) - 1) || x'00' AS BLOB) WHERE first = (SELECT max(first) FROM head)`, "has been altered"},
+		{"the newest entry", `UPDATE head SET data = CAST(substr(data, 1, length(data) - 1) || iif(substr(data, length(data)) = x'00', x'01', x'00') AS BLOB) WHERE first = (SELECT max(first) FROM head)`, "has been altered"},
 		{"an entry gone", `DELETE FROM head WHERE first = (SELECT max(first) FROM head)`, "bundle"},
 		{"a bundle", `UPDATE bundle SET data = CAST(substr(data, 1, length(data) - 5) || x'0000000000' AS BLOB) WHERE n = 1`, "reading bundle 1"},
 		{"a bundle gone", `DELETE FROM bundle WHERE n = 0`, "bundle 0"},
