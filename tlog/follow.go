@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 )
 
 // ErrFollows is wrapped where something is asked of a log that does not write at
@@ -58,7 +59,9 @@ func (l *Log) Follow(ctx context.Context) error {
 	l.setWriting(nil)
 	told := false
 	for wait(ctx, nil, l.config.CheckpointInterval) {
-		err := l.catchUp(ctx)
+		bounded, cancel := context.WithTimeout(ctx, followTime)
+		err := l.catchUp(bounded)
+		cancel()
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -70,6 +73,9 @@ func (l *Log) Follow(ctx context.Context) error {
 	}
 	return nil
 }
+
+// followTime bounds one look at the storage: one that says nothing must be told.
+const followTime = time.Minute
 
 // sizer is a storage that can say cheaply how much is published.
 type sizer interface {

@@ -57,7 +57,7 @@ func (l *Log) Load(ctx context.Context) (*storage.State, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	state := new(storage.State)
-	err := l.db.view(ctx, func(tx pgx.Tx) error { return l.load(ctx, tx, state) })
+	err := l.db.view(ctx, func(ctx context.Context, tx pgx.Tx) error { return l.load(ctx, tx, state) })
 	if err != nil {
 		return nil, fmt.Errorf("loading log: %w", damage(err))
 	}

@@ -67,7 +67,7 @@ func (l *Log) headAt(ctx context.Context, size uint64) (entries []byte, err erro
 	if l.head.size == size {
 		return l.head.entries, nil
 	}
-	err = l.db.view(ctx, func(tx pgx.Tx) error {
+	err = l.db.view(ctx, func(ctx context.Context, tx pgx.Tx) error {
 		var stored int64
 		if err := tx.QueryRow(ctx, `SELECT size FROM tree`).Scan(&stored); err != nil {
 			return err

@@ -26,7 +26,7 @@ func (l *Log) Bundle(ctx context.Context, n uint64) ([]byte, error) {
 		return nil, err
 	}
 	// Between two statements the commit that completes the bundle can come.
-	err = l.db.view(ctx, func(tx pgx.Tx) error {
+	err = l.db.view(ctx, func(ctx context.Context, tx pgx.Tx) error {
 		bundle, err = l.partialBundle(ctx, tx, n)
 		return err
 	})
@@ -100,7 +100,7 @@ func (l *Log) tile(ctx context.Context, level uint, n uint64) (hashes []byte, er
 		return nil, storage.ErrNotFound
 	}
 	// The partial tile, or the complete one if it was completed since.
-	err = l.db.view(ctx, func(tx pgx.Tx) error {
+	err = l.db.view(ctx, func(ctx context.Context, tx pgx.Tx) error {
 		var size int64
 		if err := tx.QueryRow(ctx, `SELECT size FROM tree`).Scan(&size); err != nil {
 			return err

@@ -19,11 +19,13 @@ import (
 	"net"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"golang.org/x/sys/unix"
 
 	"github.com/sealtap/sealtap/storage"
 )
@@ -43,6 +45,12 @@ var (
 // writeTime bounds a change: a server that cannot be reached must not hold up a
 // writer for ever.
 const writeTime = 30 * time.Second
+
+// viewTime bounds a read that takes several steps.
+const viewTime = 30 * time.Second
+
+// silence is how long a server may leave unanswered that it was sent something.
+const silence = 10 * time.Second
 
 // writerConnections are enough for entries, checkpoints, openings and the lease side
 // by side.
@@ -116,6 +124,7 @@ func parse(c Config) (*pgxpool.Config, error) {
 	if conn.ConnectTimeout == 0 {
 		conn.ConnectTimeout = 5 * time.Second
 	}
+	conn.DialFunc = Dialer().DialContext
 	for name, value := range map[string]string{
 		"application_name":                    "sealtap",
 		"search_path":                         "sealtap",
@@ -134,6 +143,23 @@ func (db *DB) Close() error {
 	db.writer.Close()
 	db.pool.Close()
 	return nil
+}
+
+// Dialer makes connections that end some ten seconds after a network took the server
+// away, which says nothing: the kernel would try for a quarter of an hour.
+func Dialer() *net.Dialer {
+	return &net.Dialer{
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: 2 * time.Second, Count: 3},
+		Control: func(network, _ string, c syscall.RawConn) (err error) {
+			if strings.HasPrefix(network, "unix") {
+				return nil
+			}
+			outer := c.Control(func(fd uintptr) {
+				err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(silence.Milliseconds()))
+			})
+			return errors.Join(outer, err)
+		},
+	}
 }
 
 func newHolder() string {
@@ -200,13 +226,15 @@ func (db *DB) change(ctx context.Context, f func(ctx context.Context, tx pgx.Tx)
 }
 
 // view reads what was committed at one moment.
-func (db *DB) view(ctx context.Context, f func(tx pgx.Tx) error) error {
+func (db *DB) view(ctx context.Context, f func(ctx context.Context, tx pgx.Tx) error) error {
+	ctx, cancel := context.WithTimeout(ctx, viewTime)
+	defer cancel()
 	tx, err := db.pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
 	if err != nil {
 		return err
 	}
 	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
-	return f(tx)
+	return f(ctx, tx)
 }
 
 // What the functions of the schema raise.

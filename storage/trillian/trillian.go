@@ -17,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -87,7 +88,8 @@ func Connect(c Config) (*grpc.ClientConn, error) {
 		creds = credentials.NewTLS(c.TLS)
 	}
 	conn, err := grpc.NewClient(c.Address, grpc.WithTransportCredentials(creds),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)))
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)),
+		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return postgres.Dialer().DialContext(ctx, "tcp", addr) }))
 	if err != nil {
 		return nil, fmt.Errorf("connecting to Trillian at %s: %w", c.Address, err)
 	}
