@@ -89,7 +89,9 @@ func Connect(c Config) (*grpc.ClientConn, error) {
 	}
 	conn, err := grpc.NewClient(c.Address, grpc.WithTransportCredentials(creds),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)),
-		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return postgres.Dialer().DialContext(ctx, "tcp", addr) }))
+		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
+			return postgres.Dialer().DialContext(ctx, "tcp", addr)
+		}))
 	if err != nil {
 		return nil, fmt.Errorf("connecting to Trillian at %s: %w", c.Address, err)
 	}
