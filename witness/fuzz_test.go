@@ -21,7 +21,7 @@ func FuzzParseRequest(f *testing.F) {
 		var b bytes.Buffer
 		fmt.Fprintf(&b, "old %d\n", r.old)
 		for _, h := range r.proof {
-			b.WriteString(base64.StdEncoding.EncodeToString(h) + "\n")
+			b.WriteString(base64.StdEncoding.EncodeToString(h[:]) + "\n")
 		}
 		b.WriteString("\n")
 		b.Write(r.note)

@@ -9,6 +9,7 @@ import (
 	"net/http"
 
 	"github.com/sealtap/sealtap/serve"
+	"github.com/sealtap/sealtap/witness/fork"
 )
 
 const (
@@ -27,6 +28,8 @@ func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /add-checkpoint", s.serveAdd)
 	mux.HandleFunc("GET /{hash}/checkpoint", s.serveLatest)
+	mux.HandleFunc("GET /{hash}/forks", s.serveForks)
+	mux.HandleFunc("GET /{hash}/forks/{id}", s.serveFork)
 	mux.HandleFunc("GET /healthz", s.serveHealth)
 	mux.HandleFunc("GET /metrics", s.serveMetrics)
 	return mux
@@ -138,6 +141,10 @@ func (s *Server) serveMetrics(w http.ResponseWriter, _ *http.Request) {
 		b = fmt.Appendf(b, "sealtap_witness_requests_total{result=%q} %d\n", m.result, m.count)
 	}
 	b = fmt.Appendf(b, "# TYPE sealtap_witness_forks_total counter\nsealtap_witness_forks_total %d\n", c.Forks)
+	b = append(b, "# TYPE sealtap_witness_forks_kept gauge\n"...)
+	for _, k := range fork.Kinds() {
+		b = fmt.Appendf(b, "sealtap_witness_forks_kept{kind=%q} %d\n", k, s.kept.total(k))
+	}
 	answer(w, http.StatusOK, "text/plain; version=0.0.4", b)
 }
 

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"time"
+
+	"github.com/sealtap/sealtap/witness/fork"
 )
 
 // ErrMoved is returned by a [Store] where a head is not the one to be replaced.
@@ -17,18 +19,13 @@ type Head struct {
 	Note   []byte // signed note with the log's verified signatures only
 }
 
-// Why a checkpoint is kept as a [Fork].
-const (
-	ForkRoot  = "root"  // another root hash for the same size: two histories, proven
-	ForkEmpty = "empty" // a root hash for an empty tree that is not that of one
-	ForkProof = "proof" // the proof of consistency was wrong: a fork, or a mistake of the client
-)
-
 // Fork is a checkpoint that the log signed and that does not fit the latest one.
 type Fork struct {
-	Kind    string // ForkRoot, ForkEmpty or ForkProof
+	ID      int64 // tells those of a log apart; given by the store
+	Kind    fork.Kind
 	Offered Head
 	Latest  Head // its Note is nil where there was none
+	Proof   [][32]byte
 	Seen    time.Time
 }
 
@@ -51,8 +48,14 @@ type Store interface {
 	Published(ctx context.Context, origin string) ([]byte, error)
 
 	// AddFork keeps the fork durably and reports whether it did: not if it has
-	// it already, or has as many of the same log and kind as it cares to keep.
+	// it already, or has as many, or as many bytes, of the same log and kind as it
+	// cares to keep.
 	AddFork(ctx context.Context, f Fork) (bool, error)
 	// Forks returns the forks of the origin, oldest first.
 	Forks(ctx context.Context, origin string) ([]Fork, error)
+	// DropFork forgets what was kept as [fork.Unproven] of a head that has turned
+	// out to fit, and returns how many that were.
+	DropFork(ctx context.Context, fits Head) (int, error)
+	// CountForks returns how many forks are kept of each origin and kind.
+	CountForks(ctx context.Context) (map[string]map[fork.Kind]int, error)
 }

@@ -19,12 +19,12 @@ import (
 	"log/slog"
 	"strings"
 	"sync/atomic"
-	"time"
 
 	"golang.org/x/mod/sumdb/note"
 
 	"github.com/sealtap/sealtap/checkpoint"
 	"github.com/sealtap/sealtap/keys"
+	"github.com/sealtap/sealtap/witness/fork"
 )
 
 // Config is what a witness is made of.
@@ -43,12 +43,14 @@ type Config struct {
 
 // Server is a witness.
 type Server struct {
+	name   string // of the key
 	signer note.Signer
 	logs   map[string]*logState // by origin
 	hashes map[string]*logState // by origin hash, see [OriginHash]
 	store  Store
 	logger *slog.Logger
 	counts counters
+	kept   keptForks
 }
 
 // logState is one log that the witness knows.
@@ -61,6 +63,9 @@ type logState struct {
 	// cosigned is the latest cosigned checkpoint, nil for none. Whoever has
 	// the turn writes it.
 	cosigned atomic.Pointer[[]byte]
+	// unproven is how many forks of that kind are kept. Whoever has the turn
+	// writes it.
+	unproven int
 }
 
 // New makes a witness and restores what the store knows.
@@ -80,6 +85,7 @@ func New(ctx context.Context, c Config) (*Server, error) {
 		return nil, fmt.Errorf("preparing key %s: %w", c.Key.Name, err)
 	}
 	s := &Server{
+		name:   c.Key.Name,
 		signer: signer,
 		logs:   make(map[string]*logState, len(c.Logs)),
 		hashes: make(map[string]*logState, len(c.Logs)),
@@ -89,6 +95,9 @@ func New(ctx context.Context, c Config) (*Server, error) {
 	if s.logger == nil {
 		s.logger = slog.New(slog.DiscardHandler)
 	}
+	if err := s.restoreForks(ctx); err != nil {
+		return nil, err
+	}
 	for origin, ks := range c.Logs {
 		l, err := newLog(origin, ks)
 		if err != nil {
@@ -97,6 +106,7 @@ func New(ctx context.Context, c Config) (*Server, error) {
 		if err := s.restore(ctx, l, own); err != nil {
 			return nil, fmt.Errorf("log %s: restoring: %w", origin, err)
 		}
+		l.unproven = s.kept.of(origin, fork.Unproven)
 		s.logs[origin] = l
 		s.hashes[OriginHash(origin)] = l
 	}
@@ -211,20 +221,5 @@ func (s *Server) Counters() Counters {
 		Inconsistent: c.inconsistent.Load(),
 		Failed:       c.failed.Load(),
 		Forks:        c.forks.Load(),
-	}
-}
-
-// addFork keeps a checkpoint that the log signed and that does not fit. The
-// answer to the client is the same whether or not that works.
-func (s *Server) addFork(ctx context.Context, kind string, offered, latest Head) {
-	f := Fork{Kind: kind, Offered: offered, Latest: latest, Seen: time.Now()}
-	added, err := s.store.AddFork(context.WithoutCancel(ctx), f)
-	if err != nil {
-		s.logger.Error("fork evidence could not be kept", "origin", offered.Origin, "size", offered.Size, "err", err)
-	}
-	if added {
-		s.counts.forks.Add(1)
-		s.logger.Error("log signed a checkpoint that does not fit", "origin", offered.Origin, "kind", kind,
-			"size", offered.Size, "latest", latest.Size)
 	}
 }

@@ -6,14 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"time"
 
 	"github.com/sealtap/sealtap/witness"
 )
-
-// maxForks is how many forks of a log and kind are kept. The first one proves
-// the case; a bound keeps a log gone mad from filling the witness's disk.
-const maxForks = 64
 
 // witnessSchema describes the database of a witness. Sizes are kept as the
 // signed integer of the same 64 bits, and only ever compared for equality.
@@ -43,6 +38,9 @@ CREATE TABLE fork (
 	seen         INTEGER NOT NULL, -- nanoseconds since 1970
 	UNIQUE (origin, kind, offered_size, offered_root)
 ) STRICT;
+`, `
+ALTER TABLE fork ADD COLUMN proof BLOB; -- hashes of 32 bytes
+UPDATE fork SET kind = 'unproven' WHERE kind = 'proof';
 `},
 	}
 }
@@ -256,46 +254,6 @@ func (w *Witness) Published(ctx context.Context, origin string) (cosigned []byte
 		return nil, fmt.Errorf("reading cosigned checkpoint of %s: %w", origin, err)
 	}
 	return cosigned, nil
-}
-
-// AddFork implements [witness.Store].
-func (w *Witness) AddFork(ctx context.Context, f witness.Fork) (bool, error) {
-	res, err := w.db.Writer.ExecContext(ctx, `
-INSERT INTO fork (origin, kind, offered_size, offered_root, offered_note, latest_size, latest_root, latest_note, seen)
-SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9
-WHERE (SELECT count(*) FROM fork WHERE origin = ?1 AND kind = ?2) < ?10
-ON CONFLICT DO NOTHING`,
-		f.Offered.Origin, f.Kind, int64(f.Offered.Size), f.Offered.Root[:], f.Offered.Note,
-		int64(f.Latest.Size), f.Latest.Root[:], f.Latest.Note, f.Seen.UnixNano(), maxForks)
-	if err != nil {
-		return false, fmt.Errorf("keeping fork of %s: %w", f.Offered.Origin, err)
-	}
-	n, err := res.RowsAffected()
-	return n == 1, err
-}
-
-// Forks implements [witness.Store].
-func (w *Witness) Forks(ctx context.Context, origin string) ([]witness.Fork, error) {
-	rows, err := w.db.Reader.QueryContext(ctx, `
-SELECT kind, offered_size, offered_root, offered_note, latest_size, latest_root, latest_note, seen
-FROM fork WHERE origin = ? ORDER BY id`, origin)
-	if err != nil {
-		return nil, fmt.Errorf("reading forks of %s: %w", origin, err)
-	}
-	defer rows.Close()
-	var forks []witness.Fork
-	for rows.Next() {
-		f := witness.Fork{Offered: witness.Head{Origin: origin}, Latest: witness.Head{Origin: origin}}
-		var offeredSize, latestSize, seen int64
-		if err := rows.Scan(&f.Kind, &offeredSize, (*hash)(&f.Offered.Root), &f.Offered.Note,
-			&latestSize, (*hash)(&f.Latest.Root), &f.Latest.Note, &seen); err != nil {
-			return nil, fmt.Errorf("reading forks of %s: %w", origin, err)
-		}
-		f.Offered.Size, f.Latest.Size = uint64(offeredSize), uint64(latestSize)
-		f.Seen = time.Unix(0, seen)
-		forks = append(forks, f)
-	}
-	return forks, rows.Err()
 }
 
 // hash reads a column that holds a hash; a damaged database must not panic.
