@@ -133,15 +133,6 @@ type Readers struct {
 	Tokens   Path `yaml:"tokens"`   // file of lines NAME HEX-SHA-256 of bearer tokens
 }
 
-// Witness configures one witness.
-type Witness struct {
-	Name     string `yaml:"name"`     // tells the witnesses of one file apart
-	Listen   string `yaml:"listen"`   // required
-	Database Path   `yaml:"database"` // SQLite file; required
-	Key      Path   `yaml:"key"`      // required
-	Logs     []VKey `yaml:"logs"`     // verifier keys of the logs that it cosigns; required
-}
-
 // Path is a path in the file's directory, or an absolute one.
 type Path string
 
@@ -219,7 +210,7 @@ func (f *File) resolve(dir string) {
 		at(&l.Database, &l.Key, &l.PostQuantumKey, &l.OperatorKey, &l.Genesis, &l.Policy, &l.OpeningsIdentity, &l.Readers.Tokens)
 	}
 	for i := range f.Witnesses {
-		at(&f.Witnesses[i].Database, &f.Witnesses[i].Key)
+		f.Witnesses[i].resolve(at)
 	}
 }
 

@@ -84,8 +84,8 @@ func (s *Server) addCheckpoint(ctx context.Context, data []byte) ([]byte, error)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errMalformed, err)
 	}
-	l, ok := s.logs[r.body.Origin]
-	if !ok {
+	l := s.logs.Load().origins[r.body.Origin]
+	if l == nil || l.keys == nil {
 		return nil, fmt.Errorf("%w: %.80q", errUnknownLog, r.body.Origin)
 	}
 	n, err := checkpoint.Verify(r.note, l.keys)
@@ -126,11 +126,20 @@ func (s *Server) advance(ctx context.Context, l *logState, r request, n *note.No
 		if misfit {
 			s.addFork(ctx, l, next, latest, r.proof)
 		}
+		if limited := s.spend(&l.others); limited != nil {
+			return limited
+		}
 		return err
 	}
 	if found && next.Size == latest.Size {
+		if err := s.spend(&l.others); err != nil {
+			return err
+		}
 		s.counts.repeated.Add(1)
 		return nil // durable already, so there is nothing to keep
+	}
+	if err := s.spend(&l.advances); err != nil {
+		return err
 	}
 	from := &latest
 	if !found {

@@ -170,8 +170,8 @@ func (s *Server) serveFork(w http.ResponseWriter, r *http.Request) {
 
 // forks reads the forks of the log that a request names, or answers it.
 func (s *Server) forks(w http.ResponseWriter, r *http.Request) (*logState, []Fork, bool) {
-	l, ok := s.hashes[r.PathValue("hash")]
-	if !ok {
+	l := s.logs.Load().hashes[r.PathValue("hash")]
+	if l == nil {
 		answer(w, http.StatusNotFound, typeText, []byte("no such log is known here\n"))
 		return nil, nil, false
 	}

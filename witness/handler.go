@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 
 	"github.com/sealtap/sealtap/serve"
 	"github.com/sealtap/sealtap/witness/fork"
@@ -62,6 +63,10 @@ func (s *Server) serveAdd(w http.ResponseWriter, r *http.Request) {
 func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	status := s.statusOf(err)
 	var conflict *conflictError
+	var limited *limitError
+	if errors.As(err, &limited) {
+		w.Header().Set("Retry-After", strconv.FormatInt(limited.seconds(), 10))
+	}
 	switch {
 	case errors.As(err, &conflict):
 		answer(w, status, typeSize, fmt.Appendf(nil, "%d\n", conflict.size))
@@ -80,7 +85,11 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 func (s *Server) statusOf(err error) int {
 	var conflict *conflictError
 	var tooLarge *http.MaxBytesError
+	var limited *limitError
 	switch {
+	case errors.As(err, &limited):
+		s.counts.limited.Add(1)
+		return http.StatusTooManyRequests
 	case errors.As(err, &conflict):
 		s.counts.conflict.Add(1)
 		return http.StatusConflict
@@ -106,7 +115,7 @@ func (s *Server) statusOf(err error) int {
 
 // serveLatest serves the latest cosigned checkpoint of a log to monitors.
 func (s *Server) serveLatest(w http.ResponseWriter, r *http.Request) {
-	if l, ok := s.hashes[r.PathValue("hash")]; ok {
+	if l := s.logs.Load().hashes[r.PathValue("hash")]; l != nil {
 		if cosigned := l.cosigned.Load(); cosigned != nil {
 			answer(w, http.StatusOK, typeText, *cosigned)
 			return
@@ -136,7 +145,7 @@ func (s *Server) serveMetrics(w http.ResponseWriter, _ *http.Request) {
 	}{
 		{"advanced", c.Advanced}, {"repeated", c.Repeated}, {"malformed", c.Malformed},
 		{"unknown_log", c.UnknownLog}, {"bad_signature", c.BadSignature}, {"conflict", c.Conflict},
-		{"inconsistent", c.Inconsistent}, {"failed", c.Failed},
+		{"inconsistent", c.Inconsistent}, {"limited", c.Limited}, {"failed", c.Failed},
 	} {
 		b = fmt.Appendf(b, "sealtap_witness_requests_total{result=%q} %d\n", m.result, m.count)
 	}
@@ -145,6 +154,9 @@ func (s *Server) serveMetrics(w http.ResponseWriter, _ *http.Request) {
 	for _, k := range fork.Kinds() {
 		b = fmt.Appendf(b, "sealtap_witness_forks_kept{kind=%q} %d\n", k, s.kept.total(k))
 	}
+	b = fmt.Appendf(b, "# TYPE sealtap_witness_logs gauge\nsealtap_witness_logs %d\n", s.cosigned())
+	b = fmt.Appendf(b, "# TYPE sealtap_witness_reloads_total counter\nsealtap_witness_reloads_total{result=\"good\"} %d\nsealtap_witness_reloads_total{result=\"bad\"} %d\n",
+		s.counts.reloaded.Load(), s.counts.notReloaded.Load())
 	answer(w, http.StatusOK, "text/plain; version=0.0.4", b)
 }
 

@@ -41,6 +41,9 @@ type Store interface {
 	// durable on return. It returns ErrMoved where from is not the head.
 	Advance(ctx context.Context, from *Head, next Head) error
 
+	// Origins returns the origins of all heads and forks.
+	Origins(ctx context.Context) ([]string, error)
+
 	// Publish keeps a cosigned checkpoint for Published. It need not be durable
 	// before the next Advance of the origin.
 	Publish(ctx context.Context, origin string, cosigned []byte) error

@@ -18,22 +18,29 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"golang.org/x/mod/sumdb/note"
 
-	"github.com/sealtap/sealtap/checkpoint"
 	"github.com/sealtap/sealtap/keys"
-	"github.com/sealtap/sealtap/witness/fork"
 )
+
+// maxMLDSAName is the longest origin or cosigner name that an ML-DSA-44 signature
+// can commit to (tlog-cosignature, "ML-DSA-44 signed message").
+const maxMLDSAName = 255
 
 // Config is what a witness is made of.
 type Config struct {
 	// Key signs the cosignatures. Its type is [keys.Cosignature]. Required.
 	Key *keys.Private
 	// Logs gives, for each log origin, the keys that its checkpoints may be
-	// signed with. Empty: no log is known.
+	// signed with. Empty: no log is known. [Server.SetLogs] changes them.
 	Logs map[string][]keys.Public
+	// Rate bounds how many signed requests of each log are answered, twice: those
+	// that go on from its latest checkpoint, and all others. What is above it is
+	// refused with 429. Zero: no bound.
+	Rate Rate
 	// Store keeps the latest checkpoints. Required. The server must be the
 	// only one to use it.
 	Store Store
@@ -43,29 +50,16 @@ type Config struct {
 
 // Server is a witness.
 type Server struct {
-	name   string // of the key
-	signer note.Signer
-	logs   map[string]*logState // by origin
-	hashes map[string]*logState // by origin hash, see [OriginHash]
-	store  Store
-	logger *slog.Logger
-	counts counters
-	kept   keptForks
-}
-
-// logState is one log that the witness knows.
-type logState struct {
-	origin string
-	keys   note.Verifiers
-	// turn is held from reading the head to signing the next one, so that a
-	// cosignature never states a smaller tree than one made before it.
-	turn chan struct{}
-	// cosigned is the latest cosigned checkpoint, nil for none. Whoever has
-	// the turn writes it.
-	cosigned atomic.Pointer[[]byte]
-	// unproven is how many forks of that kind are kept. Whoever has the turn
-	// writes it.
-	unproven int
+	name    string // of the key
+	signer  note.Signer
+	own     note.Verifiers
+	store   Store
+	logger  *slog.Logger
+	counts  counters
+	kept    keptForks
+	rate    atomic.Pointer[Rate]
+	logs    atomic.Pointer[logSet]
+	setting sync.Mutex // is held while logs is replaced
 }
 
 // New makes a witness and restores what the store knows.
@@ -84,92 +78,28 @@ func New(ctx context.Context, c Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("preparing key %s: %w", c.Key.Name, err)
 	}
-	s := &Server{
-		name:   c.Key.Name,
-		signer: signer,
-		logs:   make(map[string]*logState, len(c.Logs)),
-		hashes: make(map[string]*logState, len(c.Logs)),
-		store:  c.Store,
-		logger: c.Logger,
-	}
+	s := &Server{name: c.Key.Name, signer: signer, own: note.VerifierList(own), store: c.Store, logger: c.Logger}
 	if s.logger == nil {
 		s.logger = slog.New(slog.DiscardHandler)
 	}
+	s.SetRate(c.Rate)
 	if err := s.restoreForks(ctx); err != nil {
 		return nil, err
 	}
-	for origin, ks := range c.Logs {
-		l, err := newLog(origin, ks)
-		if err != nil {
-			return nil, fmt.Errorf("log %s: %w", origin, err)
-		}
-		if err := s.restore(ctx, l, own); err != nil {
-			return nil, fmt.Errorf("log %s: restoring: %w", origin, err)
-		}
-		l.unproven = s.kept.of(origin, fork.Unproven)
-		s.logs[origin] = l
-		s.hashes[OriginHash(origin)] = l
+	if err := s.SetLogs(ctx, c.Logs); err != nil {
+		return nil, err
 	}
 	return s, nil
 }
 
-// newLog prepares the keys of one log.
-func newLog(origin string, ks []keys.Public) (*logState, error) {
-	if origin == "" || strings.Contains(origin, "\n") {
-		return nil, errors.New("the origin is empty or more than one line")
-	}
-	if len(ks) == 0 {
-		return nil, errors.New("no key is given")
-	}
-	var vs []note.Verifier
-	for _, k := range ks {
-		// tlog-cosignature: a type 0x06 signature commits to origins of at most 255 bytes.
-		if k.Type != keys.Ed25519 && (k.Type != keys.MLDSA44 || len(origin) > 255) {
-			return nil, fmt.Errorf("key %s: type 0x%02x cannot sign its checkpoints", k.Name, byte(k.Type))
-		}
-		v, err := k.Verifier()
-		if err != nil {
-			return nil, fmt.Errorf("key %s: %w", k.Name, err)
-		}
-		vs = append(vs, v)
-	}
-	return &logState{origin: origin, keys: note.VerifierList(vs...), turn: make(chan struct{}, 1)}, nil
-}
-
-// restore finds the cosigned checkpoint of a log, or signs the head anew: a
-// crash may have come between keeping the head and publishing it, and the key
-// may have changed.
-func (s *Server) restore(ctx context.Context, l *logState, own note.Verifier) error {
-	head, ok, err := s.store.Head(ctx, l.origin)
-	if err != nil || !ok {
-		return err
-	}
-	cosigned, err := s.store.Published(ctx, l.origin)
-	if err != nil {
-		return err
-	}
-	b, _, err := checkpoint.Open(cosigned, note.VerifierList(own))
-	if err == nil && b == (checkpoint.Body{Origin: head.Origin, Size: head.Size, Root: head.Root}) {
-		l.cosigned.Store(&cosigned)
-		return nil
-	}
-	n, err := checkpoint.Verify(head.Note, l.keys)
-	if errors.Is(err, checkpoint.ErrSignature) {
-		// The log's key was replaced since. The size still counts.
-		s.logger.Warn("latest checkpoint is not by a current key of the log", "origin", l.origin, "size", head.Size)
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	_, err = s.sign(ctx, l, n)
-	return err
-}
+// signersFor returns what signs the checkpoints of a log.
+func (s *Server) signersFor(string) []note.Signer { return []note.Signer{s.signer} }
 
 // sign cosigns a checkpoint that is the durable head of the log already,
-// publishes it, and returns the signature line.
+// publishes it, and returns the signature lines.
 func (s *Server) sign(ctx context.Context, l *logState, n *note.Note) ([]byte, error) {
-	cosigned, err := note.Sign(&note.Note{Text: n.Text, Sigs: n.Sigs}, s.signer)
+	signers := s.signersFor(l.origin)
+	cosigned, err := note.Sign(&note.Note{Text: n.Text, Sigs: n.Sigs}, signers...)
 	if err != nil {
 		return nil, fmt.Errorf("cosigning: %w", err)
 	}
@@ -177,9 +107,9 @@ func (s *Server) sign(ctx context.Context, l *logState, n *note.Note) ([]byte, e
 	if err := s.store.Publish(ctx, l.origin, cosigned); err != nil {
 		return nil, fmt.Errorf("publishing: %w", err)
 	}
-	// The signature made last stands last.
+	// The signatures made last stand last, and behind them what follows the newline.
 	lines := strings.SplitAfter(string(cosigned), "\n")
-	return []byte(lines[len(lines)-2]), nil
+	return []byte(strings.Join(lines[len(lines)-1-len(signers):], "")), nil
 }
 
 // OriginHash returns the name of a log in the monitoring interface (tlog-witness,
@@ -198,6 +128,7 @@ type Counters struct {
 	BadSignature uint64 // refused with 403
 	Conflict     uint64 // refused with 409
 	Inconsistent uint64 // refused with 422
+	Limited      uint64 // refused with 429
 	Failed       uint64 // could not say: the store or the signer failed
 	Forks        uint64 // kept a checkpoint as evidence
 }
@@ -205,7 +136,8 @@ type Counters struct {
 // counters are the live form of Counters.
 type counters struct {
 	advanced, repeated, malformed, unknownLog, badSignature atomic.Uint64
-	conflict, inconsistent, failed, forks                   atomic.Uint64
+	conflict, inconsistent, limited, failed, forks          atomic.Uint64
+	reloaded, notReloaded                                   atomic.Uint64
 }
 
 // Counters returns the counters as they are now.
@@ -219,6 +151,7 @@ func (s *Server) Counters() Counters {
 		BadSignature: c.badSignature.Load(),
 		Conflict:     c.conflict.Load(),
 		Inconsistent: c.inconsistent.Load(),
+		Limited:      c.limited.Load(),
 		Failed:       c.failed.Load(),
 		Forks:        c.forks.Load(),
 	}

@@ -139,6 +139,24 @@ func (w *Witness) Head(ctx context.Context, origin string) (witness.Head, bool, 
 	return h, true, nil
 }
 
+// Origins implements [witness.Store].
+func (w *Witness) Origins(ctx context.Context) ([]string, error) {
+	rows, err := w.db.Reader.QueryContext(ctx, `SELECT origin FROM head UNION SELECT origin FROM fork`)
+	if err != nil {
+		return nil, fmt.Errorf("reading origins: %w", err)
+	}
+	defer rows.Close()
+	var all []string
+	for rows.Next() {
+		var origin string
+		if err := rows.Scan(&origin); err != nil {
+			return nil, fmt.Errorf("reading origins: %w", err)
+		}
+		all = append(all, origin)
+	}
+	return all, rows.Err()
+}
+
 // Advance implements [witness.Store]. Advances of several logs that wait at the
 // same time are committed together, for the price of one.
 func (w *Witness) Advance(ctx context.Context, from *witness.Head, next witness.Head) error {

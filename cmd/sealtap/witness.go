@@ -1,0 +1,141 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sealtap/sealtap/config"
+	"github.com/sealtap/sealtap/keys"
+	"github.com/sealtap/sealtap/storage/sqlite"
+	"github.com/sealtap/sealtap/witness"
+)
+
+func newWitness() *cobra.Command {
+	var name string
+	cmd := daemon("witness", "Run one witness", `Runs one witness of the configuration: the one that is there, or the one that --name names.
+
+SIGHUP, or a change of the file, has it take up the logs, their keys and the limits that the file
+then says. A file that is bad, or that changes more than those, changes nothing.`,
+		func(ctx context.Context, f *config.File, logger *slog.Logger) (string, *service, error) {
+			w, err := witnessSection(f, name)
+			if err != nil {
+				return "", nil, err
+			}
+			s, err := startWitness(ctx, w, logger)
+			return "witness " + w.Name, s, err
+		})
+	cmd.Flags().StringVar(&name, "name", "", "which witness of the file")
+	return cmd
+}
+
+// witnessSection finds the witness of a file that a name names, "" for the only one.
+func witnessSection(f *config.File, name string) (config.Witness, error) {
+	for _, w := range f.Witnesses {
+		if w.Name == name || name == "" && len(f.Witnesses) == 1 {
+			return w, nil
+		}
+	}
+	if name == "" && len(f.Witnesses) > 1 {
+		return config.Witness{}, usagef("%s has %d witnesses: say --name", f.Path, len(f.Witnesses))
+	}
+	return config.Witness{}, usagef("%s has no witness %s", f.Path, name)
+}
+
+func readWitnessFiles(c config.Witness) (*keys.Private, error) {
+	return loadKey("witness "+c.Name+": key", string(c.Key), keys.Cosignature)
+}
+
+// startWitness opens a witness.
+func startWitness(ctx context.Context, c config.Witness, logger *slog.Logger) (*service, error) {
+	key, err := readWitnessFiles(c)
+	if err != nil {
+		return nil, err
+	}
+	ln, err := listen("witness "+c.Name, c.Listen)
+	if err != nil {
+		return nil, err
+	}
+	store, err := sqlite.OpenWitness(ctx, string(c.Database))
+	if err != nil {
+		return nil, errors.Join(err, ln.Close())
+	}
+	logger = logger.With("component", "witness", "name", c.Name)
+	w, err := witness.New(ctx, witness.Config{Key: key, Logs: witnessLogs(c), Rate: witnessRate(c), Store: store, Logger: logger})
+	if err != nil {
+		return nil, errors.Join(err, ln.Close(), store.Close())
+	}
+	life := &witnessLife{server: w, config: c, key: key.Public, log: logger}
+	return &service{
+		addr:   ln.Addr().String(),
+		run:    func(ctx context.Context) error { return w.Serve(ctx, ln) },
+		close:  store.Close,
+		reload: life.reload,
+	}, nil
+}
+
+// witnessLogs returns the keys of each log.
+func witnessLogs(c config.Witness) map[string][]keys.Public {
+	logs := make(map[string][]keys.Public)
+	for _, k := range c.Logs {
+		logs[k.Name] = append(logs[k.Name], k.Public)
+	}
+	return logs
+}
+
+func witnessRate(c config.Witness) witness.Rate {
+	perSecond, burst := c.Limits.Rate()
+	return witness.Rate{PerSecond: perSecond, Burst: burst}
+}
+
+// witnessLife is one witness while it runs, with the configuration at work.
+type witnessLife struct {
+	server *witness.Server
+	config config.Witness
+	key    keys.Public
+	log    *slog.Logger
+}
+
+// reload has the logs and limits that are in the file now take effect, or changes
+// nothing.
+func (l *witnessLife) reload(ctx context.Context, path string) (err error) {
+	defer func() {
+		l.server.Reloaded(err == nil)
+		if err != nil {
+			l.log.Error("the configuration was not reloaded, the one before stays", "error", err)
+		}
+	}()
+	f, err := config.Load(path)
+	if err != nil {
+		return err
+	}
+	c, err := witnessSection(f, l.config.Name)
+	if err != nil {
+		return err
+	}
+	key, err := readWitnessFiles(c)
+	if err != nil {
+		return err
+	}
+	for _, k := range []struct {
+		key  string
+		same bool
+	}{
+		{"listen", c.Listen == l.config.Listen},
+		{"database", c.Database == l.config.Database},
+		{"key", key.ID() == l.key.ID() && key.Name == l.key.Name},
+	} {
+		if !k.same {
+			return usagef("%s: witness %s: %s cannot change while the witness runs: restart the witness", path, c.Name, k.key)
+		}
+	}
+	if err := l.server.SetLogs(ctx, witnessLogs(c)); err != nil {
+		return err
+	}
+	l.server.SetRate(witnessRate(c))
+	l.config = c
+	l.log.Info("configuration reloaded", "file", path, "logs", len(witnessLogs(c)))
+	return nil
+}
