@@ -104,7 +104,14 @@ func (s *Server) addCheckpoint(ctx context.Context, data []byte) ([]byte, error)
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+	if err := s.trusted(l.origin); err != nil {
+		return nil, err
+	}
 	if err := s.advance(ctx, l, r, n); err != nil {
+		return nil, err
+	}
+	// Another log may have shown meanwhile that the state is old.
+	if err := s.trusted(l.origin); err != nil {
 		return nil, err
 	}
 	return s.sign(ctx, l, n)
@@ -115,6 +122,9 @@ func (s *Server) addCheckpoint(ctx context.Context, data []byte) ([]byte, error)
 func (s *Server) advance(ctx context.Context, l *logState, r request, n *note.Note) error {
 	latest, found, err := s.store.Head(ctx, l.origin)
 	if err != nil {
+		return err
+	}
+	if err := s.checkOwn(ctx, l, n, r.body, latest); err != nil {
 		return err
 	}
 	signed, err := note.Sign(&note.Note{Text: n.Text, Sigs: n.Sigs}) // without the signatures nobody verified

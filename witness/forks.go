@@ -112,9 +112,18 @@ func (s *Server) dropForks(ctx context.Context, l *logState, fits Head) {
 	s.kept.add(l.origin, fork.Unproven, -n)
 }
 
+// Evidence returns what a witness, or who acts for it, hands out of a fork.
+func Evidence(by string, f Fork) *fork.Evidence {
+	e := fork.New(by, f.Seen, f.Latest.Note, f.Offered.Note, f.Proof)
+	if f.Beginning != nil {
+		e.Beginning = f.Beginning
+	}
+	return e
+}
+
 // evidence returns what is handed out of a fork.
 func (s *Server) evidence(f Fork) *fork.Evidence {
-	return fork.New(s.name, f.Seen, f.Latest.Note, f.Offered.Note, f.Proof)
+	return Evidence(s.name, f)
 }
 
 // forkPath is where the evidence of a log is listed, below the monitoring prefix.

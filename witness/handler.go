@@ -24,7 +24,7 @@ const (
 )
 
 // Handler returns the HTTP interface of the witness, with submission prefix and
-// monitoring prefix "/", and besides /healthz and /metrics.
+// monitoring prefix "/", and besides /healthz, /readyz and /metrics.
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /add-checkpoint", s.serveAdd)
@@ -32,6 +32,7 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("GET /{hash}/forks", s.serveForks)
 	mux.HandleFunc("GET /{hash}/forks/{id}", s.serveFork)
 	mux.HandleFunc("GET /healthz", s.serveHealth)
+	mux.HandleFunc("GET /readyz", s.serveReady)
 	mux.HandleFunc("GET /metrics", s.serveMetrics)
 	return mux
 }
@@ -105,6 +106,9 @@ func (s *Server) statusOf(err error) int {
 	case errors.Is(err, errUnknownLog):
 		s.counts.unknownLog.Add(1)
 		return http.StatusNotFound
+	case errors.Is(err, errDoubt):
+		s.counts.doubted.Add(1)
+		return http.StatusServiceUnavailable
 	case errors.Is(err, errInconsistent):
 		s.counts.inconsistent.Add(1)
 		return http.StatusUnprocessableEntity
@@ -145,7 +149,7 @@ func (s *Server) serveMetrics(w http.ResponseWriter, _ *http.Request) {
 	}{
 		{"advanced", c.Advanced}, {"repeated", c.Repeated}, {"malformed", c.Malformed},
 		{"unknown_log", c.UnknownLog}, {"bad_signature", c.BadSignature}, {"conflict", c.Conflict},
-		{"inconsistent", c.Inconsistent}, {"limited", c.Limited}, {"failed", c.Failed},
+		{"inconsistent", c.Inconsistent}, {"limited", c.Limited}, {"doubted", c.Doubted}, {"failed", c.Failed},
 	} {
 		b = fmt.Appendf(b, "sealtap_witness_requests_total{result=%q} %d\n", m.result, m.count)
 	}
@@ -154,6 +158,7 @@ func (s *Server) serveMetrics(w http.ResponseWriter, _ *http.Request) {
 	for _, k := range fork.Kinds() {
 		b = fmt.Appendf(b, "sealtap_witness_forks_kept{kind=%q} %d\n", k, s.kept.total(k))
 	}
+	b = fmt.Appendf(b, "# TYPE sealtap_witness_doubts gauge\nsealtap_witness_doubts %d\n", len(*s.doubts.Load()))
 	b = fmt.Appendf(b, "# TYPE sealtap_witness_logs gauge\nsealtap_witness_logs %d\n", s.cosigned())
 	b = fmt.Appendf(b, "# TYPE sealtap_witness_reloads_total counter\nsealtap_witness_reloads_total{result=\"good\"} %d\nsealtap_witness_reloads_total{result=\"bad\"} %d\n",
 		s.counts.reloaded.Load(), s.counts.notReloaded.Load())

@@ -152,7 +152,7 @@ func (s *Server) restore(ctx context.Context, l *logState) error {
 		l.cosigned.Store(&cosigned)
 		return nil
 	}
-	if l.keys == nil {
+	if l.keys == nil || s.doubt(l.origin) != nil {
 		if len(cosigned) > 0 {
 			l.cosigned.Store(&cosigned)
 		}

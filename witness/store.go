@@ -26,7 +26,21 @@ type Fork struct {
 	Offered Head
 	Latest  Head // its Note is nil where there was none
 	Proof   [][32]byte
-	Seen    time.Time
+	// Beginning is the root that Proof leads from where it is not Latest's, and the
+	// proof alone does not show it. Nil: there is no such root, or the proof does.
+	Beginning *[32]byte
+	Seen      time.Time
+}
+
+// Doubt is why a witness does not sign: what it knows of a log may be older than
+// what it has cosigned.
+type Doubt struct {
+	Origin string // "" for all logs
+	Why    string
+	Since  time.Time
+	// Seen is a head with a cosignature by the witness that the store does not know
+	// of. Nil where there is none.
+	Seen []byte
 }
 
 // Store is what a witness must not forget. Its methods may be called by several
@@ -43,6 +57,17 @@ type Store interface {
 
 	// Origins returns the origins of all heads and forks.
 	Origins(ctx context.Context) ([]string, error)
+
+	// Doubts returns all doubts.
+	Doubts(ctx context.Context) ([]Doubt, error)
+	// AddDoubt keeps a doubt durably, unless there is one of its origin.
+	AddDoubt(ctx context.Context, d Doubt) error
+	// SplitDoubt replaces a doubt about all logs by one for each of the origins, and
+	// of those that the store knows, in one atomic step.
+	SplitDoubt(ctx context.Context, origins []string) error
+	// Settle ends the doubt about a log, and replaces its head, whatever it is, by
+	// next unless that is nil, in one atomic step which is durable on return.
+	Settle(ctx context.Context, origin string, next *Head) error
 
 	// Publish keeps a cosigned checkpoint for Published. It need not be durable
 	// before the next Advance of the origin.

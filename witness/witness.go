@@ -5,9 +5,10 @@
 // To run a witness, call [New] and then [Server.Serve]. To have checkpoints
 // cosigned, call [NewClient] and then [Client.Cosign].
 //
-// BUG: a witness whose store is restored from an old copy may cosign a second
-// history of what a log did since that copy; from the store alone it cannot
-// know. Cosigned checkpoints that others keep show both.
+// A witness whose store was put back from an old copy could cosign a second history
+// of what a log did since. It does not sign while its store is in doubt, see
+// [Doubt], and it stops where it sees its own cosignature on a head that the store
+// does not know. Package recovery ends doubts.
 package witness
 
 import (
@@ -60,6 +61,9 @@ type Server struct {
 	rate    atomic.Pointer[Rate]
 	logs    atomic.Pointer[logSet]
 	setting sync.Mutex // is held while logs is replaced
+
+	doubts   atomic.Pointer[doubts]
+	doubting sync.Mutex // is held while doubts is replaced
 }
 
 // New makes a witness and restores what the store knows.
@@ -84,6 +88,9 @@ func New(ctx context.Context, c Config) (*Server, error) {
 	}
 	s.SetRate(c.Rate)
 	if err := s.restoreForks(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.restoreDoubts(ctx); err != nil {
 		return nil, err
 	}
 	if err := s.SetLogs(ctx, c.Logs); err != nil {
@@ -129,6 +136,7 @@ type Counters struct {
 	Conflict     uint64 // refused with 409
 	Inconsistent uint64 // refused with 422
 	Limited      uint64 // refused with 429
+	Doubted      uint64 // refused with 503, since the state may be old
 	Failed       uint64 // could not say: the store or the signer failed
 	Forks        uint64 // kept a checkpoint as evidence
 }
@@ -137,7 +145,7 @@ type Counters struct {
 type counters struct {
 	advanced, repeated, malformed, unknownLog, badSignature atomic.Uint64
 	conflict, inconsistent, limited, failed, forks          atomic.Uint64
-	reloaded, notReloaded                                   atomic.Uint64
+	doubted, reloaded, notReloaded                          atomic.Uint64
 }
 
 // Counters returns the counters as they are now.
@@ -152,6 +160,7 @@ func (s *Server) Counters() Counters {
 		Conflict:     c.conflict.Load(),
 		Inconsistent: c.inconsistent.Load(),
 		Limited:      c.limited.Load(),
+		Doubted:      c.doubted.Load(),
 		Failed:       c.failed.Load(),
 		Forks:        c.forks.Load(),
 	}

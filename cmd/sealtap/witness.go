@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -12,6 +13,10 @@ import (
 	"github.com/sealtap/sealtap/storage/sqlite"
 	"github.com/sealtap/sealtap/witness"
 )
+
+// lifeTime is after how long a copy of a witness's database, put back in its place,
+// is known for one.
+const lifeTime = 10 * time.Minute
 
 func newWitness() *cobra.Command {
 	var name string
@@ -28,6 +33,7 @@ then says. A file that is bad, or that changes more than those, changes nothing.
 			return "witness " + w.Name, s, err
 		})
 	cmd.Flags().StringVar(&name, "name", "", "which witness of the file")
+	cmd.AddCommand(newWitnessRecover())
 	return cmd
 }
 
@@ -63,6 +69,9 @@ func startWitness(ctx context.Context, c config.Witness, logger *slog.Logger) (*
 		return nil, errors.Join(err, ln.Close())
 	}
 	logger = logger.With("component", "witness", "name", c.Name)
+	if _, err := store.BeginLife(ctx); err != nil {
+		return nil, errors.Join(err, ln.Close(), store.Close())
+	}
 	w, err := witness.New(ctx, witness.Config{Key: key, Logs: witnessLogs(c), Rate: witnessRate(c), Store: store, Logger: logger})
 	if err != nil {
 		return nil, errors.Join(err, ln.Close(), store.Close())
@@ -70,7 +79,13 @@ func startWitness(ctx context.Context, c config.Witness, logger *slog.Logger) (*
 	life := &witnessLife{server: w, config: c, key: key.Public, log: logger}
 	return &service{
 		addr:   ln.Addr().String(),
-		run:    func(ctx context.Context) error { return w.Serve(ctx, ln) },
+		run: func(ctx context.Context) error {
+			return together(ctx, func(ctx context.Context) error { return w.Serve(ctx, ln) },
+				func(ctx context.Context) error {
+					store.KeepLife(ctx, lifeTime, func(err error) { logger.Error("a copy of the database could not be told from it", "err", err) })
+					return nil
+				})
+		},
 		close:  store.Close,
 		reload: life.reload,
 	}, nil

@@ -39,8 +39,18 @@ CREATE TABLE fork (
 	UNIQUE (origin, kind, offered_size, offered_root)
 ) STRICT;
 `, `
-ALTER TABLE fork ADD COLUMN proof BLOB; -- hashes of 32 bytes
+ALTER TABLE fork ADD COLUMN proof BLOB;     -- hashes of 32 bytes
+ALTER TABLE fork ADD COLUMN beginning BLOB; -- the root that the proof leads from
 UPDATE fork SET kind = 'unproven' WHERE kind = 'proof';
+CREATE TABLE doubt (
+	origin TEXT PRIMARY KEY, -- '' for all
+	why    TEXT NOT NULL,
+	since  INTEGER NOT NULL, -- seconds since 1970
+	note   BLOB              -- a head that was cosigned by us and is not known here
+) STRICT;
+CREATE TABLE life (
+	id BLOB NOT NULL -- of the one row, as in the file beside the database
+) STRICT;
 `},
 	}
 }
@@ -48,6 +58,7 @@ UPDATE fork SET kind = 'unproven' WHERE kind = 'proof';
 // Witness is the store of a witness. It implements [witness.Store].
 type Witness struct {
 	db                            *DB
+	path                          string
 	selectHead                    *sql.Stmt
 	insertHead, updateHead        *sql.Stmt
 	selectPublished, setPublished *sql.Stmt
@@ -79,6 +90,7 @@ func OpenWitness(ctx context.Context, path string) (*Witness, error) {
 	}
 	w := &Witness{
 		db:         db,
+		path:       path,
 		committing: make(chan struct{}, 1),
 		published:  make(map[string][]byte),
 		heads:      make(map[string]witness.Head),
