@@ -78,7 +78,7 @@ func startWitness(ctx context.Context, c config.Witness, logger *slog.Logger) (*
 	}
 	life := &witnessLife{server: w, config: c, key: key.Public, log: logger}
 	return &service{
-		addr:   ln.Addr().String(),
+		addr: ln.Addr().String(),
 		run: func(ctx context.Context) error {
 			return together(ctx, func(ctx context.Context) error { return w.Serve(ctx, ln) },
 				func(ctx context.Context) error {
