@@ -4,12 +4,13 @@ import "fmt"
 
 // Witness configures one witness.
 type Witness struct {
-	Name     string        `yaml:"name"`     // tells the witnesses of one file apart
-	Listen   string        `yaml:"listen"`   // required
-	Database Path          `yaml:"database"` // SQLite file; required
-	Key      Path          `yaml:"key"`      // required
-	Logs     []VKey        `yaml:"logs"`     // verifier keys of the logs that it cosigns; required
-	Limits   WitnessLimits `yaml:"limits"`
+	Name           string        `yaml:"name"`             // tells the witnesses of one file apart
+	Listen         string        `yaml:"listen"`           // required
+	Database       Path          `yaml:"database"`         // SQLite file; required
+	Key            Path          `yaml:"key"`              // required
+	PostQuantumKey Path          `yaml:"post_quantum_key"` // signs beside key
+	Logs           []VKey        `yaml:"logs"`             // verifier keys of the logs that it cosigns; required
+	Limits         WitnessLimits `yaml:"limits"`
 }
 
 // WitnessLimits bound what each log may ask of a witness.
@@ -34,7 +35,7 @@ func (l WitnessLimits) Rate() (perSecond float64, burst int) {
 
 // resolve makes paths independent of the working directory.
 func (w *Witness) resolve(at func(...*Path)) {
-	at(&w.Database, &w.Key)
+	at(&w.Database, &w.Key, &w.PostQuantumKey)
 }
 
 // witnesses checks what each of them needs.

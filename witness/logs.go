@@ -59,6 +59,9 @@ func (s *Server) SetLogs(ctx context.Context, logs map[string][]keys.Public) err
 	}
 	for origin, ks := range logs {
 		vs, err := logVerifiers(origin, ks)
+		if err == nil && len(s.signersFor(origin)) == 0 {
+			err = fmt.Errorf("its origin is longer than the %d bytes that the witness's key can sign for", maxMLDSAName)
+		}
 		if err != nil {
 			return fmt.Errorf("log %s: %w", origin, err)
 		}

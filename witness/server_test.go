@@ -364,12 +364,14 @@ func TestNewRefuses(t *testing.T) {
 	store := openStore(t, filepath.Join(t.TempDir(), "w.db"))
 	logs := map[string][]keys.Public{origin: {l.Public}}
 	for name, c := range map[string]witness.Config{
-		"no key":          {Logs: logs, Store: store},
-		"no store":        {Key: w, Logs: logs},
-		"a log's key":     {Key: l, Logs: logs, Store: store},
-		"no log key":      {Key: w, Logs: map[string][]keys.Public{origin: nil}, Store: store},
-		"a witness's key": {Key: w, Logs: map[string][]keys.Public{origin: {w.Public}}, Store: store},
-		"empty origin":    {Key: w, Logs: map[string][]keys.Public{"": {l.Public}}, Store: store},
+		"no key":                {Logs: logs, Store: store},
+		"no store":              {Key: w, Logs: logs},
+		"a log's key":           {Key: l, Logs: logs, Store: store},
+		"no log key":            {Key: w, Logs: map[string][]keys.Public{origin: nil}, Store: store},
+		"a witness's key":       {Key: w, Logs: map[string][]keys.Public{origin: {w.Public}}, Store: store},
+		"a second Ed25519 key":  {Key: w, PostQuantumKey: newKey(t, "w2.example", keys.Cosignature), Logs: logs, Store: store},
+		"two post-quantum keys": {Key: newKey(t, "w.example", keys.MLDSA44), PostQuantumKey: newKey(t, "w2.example", keys.MLDSA44), Logs: logs, Store: store},
+		"empty origin":          {Key: w, Logs: map[string][]keys.Public{"": {l.Public}}, Store: store},
 	} {
 		if _, err := witness.New(t.Context(), c); err == nil {
 			t.Errorf("%s: New succeeds", name)

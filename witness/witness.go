@@ -33,8 +33,11 @@ const maxMLDSAName = 255
 
 // Config is what a witness is made of.
 type Config struct {
-	// Key signs the cosignatures. Its type is [keys.Cosignature]. Required.
+	// Key signs the cosignatures. Its type is [keys.Cosignature], or [keys.MLDSA44]
+	// for a witness that signs so only. Required.
 	Key *keys.Private
+	// PostQuantumKey signs beside it. Its type is [keys.MLDSA44]. Nil: nothing does.
+	PostQuantumKey *keys.Private
 	// Logs gives, for each log origin, the keys that its checkpoints may be
 	// signed with. Empty: no log is known. [Server.SetLogs] changes them.
 	Logs map[string][]keys.Public
@@ -52,7 +55,7 @@ type Config struct {
 // Server is a witness.
 type Server struct {
 	name    string // of the key
-	signer  note.Signer
+	signers []signer
 	own     note.Verifiers
 	store   Store
 	logger  *slog.Logger
@@ -71,18 +74,10 @@ func New(ctx context.Context, c Config) (*Server, error) {
 	if c.Key == nil || c.Store == nil {
 		return nil, errors.New("a witness needs a key and a store")
 	}
-	if c.Key.Type != keys.Cosignature {
-		return nil, fmt.Errorf("key %s has type 0x%02x; a witness needs type 0x%02x", c.Key.Name, byte(c.Key.Type), byte(keys.Cosignature))
+	s := &Server{name: c.Key.Name, store: c.Store, logger: c.Logger}
+	if err := s.setKeys(c.Key, c.PostQuantumKey); err != nil {
+		return nil, err
 	}
-	signer, err := c.Key.Signer()
-	if err != nil {
-		return nil, fmt.Errorf("preparing key %s: %w", c.Key.Name, err)
-	}
-	own, err := c.Key.Verifier()
-	if err != nil {
-		return nil, fmt.Errorf("preparing key %s: %w", c.Key.Name, err)
-	}
-	s := &Server{name: c.Key.Name, signer: signer, own: note.VerifierList(own), store: c.Store, logger: c.Logger}
 	if s.logger == nil {
 		s.logger = slog.New(slog.DiscardHandler)
 	}
@@ -98,9 +93,6 @@ func New(ctx context.Context, c Config) (*Server, error) {
 	}
 	return s, nil
 }
-
-// signersFor returns what signs the checkpoints of a log.
-func (s *Server) signersFor(string) []note.Signer { return []note.Signer{s.signer} }
 
 // sign cosigns a checkpoint that is the durable head of the log already,
 // publishes it, and returns the signature lines.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -50,8 +51,43 @@ func witnessSection(f *config.File, name string) (config.Witness, error) {
 	return config.Witness{}, usagef("%s has no witness %s", f.Path, name)
 }
 
-func readWitnessFiles(c config.Witness) (*keys.Private, error) {
-	return loadKey("witness "+c.Name+": key", string(c.Key), keys.Cosignature)
+// witnessKeys are the keys of one witness.
+type witnessKeys struct {
+	key     *keys.Private
+	quantum *keys.Private // nil without one
+}
+
+// public returns the public keys.
+func (k witnessKeys) public() []keys.Public {
+	if k.quantum == nil {
+		return []keys.Public{k.key.Public}
+	}
+	return []keys.Public{k.key.Public, k.quantum.Public}
+}
+
+// same reports whether two witnesses sign with the same keys.
+func (k witnessKeys) same(other witnessKeys) bool {
+	return slices.EqualFunc(k.public(), other.public(), func(a, b keys.Public) bool { return a.String() == b.String() })
+}
+
+func readWitnessFiles(c config.Witness) (k witnessKeys, err error) {
+	about := "witness " + c.Name + ": "
+	if k.key, err = keys.Load(string(c.Key)); err != nil {
+		return k, usagef("%skey: %w", about, err)
+	}
+	if t := k.key.Type; t != keys.Cosignature && t != keys.MLDSA44 {
+		return k, usagef("%skey: %s holds a key of signature type 0x%02x, 0x04 or 0x06 is wanted (sealtap keygen --witness)", about, c.Key, byte(t))
+	}
+	if c.PostQuantumKey == "" {
+		return k, nil
+	}
+	if k.quantum, err = loadKey(about+"post_quantum_key", string(c.PostQuantumKey), keys.MLDSA44); err != nil {
+		return k, err
+	}
+	if k.key.Type == keys.MLDSA44 {
+		return k, usagef("%spost_quantum_key: key is one of type 0x06 already; one will do", about)
+	}
+	return k, nil
 }
 
 // startWitness opens a witness.
@@ -72,11 +108,11 @@ func startWitness(ctx context.Context, c config.Witness, logger *slog.Logger) (*
 	if _, err := store.BeginLife(ctx); err != nil {
 		return nil, errors.Join(err, ln.Close(), store.Close())
 	}
-	w, err := witness.New(ctx, witness.Config{Key: key, Logs: witnessLogs(c), Rate: witnessRate(c), Store: store, Logger: logger})
+	w, err := witness.New(ctx, witness.Config{Key: key.key, PostQuantumKey: key.quantum, Logs: witnessLogs(c), Rate: witnessRate(c), Store: store, Logger: logger})
 	if err != nil {
 		return nil, errors.Join(err, ln.Close(), store.Close())
 	}
-	life := &witnessLife{server: w, config: c, key: key.Public, log: logger}
+	life := &witnessLife{server: w, config: c, keys: key, log: logger}
 	return &service{
 		addr: ln.Addr().String(),
 		run: func(ctx context.Context) error {
@@ -109,7 +145,7 @@ func witnessRate(c config.Witness) witness.Rate {
 type witnessLife struct {
 	server *witness.Server
 	config config.Witness
-	key    keys.Public
+	keys   witnessKeys
 	log    *slog.Logger
 }
 
@@ -140,7 +176,7 @@ func (l *witnessLife) reload(ctx context.Context, path string) (err error) {
 	}{
 		{"listen", c.Listen == l.config.Listen},
 		{"database", c.Database == l.config.Database},
-		{"key", key.ID() == l.key.ID() && key.Name == l.key.Name},
+		{"a key", key.same(l.keys)},
 	} {
 		if !k.same {
 			return usagef("%s: witness %s: %s cannot change while the witness runs: restart the witness", path, c.Name, k.key)

@@ -10,7 +10,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sealtap/sealtap/config"
-	"github.com/sealtap/sealtap/keys"
 	"github.com/sealtap/sealtap/storage/sqlite"
 	"github.com/sealtap/sealtap/tlog/client"
 	"github.com/sealtap/sealtap/witness/recovery"
@@ -77,7 +76,7 @@ func (r *witnessRecovering) run(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	c := recovery.Config{By: key.Name, Own: []keys.Public{key.Public}, Logs: witnessLogs(w), Without: r.without, TrustLog: r.trustLog}
+	c := recovery.Config{By: key.key.Name, Own: key.public(), Logs: witnessLogs(w), Without: r.without, TrustLog: r.trustLog}
 	if err := r.sources(&c); err != nil {
 		return err
 	}
