@@ -28,6 +28,7 @@ const (
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /add-checkpoint", s.serveAdd)
+	mux.HandleFunc("POST /sign-subtree", s.serveSubtree)
 	mux.HandleFunc("GET /{hash}/checkpoint", s.serveLatest)
 	mux.HandleFunc("GET /{hash}/forks", s.serveForks)
 	mux.HandleFunc("GET /{hash}/forks/{id}", s.serveFork)
@@ -45,13 +46,18 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 
 // serveAdd serves add-checkpoint.
 func (s *Server) serveAdd(w http.ResponseWriter, r *http.Request) {
+	s.submit(w, r, s.addCheckpoint)
+}
+
+// submit serves a call of the submission prefix.
+func (s *Server) submit(w http.ResponseWriter, r *http.Request, process func(context.Context, []byte) ([]byte, error)) {
 	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequest))
 	if err != nil {
 		err = fmt.Errorf("%w: reading: %w", errMalformed, err)
 	}
 	var lines []byte
 	if err == nil {
-		lines, err = s.addCheckpoint(r.Context(), data)
+		lines, err = process(r.Context(), data)
 	}
 	if err != nil {
 		s.refuse(w, r, err)
@@ -74,7 +80,7 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	case status == http.StatusInternalServerError:
 		// What went wrong in here is the operator's to know, not the client's.
 		if r.Context().Err() == nil {
-			s.logger.Error("add-checkpoint failed", "err", err)
+			s.logger.Error("request failed", "path", r.URL.Path, "err", err)
 		}
 		answer(w, status, typeText, []byte("the witness could not cosign; try again\n"))
 	default:
@@ -103,6 +109,8 @@ func (s *Server) statusOf(err error) int {
 	case errors.Is(err, errSignature):
 		s.counts.badSignature.Add(1)
 		return http.StatusForbidden
+	case errors.Is(err, errNoSubtrees):
+		return http.StatusNotFound
 	case errors.Is(err, errUnknownLog):
 		s.counts.unknownLog.Add(1)
 		return http.StatusNotFound
@@ -147,7 +155,7 @@ func (s *Server) serveMetrics(w http.ResponseWriter, _ *http.Request) {
 		result string
 		count  uint64
 	}{
-		{"advanced", c.Advanced}, {"repeated", c.Repeated}, {"malformed", c.Malformed},
+		{"advanced", c.Advanced}, {"repeated", c.Repeated}, {"subtree", c.Subtrees}, {"malformed", c.Malformed},
 		{"unknown_log", c.UnknownLog}, {"bad_signature", c.BadSignature}, {"conflict", c.Conflict},
 		{"inconsistent", c.Inconsistent}, {"limited", c.Limited}, {"doubted", c.Doubted}, {"failed", c.Failed},
 	} {

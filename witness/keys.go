@@ -3,6 +3,7 @@ package witness
 import (
 	"fmt"
 
+	fnote "github.com/transparency-dev/formats/note"
 	"golang.org/x/mod/sumdb/note"
 
 	"github.com/sealtap/sealtap/keys"
@@ -11,7 +12,8 @@ import (
 // signer is a key of the witness.
 type signer struct {
 	note.Signer
-	key *keys.Private
+	key     *keys.Private
+	subtree *fnote.SubtreeSigner // nil for other types than MLDSA44
 }
 
 // setKeys prepares the keys of the witness.
@@ -37,7 +39,13 @@ func (s *Server) setKeys(key, quantum *keys.Private) error {
 		if err != nil {
 			return fmt.Errorf("preparing key %s: %w", k.Name, err)
 		}
-		s.signers, own = append(s.signers, signer{sign, k}), append(own, v)
+		x := signer{Signer: sign, key: k}
+		if k.Type == keys.MLDSA44 {
+			if x.subtree, err = k.SubtreeSigner(); err != nil {
+				return fmt.Errorf("preparing key %s: %w", k.Name, err)
+			}
+		}
+		s.signers, own = append(s.signers, x), append(own, v)
 	}
 	s.own = note.VerifierList(own...)
 	return nil

@@ -122,6 +122,7 @@ func OriginHash(origin string) string {
 type Counters struct {
 	Advanced     uint64 // cosigned a larger checkpoint
 	Repeated     uint64 // cosigned the latest checkpoint again
+	Subtrees     uint64 // signed a subtree
 	Malformed    uint64 // refused with 400
 	UnknownLog   uint64 // refused with 404
 	BadSignature uint64 // refused with 403
@@ -137,7 +138,7 @@ type Counters struct {
 type counters struct {
 	advanced, repeated, malformed, unknownLog, badSignature atomic.Uint64
 	conflict, inconsistent, limited, failed, forks          atomic.Uint64
-	doubted, reloaded, notReloaded                          atomic.Uint64
+	subtrees, doubted, reloaded, notReloaded                atomic.Uint64
 }
 
 // Counters returns the counters as they are now.
@@ -146,6 +147,7 @@ func (s *Server) Counters() Counters {
 	return Counters{
 		Advanced:     c.advanced.Load(),
 		Repeated:     c.repeated.Load(),
+		Subtrees:     c.subtrees.Load(),
 		Malformed:    c.malformed.Load(),
 		UnknownLog:   c.unknownLog.Load(),
 		BadSignature: c.badSignature.Load(),
