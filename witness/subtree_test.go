@@ -8,9 +8,9 @@ import (
 	"testing"
 
 	"filippo.io/mldsa"
-	"github.com/transparency-dev/merkle/rfc6962"
 	"github.com/sealtap/sealtap/keys"
 	"github.com/sealtap/sealtap/witness"
+	"github.com/transparency-dev/merkle/rfc6962"
 )
 
 // mth is the Merkle Tree Hash of RFC 6962, section 2.1, over leaf hashes.
