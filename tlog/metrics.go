@@ -50,6 +50,7 @@ func newMetrics(l *Log) (*metrics, error) {
 		gauge("sealtap_log_size", "Entries stored.", func() float64 { return float64(l.Size()) }),
 		gauge("sealtap_log_published_size", "Entries under the published checkpoint.", func() float64 { return float64(l.Published()) }),
 		gauge("sealtap_log_reading_bytes", "Bytes of requests that are being read.", func() float64 { return float64(l.bodies.used.Load()) }),
+		witnessMetrics{l},
 		gauge("sealtap_log_queue", "Submissions that wait.", func() float64 { return float64(l.queued.Load()) }),
 	} {
 		if err := l.config.Metrics.Register(c); err != nil {

@@ -112,6 +112,9 @@ func startLog(ctx context.Context, c *config.Log, logger *slog.Logger) (_ *servi
 	if err != nil {
 		return nil, notAsSigned(err, c)
 	}
+	if signed, _, ok := l.Checkpoint(); ok {
+		cosigner.Remember(signed)
+	}
 	if index, err = query.Open(string(c.Database)+".index", l, query.Config{Logger: logger}); err != nil {
 		return nil, err
 	}
