@@ -183,7 +183,7 @@ func TestCosignSlow(t *testing.T) {
 		time.Sleep(time.Millisecond)
 	}
 	cosigned, err = c.Cosign(t.Context(), l.checkpoint(t, 6), l.consistency(6))
-	if err != nil || !strings.Contains(cosigners(t, p, cosigned), "w0") {
+	if err != nil || cosigners(t, p, cosigned) == "" {
 		t.Error(err)
 	}
 }

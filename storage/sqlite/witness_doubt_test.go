@@ -24,6 +24,18 @@ func copyFile(t *testing.T, from, to string) {
 	}
 }
 
+// appendLine leaves the file as a crash does between the two writes of a renewal.
+func appendLine(t *testing.T, path, line string) {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, append(b, line+"\n"...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // live opens a store, begins a life, and closes it. It returns the doubts.
 func live(t *testing.T, path string, during func(*sqlite.Witness)) (why string, doubts []witness.Doubt) {
 	t.Helper()
@@ -52,11 +64,12 @@ func TestWitnessLife(t *testing.T) {
 		harm func(path string)
 		why  string
 	}{
-		"nothing":              {func(string) {}, ""},
-		"an older copy":        {func(path string) { copyFile(t, path+".copy", path) }, "put back from a copy"},
-		"a new database":       {func(path string) { os.Remove(path) }, "the database is a new one"},
-		"comes from elsewhere": {func(path string) { os.Remove(path + ".life") }, "comes from elsewhere"},
-		"damaged":              {func(path string) { os.WriteFile(path+".life", []byte("x"), 0o600) }, "put back from a copy"},
+		"nothing":               {func(string) {}, ""},
+		"killed while renewing": {func(path string) { appendLine(t, path+".life", strings.Repeat("5a", 16)) }, ""},
+		"an older copy":         {func(path string) { copyFile(t, path+".copy", path) }, "put back from a copy"},
+		"a new database":        {func(path string) { os.Remove(path) }, "the database is a new one"},
+		"comes from elsewhere":  {func(path string) { os.Remove(path + ".life") }, "comes from elsewhere"},
+		"damaged":               {func(path string) { os.WriteFile(path+".life", []byte("x"), 0o600) }, "put back from a copy"},
 	} {
 		path := filepath.Join(t.TempDir(), "w.db")
 		for i := range 3 {

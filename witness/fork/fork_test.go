@@ -96,7 +96,7 @@ func judge(t testing.TB, s *signing, older, newer []byte, proof [][32]byte) (*fo
 // proof that it would give of the history before does not.
 func TestPrefix(t *testing.T) {
 	s := newSigning(t)
-	const most = 17
+	const most = 13
 	a := tree("a", 0, most)
 	for m := 1; m < most; m++ {
 		for split := range m {
@@ -123,7 +123,7 @@ func TestPrefix(t *testing.T) {
 func TestHonest(t *testing.T) {
 	s := newSigning(t)
 	rnd := rand.New(rand.NewPCG(1, 2))
-	const most = 14
+	const most = 9
 	a, b := tree("a", 0, most), tree("b", 3, most)
 	for m := 1; m < most; m++ {
 		for n := m + 1; n <= most; n++ {
