@@ -138,12 +138,12 @@ func (e *endpoint) remind(ctx context.Context, size uint64) error {
 	e.last, e.lastSize = nil, 0 // once
 	e.back++
 	e.mu.Unlock()
-	resp, body, err := e.post(ctx, fmt.Appendf(nil, "old %d\n\n%s", size, last))
+	got, err := e.post(ctx, fmt.Appendf(nil, "old %d\n\n%s", size, last))
 	if err != nil {
 		return err
 	}
-	if resp.StatusCode == http.StatusServiceUnavailable {
-		return fmt.Errorf("it has gone back from size %d, which it cosigned, to %d: %w", lastSize, size, refusal(resp, body, size))
+	if got.code == http.StatusServiceUnavailable {
+		return fmt.Errorf("it has gone back from size %d, which it cosigned, to %d: %w", lastSize, size, got.refusal(size))
 	}
 	return nil
 }
@@ -209,37 +209,44 @@ func (e *endpoint) send(ctx context.Context, a ask, old uint64) ([]policy.Cosign
 	}
 	b.WriteString("\n")
 	b.Write(a.signed)
-	resp, body, err := e.post(ctx, b.Bytes())
+	got, err := e.post(ctx, b.Bytes())
 	if err != nil {
 		return nil, err
 	}
-	if resp.StatusCode == http.StatusOK {
-		return a.verify(body, e.witnesses)
+	if got.code == http.StatusOK {
+		return a.verify(got.body, e.witnesses)
 	}
-	return nil, refusal(resp, body, old)
+	return nil, got.refusal(old)
 }
 
-// post sends the body of an add-checkpoint and returns the answer, with its body
-// read and closed.
-func (e *endpoint) post(ctx context.Context, request []byte) (*http.Response, []byte, error) {
+// reply is the answer of a witness.
+type reply struct {
+	code   int
+	status string
+	header http.Header
+	body   []byte
+}
+
+// post sends the body of an add-checkpoint.
+func (e *endpoint) post(ctx context.Context, request []byte) (reply, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, e.url, bytes.NewReader(request))
 	if err != nil {
-		return nil, nil, err
+		return reply{}, err
 	}
 	req.Header.Set("Content-Type", typeText)
 	resp, err := e.client.config.HTTP.Do(req)
 	if err != nil {
-		return nil, nil, err
+		return reply{}, err
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxResponse+1))
 	if err != nil {
-		return nil, nil, fmt.Errorf("reading its answer: %w", err)
+		return reply{}, fmt.Errorf("reading its answer: %w", err)
 	}
 	if len(body) > maxResponse {
-		return nil, nil, fmt.Errorf("its answer is longer than %d bytes", maxResponse)
+		return reply{}, fmt.Errorf("its answer is longer than %d bytes", maxResponse)
 	}
-	return resp, body, nil
+	return reply{resp.StatusCode, resp.Status, resp.Header, body}, nil
 }
 
 // busyError is an answer that says when to come again.
@@ -251,11 +258,11 @@ type busyError struct {
 func (e *busyError) Error() string { return e.err.Error() }
 
 // refusal returns the error that an answer other than 200 stands for.
-func refusal(resp *http.Response, body []byte, old uint64) error {
-	mediaType, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
+func (r reply) refusal(old uint64) error {
+	mediaType, _, _ := mime.ParseMediaType(r.header.Get("Content-Type"))
 	// Without the type, the 409 is by something on the way to the witness.
-	if resp.StatusCode == http.StatusConflict && mediaType == typeSize {
-		size, err := checkpoint.ParseSize(strings.TrimSuffix(string(body), "\n"))
+	if r.code == http.StatusConflict && mediaType == typeSize {
+		size, err := checkpoint.ParseSize(strings.TrimSuffix(string(r.body), "\n"))
 		if err != nil {
 			return fmt.Errorf("it answered a conflict: %w", err)
 		}
@@ -264,8 +271,8 @@ func refusal(resp *http.Response, body []byte, old uint64) error {
 		}
 		return &conflictError{size}
 	}
-	err := fmt.Errorf("it answered %s: %.200q", resp.Status, strings.TrimSpace(string(body)))
-	if n, perr := strconv.ParseUint(resp.Header.Get("Retry-After"), 10, 16); perr == nil {
+	err := fmt.Errorf("it answered %s: %.200q", r.status, strings.TrimSpace(string(r.body)))
+	if n, perr := strconv.ParseUint(r.header.Get("Retry-After"), 10, 16); perr == nil {
 		return &busyError{err, time.Duration(n) * time.Second}
 	}
 	return err
