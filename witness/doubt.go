@@ -17,6 +17,10 @@ import (
 // than what it has cosigned: it could sign a second history.
 var errDoubt = errors.New("this witness does not sign: what it knows may be older than what it has cosigned; its operator is to run sealtap witness recover")
 
+// doubtHeader stands in answers of the monitoring interface of a witness that may
+// have cosigned more than it shows.
+const doubtHeader = "Sealtap-Doubt"
+
 // doubts are those of the store, by origin.
 type doubts map[string]Doubt
 

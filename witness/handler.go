@@ -128,6 +128,9 @@ func (s *Server) statusOf(err error) int {
 // serveLatest serves the latest cosigned checkpoint of a log to monitors.
 func (s *Server) serveLatest(w http.ResponseWriter, r *http.Request) {
 	if l := s.logs.Load().hashes[r.PathValue("hash")]; l != nil {
+		if s.doubt(l.origin) != nil {
+			w.Header().Set(doubtHeader, "the witness may have cosigned more")
+		}
 		if cosigned := l.cosigned.Load(); cosigned != nil {
 			answer(w, http.StatusOK, typeText, *cosigned)
 			return

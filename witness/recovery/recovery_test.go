@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/transparency-dev/merkle/rfc6962"
 	"github.com/transparency-dev/merkle/testonly"
@@ -238,6 +239,15 @@ func TestRecoverUnfinished(t *testing.T) {
 	w.want(t, w.recover(t), recovery.Unfinished, 7, "witness w3 cannot be asked")
 	w.c.Without = []string{"w3"}
 	w.want(t, w.recover(t), recovery.Recovered, 12, "")
+
+	w = newWorld(t) // one that was put back itself
+	if err := w.w3.store.AddDoubt(t.Context(), witness.Doubt{Why: "it was put back", Since: time.Now()}); err != nil {
+		t.Fatal(err)
+	}
+	w.w3.start(t)
+	w.want(t, w.recover(t), recovery.Unfinished, 7, "it may have cosigned more than it knows")
+	w.c.Without = []string{"w3"}
+	w.want(t, w.recover(t), recovery.Recovered, 13, "")
 
 	w = newWorld(t) // nobody shows that the heads are of one history
 	w.withURL = false
