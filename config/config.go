@@ -135,15 +135,6 @@ type Readers struct {
 	Tokens   Path `yaml:"tokens"`   // file of lines NAME HEX-SHA-256 of bearer tokens
 }
 
-// Witness configures one witness.
-type Witness struct {
-	Name     string `yaml:"name"`     // tells the witnesses of one file apart
-	Listen   string `yaml:"listen"`   // required
-	Database Path   `yaml:"database"` // SQLite file; required
-	Key      Path   `yaml:"key"`      // required
-	Logs     []VKey `yaml:"logs"`     // verifier keys of the logs that it cosigns; required
-}
-
 // Path is a path in the file's directory, or an absolute one.
 type Path string
 
@@ -222,7 +213,7 @@ func (f *File) resolve(dir string) {
 		l.Storage.resolve(at)
 	}
 	for i := range f.Witnesses {
-		at(&f.Witnesses[i].Database, &f.Witnesses[i].Key)
+		f.Witnesses[i].resolve(at)
 	}
 }
 

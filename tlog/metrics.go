@@ -56,6 +56,7 @@ func newMetrics(l *Log) (*metrics, error) {
 			}
 			return 0
 		}),
+		witnessMetrics{l},
 		gauge("sealtap_log_queue", "Submissions that wait.", func() float64 { return float64(l.queued.Load()) }),
 	} {
 		if err := l.config.Metrics.Register(c); err != nil {

@@ -15,7 +15,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sealtap/sealtap/config"
-	"github.com/sealtap/sealtap/keys"
 	"github.com/sealtap/sealtap/proxy"
 	"github.com/sealtap/sealtap/proxy/spool"
 	"github.com/sealtap/sealtap/query"
@@ -68,35 +67,6 @@ func listenOn(addr string) (net.Listener, error) {
 	return net.Listen("tcp", addr)
 }
 
-// startWitness opens a witness.
-func startWitness(ctx context.Context, c config.Witness, logger *slog.Logger) (*service, error) {
-	key, err := readWitnessFiles(c)
-	if err != nil {
-		return nil, err
-	}
-	ln, err := listen("witness "+c.Name, c.Listen)
-	if err != nil {
-		return nil, err
-	}
-	store, err := sqlite.OpenWitness(ctx, string(c.Database))
-	if err != nil {
-		return nil, errors.Join(err, ln.Close())
-	}
-	logs := make(map[string][]keys.Public)
-	for _, k := range c.Logs {
-		logs[k.Name] = append(logs[k.Name], k.Public)
-	}
-	w, err := witness.New(ctx, witness.Config{Key: key, Logs: logs, Store: store, Logger: logger.With("component", "witness", "name", c.Name)})
-	if err != nil {
-		return nil, errors.Join(err, ln.Close(), store.Close())
-	}
-	return &service{
-		addr:  ln.Addr().String(),
-		run:   func(ctx context.Context) error { return w.Serve(ctx, ln) },
-		close: store.Close,
-	}, nil
-}
-
 // startLog opens a log server.
 func startLog(ctx context.Context, c *config.Log, logger *slog.Logger) (_ *service, err error) {
 	f, err := readLogFiles(c)
@@ -136,6 +106,9 @@ func startLog(ctx context.Context, c *config.Log, logger *slog.Logger) (_ *servi
 	})
 	if err != nil {
 		return nil, notAsSigned(err, c)
+	}
+	if signed, _, ok := l.Checkpoint(); ok {
+		cosigner.Remember(signed)
 	}
 	if index, err = query.Open(string(c.Database)+".index", l, query.Config{Logger: logger}); err != nil {
 		return nil, err
@@ -408,24 +381,5 @@ func newLog() *cobra.Command {
 			return "log", s, err
 		})
 	cmd.AddCommand(newLogInit(), newLogMigrate(), newRetention(), newSuccessor(), newLogBackup(), newLogRestore())
-	return cmd
-}
-
-func newWitness() *cobra.Command {
-	var name string
-	cmd := daemon("witness", "Run one witness", "Runs one witness of the configuration: the one that is there, or the one that --name names.",
-		func(ctx context.Context, f *config.File, logger *slog.Logger) (string, *service, error) {
-			for _, w := range f.Witnesses {
-				if w.Name == name || name == "" && len(f.Witnesses) == 1 {
-					s, err := startWitness(ctx, w, logger)
-					return "witness " + w.Name, s, err
-				}
-			}
-			if name == "" && len(f.Witnesses) > 1 {
-				return "", nil, usagef("%s has %d witnesses: say --name", f.Path, len(f.Witnesses))
-			}
-			return "", nil, usagef("%s has no witness %s", f.Path, name)
-		})
-	cmd.Flags().StringVar(&name, "name", "", "which witness of the file")
 	return cmd
 }
