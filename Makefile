@@ -11,7 +11,7 @@ BUF_VERSION := v1.75.0
 PROTOC_GEN_GO_VERSION := v1.36.11
 PROTOC_GEN_CONNECT_GO_VERSION := v1.21.0
 
-.PHONY: build check test unit race interop crash soak lint fuzz bench bench-growth vectors proto demo
+.PHONY: build check test unit race interop crash crash-proxy soak lint fuzz bench bench-growth vectors proto demo
 
 build:
 	$(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o sealtap ./cmd/sealtap
@@ -41,6 +41,10 @@ ROUNDS ?= 200
 crash:
 	$(GO) test -count=6 -timeout 30m -run 'DiskFails|SyncFails' ./storage/sqlite
 	cd interop && $(GO) test -count=1 -timeout 60m -v -run '^TestCrash$$' ./crash -rounds $(ROUNDS)
+
+# Kills the proxy under load, at random moments and at the steps of its spool.
+crash-proxy:
+	cd interop && $(GO) test -count=1 -timeout 30m -v -run '^TestCrashProxy$$' ./crash -rounds $(or $(PROXY_ROUNDS),100)
 
 # The whole stack under steady load; fails if memory, descriptors or disk grow.
 SOAK ?= 15m
