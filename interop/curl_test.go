@@ -58,7 +58,8 @@ type facts struct {
 	Path      string
 	Protocol  string
 	Operation struct{ Protocol, Name string }
-	Source    struct{ Value string } // sealed; a reader on this machine sees it
+	Index     uint64
+	Headers   json.RawMessage
 	Request   bodyFacts
 	Response  struct {
 		Status         int

@@ -98,6 +98,7 @@ func shopService() *grpc.ServiceDesc {
 // over TLS on both sides. The messages arrive as they come, and the records count
 // them.
 func TestGRPCStreams(t *testing.T) {
+	t.Parallel()
 	c := newCertificate(t)
 	cert, err := tls.LoadX509KeyPair(c.cert, c.key)
 	if err != nil {

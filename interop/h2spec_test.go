@@ -34,6 +34,7 @@ var h2specDiffers = map[string]string{
 // h2spec finds nothing at the front of a proxy that is not so in net/http as well,
 // over TLS and without.
 func TestH2Spec(t *testing.T) {
+	t.Parallel()
 	bin, err := stack.BuildForeign(t.TempDir(), "github.com/summerwind/h2spec/cmd/h2spec")
 	if err != nil {
 		skip(t, "h2spec cannot be built: "+err.Error())

@@ -19,27 +19,35 @@ import (
 // of the section proxy.
 func upProxy(t *testing.T, upstream, more string) *stack.Stack {
 	t.Helper()
+	return upEdited(t, upstream, func(_ string, text []byte) ([]byte, error) {
+		return bytes.Replace(text, []byte("\nproxy:\n"), []byte("\nproxy:\n"+more), 1), nil
+	})
+}
+
+// upEdited is upProxy with any change of the configuration.
+func upEdited(t *testing.T, upstream string, edit func(path string, text []byte) ([]byte, error)) *stack.Stack {
+	t.Helper()
 	dir := filepath.Join(t.TempDir(), "data")
 	s, err := stack.Up(world.bin, dir, upstream)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if more != "" {
-		if err := s.Stop(); err != nil {
-			t.Fatal(err)
-		}
-		path := filepath.Join(dir, "config.yaml")
-		text, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		text = bytes.Replace(text, []byte("\nproxy:\n"), []byte("\nproxy:\n"+more), 1)
-		if err := os.WriteFile(path, text, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if s, err = stack.Up(world.bin, dir, ""); err != nil {
-			t.Fatal(err)
-		}
+	if err := s.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "config.yaml")
+	text, err := os.ReadFile(path)
+	if err == nil {
+		text, err = edit(path, text)
+	}
+	if err == nil {
+		err = os.WriteFile(path, text, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s, err = stack.Up(world.bin, dir, ""); err != nil {
+		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		if err := s.Stop(); err != nil {

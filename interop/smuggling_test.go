@@ -228,6 +228,7 @@ func (r *strictRequest) parseBody(length, coding []string, b []byte) (rest []byt
 // read them so, too; and every answer to a client has its two records, refusals
 // included.
 func TestSmuggling(t *testing.T) {
+	t.Parallel()
 	up := newRawUpstream(t)
 	s := upProxy(t, "http://"+up.addr, "")
 	n := 1200

@@ -18,7 +18,8 @@ import (
 	"github.com/coder/websocket"
 )
 
-// tap digests what passes a connection in both directions, behind the head of HTTP.
+// tap digests what passes a connection in both directions: all of it, or what comes
+// behind the head of HTTP.
 type tap struct {
 	net.Conn
 	read, written tapped
@@ -68,14 +69,22 @@ func (c *tap) Write(b []byte) (int, error) {
 }
 
 // tapListener taps every connection.
-type tapListener struct{ net.Listener }
+type tapListener struct {
+	net.Listener
+	all func(*tap) // is shown every connection, of which all bytes count; nil: those behind the head
+}
 
 func (l tapListener) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
+	conn, err := l.Listener.Accept()
 	if err != nil {
 		return nil, err
 	}
-	return &tap{Conn: c}, nil
+	c := &tap{Conn: conn}
+	if l.all != nil {
+		c.read.sum, c.written.sum = sha256.New(), sha256.New()
+		l.all(c)
+	}
+	return c, nil
 }
 
 type tapKey struct{}
@@ -83,6 +92,7 @@ type tapKey struct{}
 // Many WebSockets of somebody else's making echo at once. The digests and the numbers
 // of messages in the records are those that both ends saw.
 func TestWebSocketLoad(t *testing.T) {
+	t.Parallel()
 	const sockets = 40
 	var mu sync.Mutex
 	atUpstream := make(map[string]*tap) // by exchange
@@ -108,7 +118,7 @@ func TestWebSocketLoad(t *testing.T) {
 			}
 		}
 	}))
-	up.Listener = tapListener{up.Listener}
+	up.Listener = tapListener{Listener: up.Listener}
 	up.Config.ConnContext = func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, tapKey{}, c) }
 	up.Start()
 	defer up.Close()
