@@ -262,7 +262,7 @@ func TestSmuggling(t *testing.T) {
 			t.Errorf("recorded %s %s, forwarded %s %s", e.request.Method, e.request.Path, r.method, r.target)
 		}
 		if e.response.Response.Outcome != "complete" {
-			if r.whole {
+			if r.whole && e.response.Response.Outcome == "refused" {
 				t.Errorf("%s %s with outcome %s reached the upstream as a whole", r.method, r.target, e.response.Response.Outcome)
 			}
 			continue

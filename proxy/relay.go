@@ -357,7 +357,7 @@ func (x *exchange) deliver(res *http.Response, body []byte) {
 	if x.r.ProtoMajor > 1 && len(res.Trailer) > 0 {
 		// net/http would give a length to an answer that ends now, and there are clients
 		// (curl) that read no further than that.
-		a.flush()
+		_ = x.control().Flush() // what is wrong shows when the handler returns
 	}
 	x.sendTrailers(res)
 }

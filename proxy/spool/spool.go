@@ -106,6 +106,7 @@ type Spool struct {
 	next    uint64   // sequence of the next record
 	clock   int64    // time of the newest record
 	back    int64    // how far the clock has stood behind that since the last beacon
+	behind  bool     // it still does
 	batch   *batch   // what waits for the next commit
 	leading bool     // somebody commits
 	stopped bool     // the stop record is durable
@@ -342,12 +343,11 @@ const clockStep = int64(time.Second)
 // whatever the clock does; that the clock did is said by the next beacon. It needs mu.
 func (s *Spool) now(beacon *sealtapv1.Beacon) int64 {
 	now := time.Now().UnixNano()
-	if back := s.clock - now; back > s.back {
-		if back >= clockStep && s.back < clockStep {
-			s.cfg.Logger.Warn("the clock was set back: records have the time of the newest one until it has caught up", "by", time.Duration(back))
-		}
-		s.back = back
+	back := s.clock - now
+	if back >= clockStep && !s.behind {
+		s.cfg.Logger.Warn("the clock was set back: records have the time of the newest one until it has caught up", "by", time.Duration(back))
 	}
+	s.back, s.behind = max(s.back, back), back >= clockStep
 	if beacon != nil {
 		if s.back >= clockStep {
 			beacon.ClockBackNs = uint64(s.back)
