@@ -43,8 +43,9 @@ crash:
 	cd interop && $(GO) test -count=1 -timeout 60m -v -run '^TestCrash$$' ./crash -rounds $(ROUNDS)
 
 # Kills the proxy under load, at random moments and at the steps of its spool.
+PROXY_ROUNDS ?= 100
 crash-proxy:
-	cd interop && $(GO) test -count=1 -timeout 30m -v -run '^TestCrashProxy$$' ./crash -rounds $(or $(PROXY_ROUNDS),100)
+	cd interop && $(GO) test -count=1 -timeout 30m -v -run '^TestCrashProxy$$' ./crash -rounds $(PROXY_ROUNDS)
 
 # The whole stack under steady load; fails if memory, descriptors or disk grow.
 SOAK ?= 15m

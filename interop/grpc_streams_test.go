@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -132,18 +133,38 @@ func TestGRPCStreams(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer conn.Close()
+			calls := make([][]answered, 8) // at once, over one connection
 			var wg sync.WaitGroup
-			for range 8 { // at once, over one connection
-				wg.Go(func() { callAll(t, s, conn) })
+			for i := range calls {
+				wg.Go(func() { calls[i] = callAll(t, conn) })
 			}
 			wg.Wait()
+			for _, c := range slices.Concat(calls...) {
+				c.check(t, s)
+			}
 			audit(t, s)
 		})
 	}
 }
 
+// answered is a call that was answered as it should.
+type answered struct {
+	method, exchange string
+	up, down         int // messages
+}
+
+// check compares the call with its records.
+func (a answered) check(t *testing.T, s *stack.Stack) {
+	t.Helper()
+	req, res := recorded(t, s, a.exchange)
+	if req.Operation.Protocol != "grpc" || req.Operation.Name != "shop.v1.Orders/"+a.method || req.Protocol != "HTTP/2.0" ||
+		res.Response.MessagesUp != a.up || res.Response.MessagesDown != a.down || res.Response.Outcome != "complete" || res.Response.ReceivedSHA256 != res.Response.SentSHA256 {
+		t.Errorf("%s: want %d messages up and %d down: %+v, %+v", a.method, a.up, a.down, req, res)
+	}
+}
+
 // callAll makes a call of every kind.
-func callAll(t *testing.T, s *stack.Stack, conn *grpc.ClientConn) {
+func callAll(t *testing.T, conn *grpc.ClientConn) (list []answered) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	value := wrapperspb.String("order 7")
@@ -164,7 +185,7 @@ func callAll(t *testing.T, s *stack.Stack, conn *grpc.ClientConn) {
 		st, err := conn.NewStream(ctx, &call.desc, "/shop.v1.Orders/"+call.method)
 		if err != nil {
 			t.Errorf("%s: %v", call.method, err)
-			return
+			return list
 		}
 		got, err := call.do(st)
 		if status.Code(err) != call.code || got != call.want {
@@ -179,12 +200,9 @@ func callAll(t *testing.T, s *stack.Stack, conn *grpc.ClientConn) {
 		if told := md.Get("told"); len(told) != 1 || told[0] != exchange || len(st.Trailer().Get("sum")) != 1 {
 			t.Errorf("%s: header %v, trailer %v", call.method, md, st.Trailer())
 		}
-		req, res := recorded(t, s, exchange)
-		if req.Operation.Protocol != "grpc" || req.Operation.Name != "shop.v1.Orders/"+call.method || req.Protocol != "HTTP/2.0" ||
-			res.Response.MessagesUp != call.up || res.Response.MessagesDown != call.down || res.Response.Outcome != "complete" || res.Response.ReceivedSHA256 != res.Response.SentSHA256 {
-			t.Errorf("%s: want %d messages up and %d down: %+v, %+v", call.method, call.up, call.down, req, res)
-		}
+		list = append(list, answered{call.method, exchange, call.up, call.down})
 	}
+	return list
 }
 
 // sendReceive sends messages, and then takes all that come.
