@@ -125,7 +125,9 @@ func TestPageForgeries(t *testing.T) {
 		beside.Openings = x.proven.Openings
 		add(name+" with an opening", beside.Marshal(), policyText)
 		beside = e
-		beside.KeyChange, beside.Producer = x.statement(1), x.proven.Producer
+		beside.KeyChange = x.statement(1)
+		add(name+" with an enrolment", beside.Marshal(), policyText)
+		beside.Producer = x.proven.Producer
 		add(name+" with a producer", beside.Marshal(), policyText)
 	}
 	add("several", several, policyText)
@@ -134,12 +136,31 @@ func TestPageForgeries(t *testing.T) {
 	add("another version", bytes.Replace(good, []byte("/v1"), []byte("/v2"), 1), policyText)
 	add("other line ends", bytes.ReplaceAll(good, []byte("\n"), []byte("\r\n")), policyText)
 	add("nothing", nil, policyText)
+	for i := range good { // base64 has bits without meaning before its padding
+		if good[i] == '=' && good[i-1] != '=' {
+			add(fmt.Sprintf("spare bits at %d", i), spare(good, i-1), policyText)
+		}
+	}
 	x.proven.Beacon, x.proven.Openings = nil, nil
-	add("no beacon", x.proven.Marshal(), policyText)
+	lone := x.proven.Marshal()
+	add("no beacon", lone, policyText)
+	for i := range lone {
+		if lone[i] == '=' && lone[i-1] != '=' {
+			add(fmt.Sprintf("no beacon, spare bits at %d", i), spare(lone, i-1), policyText)
+		}
+	}
 	counts := judge(t, p, list)
 	if counts[audit.Pass] < 15 || counts[audit.Fail] < forged || counts[audit.Incomplete] < 8 {
 		t.Errorf("%v: the samples are not what they should be", counts)
 	}
+}
+
+// spare changes an unused bit of base64: the lowest that the letter at i has.
+func spare(b []byte, i int) []byte {
+	const letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+	b = bytes.Clone(b)
+	b[i] = letters[strings.IndexByte(letters, b[i])^1]
+	return b
 }
 
 // TestPageOmissions: evidence of omissions, good and forged.
@@ -153,6 +174,10 @@ func TestPageOmissions(t *testing.T) {
 			o.Seal = &record.Proven{Entry: w.entries[4]}
 		},
 		"a record for the seal": func(w *world, _ *producer, o *record.Omission) { o.Seal = &record.Proven{Entry: w.entries[3]} },
+		"a seal of another incarnation": func(w *world, p *producer, o *record.Omission) {
+			p.restart(nil)
+			o.Seal = &record.Proven{Entry: w.entries[p.seal()]}
+		},
 		"another record in its place": func(w *world, p *producer, o *record.Omission) {
 			p.seq--
 			o.Other = &record.Proven{Entry: w.entries[p.request("/other")]}
@@ -213,6 +238,8 @@ func TestPageKeys(t *testing.T) {
 	prove("good", good)
 	prove("a false post-quantum line", damageLine(t, good, x.quantum))
 	prove("a false line", damageLine(t, good, x.log))
+	again := x.checkpoint(len(x.entries)) // such signatures are random
+	prove("two post-quantum lines", append(bytes.Clone(good), again[bytes.LastIndex(again, []byte("— ")):]...))
 	x.p.entries[6] = x.remake(6, beacon(damageLine(t, x.checkpoint(5, x.witnesses...), x.quantum)))
 	x.reseal(7, 6)
 	prove("a false post-quantum line in the beacon", good)
