@@ -291,7 +291,7 @@ func TestPageSignatures(t *testing.T) {
 		"false beside": both + false1, "false only": false1 + line(1, now),
 		"a stranger": both + strange, "a stranger with the name of a witness": strange + line(1, now),
 		"loose base64": both + loose, "no base64": both + "— x !\n", "a short one": both + "— x AAAA\n", "one of five bytes": both + "— x AAAAAAA=\n",
-		"spare bits": both + "— x AAAAAAB=\n", "spare bits of a known one": strings.Replace(both, "=\n", "=\n", 1),
+		"spare bits": both + "— x AAAAAAB=\n", "spare bits of a known one": string(spare([]byte(both), strings.IndexByte(both, '=')-1)),
 		"an empty line": both + "\n", "an empty line before": "\n" + both, "no line": both + "x\n", "two spaces": both + "—  x AAAAAAA=\n",
 		"a plus in the name": both + "— x+y AAAAAAA=\n", "a wide space": both + "— x\u3000y AAAAAAA=\n", "a next line": both + "— x\u0085y AAAAAAA=\n", "a BOM": both + "— x\ufeffy AAAAAAA=\n",
 		"a tab": both + "— x\ty AAAAAAA=\n", "no UTF-8": both + "— x\xff AAAAAAA=\n", "98 strangers": both + many(97), "99 strangers": both + many(98),
@@ -302,6 +302,8 @@ func TestPageSignatures(t *testing.T) {
 		x.again(head)
 		list = append(list, sample{name, x.proven.Marshal(), x.policy.Marshal()})
 	}
+	x.again(append(spare(alone, bytes.LastIndexByte(alone, '=')-1), both...))
+	list = append(list, sample{"spare bits of the log's own", x.proven.Marshal(), x.policy.Marshal()})
 	x.again(x.sign(body, x.witnesses...))
 	five := checkpoint.Body{Origin: origin, Size: 5, Root: [32]byte{9}}
 	for name, signed := range map[string]string{

@@ -85,7 +85,7 @@ func TestEvidence(t *testing.T) {
 	if !r.Pinned || e.NotBefore != "2027-01-15T08:00:20Z" || e.NotAfter != "2027-01-15T08:00:27Z" || e.Record.Index != uint64(x.index) || e.Record.Producer != "shop" || e.Record.Path.String() != "/secret" {
 		t.Errorf("%+v\n%s", e, r.Text())
 	}
-	for _, want := range []string{"shop wrote it", "w1, w2", "after 2027-01-15T08:00:20Z", "before 2027-01-15T08:00:27Z", `"path"`, "no record is missing"} {
+	for _, want := range []string{"By the producer shop: it wrote this as record 7 of its own tree", "By the witnesses w1 (at 2027-01-15T08:00:27Z), w2", "By the operator operator.example: the producer shop was enrolled", "after 2027-01-15T08:00:20Z", "before 2027-01-15T08:00:27Z", `"path"`, "no record is missing"} {
 		if !strings.Contains(strings.Join(strings.Fields(r.Text()), " "), want) {
 			t.Errorf("no %q in\n%s", want, r.Text())
 		}

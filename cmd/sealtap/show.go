@@ -132,7 +132,7 @@ func viewLines(r row) [][2]string {
 		case v.Sealed == nil:
 			return plain(v.Open)
 		case v.Shown != nil:
-			return plain(*v.Shown) + "  (sealed; shown to you as a reader)"
+			return plain(*v.Shown) + "  (sealed; opened for you)"
 		}
 		return "(sealed)"
 	}
