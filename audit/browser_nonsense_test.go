@@ -22,7 +22,7 @@ import (
 // verifiers must read it alike, where the bytes are right and only the meaning is wrong.
 func TestPageSignedNonsense(t *testing.T) {
 	p := verifierPage(t)
-	n := 150
+	n := 80
 	if testing.Short() {
 		n = 15
 	}
