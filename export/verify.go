@@ -30,7 +30,8 @@ type Line struct {
 	RequestIndex *uint64
 
 	format string
-	value  any // as JSON decodes it, or the cells of a table by their names
+	value  any      // as JSON decodes it, or the cells of a table by their names
+	others []string // places in it that are no export's
 }
 
 // maxLine bounds a line of a file.
@@ -150,8 +151,11 @@ func readParquet(file *os.File, f func(*Line) error) (err error) {
 		return fmt.Errorf("%w: %w", ErrRows, err)
 	}
 	there := make(map[string]bool) // columns may have been dropped on the way
+	var others []string
 	for _, c := range in.Root().Columns() {
-		there[c.Name()] = true
+		if there[c.Name()] = true; !isColumn(c.Name()) {
+			others = append(others, c.Name())
+		}
 	}
 	rows := parquet.NewGenericReader[Row](in)
 	defer func() { _ = rows.Close() }() // it was only read
@@ -164,6 +168,9 @@ func readParquet(file *os.File, f func(*Line) error) (err error) {
 				if there[c.name] {
 					cells[c.name] = c.text
 				}
+			}
+			for _, name := range others {
+				cells[name] = ""
 			}
 			if err := giveTable(Parquet, n, cells, f); err != nil {
 				return err
@@ -218,7 +225,7 @@ func (l *Line) Compare(it Item, name func(keys.ID) string) ([]string, error) {
 	var bad []string
 	if l.format == JSONL {
 		v, err := jsonValue(record.NewView(it.Entry, it.Index, name, nil))
-		compareJSON(l.format, "", l.value, v, &bad)
+		l.compareJSON("", l.value, v, &bad)
 		return bad, err
 	}
 	row := newRow(it, name)
@@ -227,9 +234,14 @@ func (l *Line) Compare(it Item, name func(keys.ID) string) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		compareJSON(l.format, "", l.value, v, &bad)
+		l.compareJSON("", l.value, v, &bad)
 	} else {
 		have := l.value.(map[string]string)
+		for name := range have {
+			if !isColumn(name) {
+				l.others = append(l.others, name)
+			}
+		}
 		for _, c := range row.cells() {
 			text, ok := have[c.name]
 			same := text == c.text || l.format == CSV && lineEnds(text) == lineEnds(c.text)
@@ -245,7 +257,7 @@ func (l *Line) Compare(it Item, name func(keys.ID) string) ([]string, error) {
 }
 
 // compareJSON holds what of a value is in an export against what should be there.
-func compareJSON(form, at string, have, want any, bad *[]string) {
+func (l *Line) compareJSON(at string, have, want any, bad *[]string) {
 	w, ok := want.(map[string]any)
 	h, too := have.(map[string]any)
 	if !ok || !too {
@@ -255,12 +267,25 @@ func compareJSON(form, at string, have, want any, bad *[]string) {
 		return
 	}
 	for name, value := range h {
-		if should, ok := w[name]; ok {
-			compareJSON(form, at+"."+name, value, should, bad)
-		} else if place := strings.TrimPrefix(at+"."+name, "."); known(form, place) {
+		should, ok := w[name]
+		place := strings.TrimPrefix(at+"."+name, ".")
+		switch {
+		case ok:
+			l.compareJSON(at+"."+name, value, should, bad)
+		case known(l.format, place):
 			*bad = append(*bad, differs(place, text(value), "absent"))
+		default:
+			l.others = append(l.others, place)
 		}
 	}
+}
+
+// Others returns names in the row that are none of an export, sorted: what stands
+// there was not compared. A column that was renamed is one of them. It is to be called
+// after Compare.
+func (l *Line) Others() []string {
+	slices.Sort(l.others)
+	return l.others
 }
 
 func text(v any) string {
