@@ -2,6 +2,7 @@ package export
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/base64"
 	"encoding/csv"
 	"encoding/json"
@@ -65,6 +66,9 @@ func readJSON(r io.Reader, f func(*Line) error) error {
 		if err != nil || !ok {
 			return fmt.Errorf("line %d: %w: it is not a JSON object", n, ErrRows)
 		}
+		if name := repeated(lines.Bytes()); name != "" {
+			return fmt.Errorf("line %d: %w: it has two members %q, and only one of them could be compared", n, ErrRows, name)
+		}
 		l := &Line{Number: n, format: JSONL, value: v}
 		place := m
 		if u, ok := m["unmapped"].(map[string]any); ok {
@@ -81,6 +85,43 @@ func readJSON(r io.Reader, f func(*Line) error) error {
 		return fmt.Errorf("%w: %w", ErrRows, err)
 	}
 	return nil
+}
+
+// repeated returns the name of a member that an object in a valid JSON text has twice,
+// of which programs take one or the other; "" if there is none.
+func repeated(text []byte) string {
+	type level struct {
+		names map[string]bool // of an object; nil for a list
+		value bool            // a value is next, and not a name
+	}
+	var open []level
+	for d := json.NewDecoder(bytes.NewReader(text)); ; {
+		token, err := d.Token()
+		if err != nil {
+			return "" // the end
+		}
+		if token == json.Delim('}') || token == json.Delim(']') {
+			open = open[:len(open)-1]
+			continue
+		}
+		if n := len(open); n > 0 && open[n-1].names != nil {
+			at := &open[n-1]
+			if name, ok := token.(string); ok && !at.value {
+				if at.names[name] {
+					return name
+				}
+				at.names[name], at.value = true, true
+				continue
+			}
+			at.value = false
+		}
+		switch token {
+		case json.Delim('{'):
+			open = append(open, level{names: make(map[string]bool)})
+		case json.Delim('['):
+			open = append(open, level{})
+		}
+	}
 }
 
 func jsonText(v any) string {

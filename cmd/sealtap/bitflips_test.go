@@ -31,8 +31,8 @@ var (
 )
 
 const (
-	sampledFlips = 120  // of each kind, without the flag
-	sampledLog   = 300  // exchanges in the log, without the flag
+	sampledFlips = 80  // of each kind, without the flag
+	sampledLog   = 150  // exchanges in the log, without the flag
 	wholeLog     = 1500 // with it: some thousand entries
 )
 

@@ -43,11 +43,18 @@ func (p *pages) class(bit int) string {
 	if strings.HasSuffix(class, upperByte) && 1<<(8+bit%8) >= p.size {
 		return "upper bits of cell pointers"
 	}
+	if strings.HasSuffix(class, columnType) && bit%8 == 0 {
+		return "whether bytes are a text or a blob"
+	}
 	return class
 }
 
-// upperByte ends the class of the first byte of a pointer to a cell.
-const upperByte = "cell pointer, upper byte"
+// The ends of classes of which some bits mean nothing: the first byte of a pointer to a
+// cell, and the last of the type of a column.
+const (
+	upperByte  = "cell pointer, upper byte"
+	columnType = "type of a column"
+)
 
 func (p *pages) mark(from, to int, class string) {
 	k, ok := p.number[class]
@@ -175,24 +182,25 @@ func (p *pages) overflow(link, rest int, table string, content []byte) []byte {
 
 // columns tells columns that an audit reads from others, where all are in the cell.
 func (p *pages) columns(at int, table string, content []byte, local int) {
-	which, ok := map[string][]bool{ // whether a column is bookkeeping
+	which := map[string][]bool{ // whether a column is bookkeeping
 		"checkpoint": {false, true, true, false},
 		"opening":    {false, true, false},
 	}[table]
-	if !ok {
-		return
-	}
 	head, pos := sqliteVarint(content)
 	body := int(head)
 	if table == "checkpoint" && bytes.Contains(content[:body+len("signed")], []byte("signed")) {
 		p.mark(at, at+local, "the log's index") // the log's own memory of what it has signed
 		return
 	}
-	for _, dull := range which {
+	for i := 0; pos < int(head); i++ {
+		dull := i < len(which) && which[i]
 		serial, n := sqliteVarint(content[pos:])
 		width := []int{0, 1, 2, 3, 4, 6, 8, 8, 0, 0, 0, 0}[min(serial, 11)]
 		if serial >= 12 {
 			width = int(serial-12) / 2
+		}
+		if pos+n <= local && !unread[table] && table != "sqlite_schema" && serial >= 12 {
+			p.mark(at+pos+n-1, at+pos+n, nameOf(table, columnType))
 		}
 		if dull && body+width <= local {
 			p.mark(at+pos, at+pos+n, "row bookkeeping")

@@ -182,13 +182,19 @@ func (d *discloser) misplaced(ctx context.Context, src audit.Source, size uint64
 		return nil
 	}
 	var tile []byte
+	first := d.first - d.first%client.TileWidth // what was not asked for there is no record
 	have, before := uint64(math.MaxUint64), int64(-1)
+	if err := d.file.Whole(ctx); errors.Is(err, storage.ErrCorrupt) {
+		return []audit.Finding{{Code: audit.OpeningMismatch, Severity: audit.Finds, Detail: "openings may be lost, their database is damaged: " + err.Error()}}, nil
+	} else if err != nil {
+		return nil, err
+	}
 	err := d.file.Rows(ctx, func(entry int64, leaf []byte) error {
 		index := uint64(entry)
 		switch ordered := entry > before; {
 		case !ordered:
 			return find(uint64(before), "the openings kept for entry %d stand before those of entry %d: they have been moved away from their record", before, index)
-		case entry < 0 || index < d.first || index > d.last:
+		case entry < 0 || index < first || index > d.last:
 			before = entry
 			return nil
 		}

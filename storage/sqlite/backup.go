@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/mattn/go-sqlite3"
@@ -253,6 +254,19 @@ func (f *OpeningsFile) Count(ctx context.Context) (n uint64, err error) {
 		return 0, fmt.Errorf("counting openings: %w", damage(err))
 	}
 	return n, nil
+}
+
+// Whole reports whether the database is what SQLite would have written: every page in
+// its place, every row in order, every value of its type. It reads all of it.
+func (f *OpeningsFile) Whole(ctx context.Context) error {
+	var said string
+	if err := f.pool.QueryRowContext(ctx, `PRAGMA quick_check(1)`).Scan(&said); err != nil {
+		return fmt.Errorf("checking openings: %w", damage(err))
+	}
+	if said != "ok" {
+		return fmt.Errorf("checking openings: %w: %s", storage.ErrCorrupt, strings.Join(strings.Fields(said), " "))
+	}
+	return nil
 }
 
 // Rows calls f with each record that has openings, those erased included, in the order
