@@ -104,3 +104,18 @@ func TestMemberTwice(t *testing.T) {
 		}
 	}
 }
+
+// TestUnboundedParquet: a codec whose decoder takes all memory where its input is
+// damaged is refused, so one flipped bit cannot end the program.
+func TestUnboundedParquet(t *testing.T) {
+	list := items(t)
+	var b bytes.Buffer
+	w := parquet.NewGenericWriter[Row](&b, parquet.Compression(&parquet.Lz4Raw))
+	_, err := w.Write([]Row{*newRow(list[0], name)})
+	if err = errors.Join(err, w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if rows, _, err := read(t, b.Bytes(), list); !errors.Is(err, ErrRows) || !strings.Contains(err.Error(), "write it with snappy or zstd") || rows != 0 {
+		t.Errorf("%d rows, %v", rows, err)
+	}
+}

@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"github.com/parquet-go/parquet-go"
+	"github.com/parquet-go/parquet-go/format"
 
 	"github.com/sealtap/sealtap/keys"
 	"github.com/sealtap/sealtap/record"
@@ -191,6 +192,9 @@ func readParquet(file *os.File, f func(*Line) error) (err error) {
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrRows, err)
 	}
+	if err := bounded(in, st.Size()); err != nil {
+		return err
+	}
 	there := make(map[string]bool) // columns may have been dropped on the way
 	var others []string
 	for _, c := range in.Root().Columns() {
@@ -226,6 +230,31 @@ func readParquet(file *os.File, f func(*Line) error) (err error) {
 		}
 		clear(batch)
 	}
+}
+
+// What a Parquet file may claim: its columns are inflated in memory, a page at a time.
+const (
+	maxInflated = 1 << 30 // bytes of a chunk of a column
+	maxRatio    = 1 << 12 // of them for each byte of the file
+)
+
+// bounded refuses a Parquet file that would be inflated without bound.
+func bounded(in *parquet.File, size int64) error {
+	for _, group := range in.Metadata().RowGroups {
+		for _, chunk := range group.Columns {
+			m := chunk.MetaData
+			switch m.Codec {
+			case format.Uncompressed, format.Snappy, format.Gzip, format.Brotli, format.Zstd:
+			default: // the decoder of LZ4 makes room until none is left, where its input is damaged
+				return fmt.Errorf("%w: column %s is compressed with %s, which is not read here; write it with snappy or zstd",
+					ErrRows, strings.Join(m.PathInSchema, "."), m.Codec)
+			}
+			if m.TotalUncompressedSize < 0 || m.TotalUncompressedSize > min(maxInflated, maxRatio*size) {
+				return fmt.Errorf("%w: column %s says to have %d bytes, in a file of %d", ErrRows, strings.Join(m.PathInSchema, "."), m.TotalUncompressedSize, size)
+			}
+		}
+	}
+	return nil
 }
 
 func giveTable(format string, n int, cells map[string]string, f func(*Line) error) error {

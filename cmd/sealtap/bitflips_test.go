@@ -31,7 +31,7 @@ var (
 )
 
 const (
-	sampledFlips = 80  // of each kind, without the flag
+	sampledFlips = 80   // of each kind, without the flag
 	sampledLog   = 150  // exchanges in the log, without the flag
 	wholeLog     = 1500 // with it: some thousand entries
 )

@@ -140,7 +140,7 @@ func (p *pages) cell(start, at int, kind byte, table string) {
 		content = p.overflow(start+pos+local, payload-local, table, content)
 		local += 4
 	}
-	if kind != 13 {
+	if kind != 13 && (kind != 10 || table != "wrapped_key") { // which is a b-tree of its key, and not of rows
 		return
 	}
 	p.columns(start+pos, table, content, local)
@@ -183,8 +183,9 @@ func (p *pages) overflow(link, rest int, table string, content []byte) []byte {
 // columns tells columns that an audit reads from others, where all are in the cell.
 func (p *pages) columns(at int, table string, content []byte, local int) {
 	which := map[string][]bool{ // whether a column is bookkeeping
-		"checkpoint": {false, true, true, false},
-		"opening":    {false, true, false},
+		"checkpoint":  {false, true, true, false},
+		"opening":     {false, true, false},
+		"wrapped_key": {false, false, true},
 	}[table]
 	head, pos := sqliteVarint(content)
 	body := int(head)
