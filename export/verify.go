@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/csv"
 	"encoding/json"
 	"errors"
@@ -187,6 +188,11 @@ func readParquet(file *os.File, f func(*Line) error) (err error) {
 	st, err := file.Stat()
 	if err != nil {
 		return err
+	}
+	// The reader makes room for as large a footer as the file claims. (Parquet, "File Format")
+	var tail [8]byte
+	if _, err := file.ReadAt(tail[:], max(st.Size()-int64(len(tail)), 0)); err != nil || int64(binary.LittleEndian.Uint32(tail[:])) > st.Size() {
+		return fmt.Errorf("%w: the file has been cut, or damaged", ErrRows)
 	}
 	in, err := parquet.OpenFile(file, st.Size())
 	if err != nil {
