@@ -11,7 +11,7 @@ BUF_VERSION := v1.75.0
 PROTOC_GEN_GO_VERSION := v1.36.11
 PROTOC_GEN_CONNECT_GO_VERSION := v1.21.0
 
-.PHONY: build check test unit race interop crash crash-proxy cluster soak lint fuzz bench bench-growth vectors proto demo
+.PHONY: build check test unit race interop crash crash-proxy cluster soak bitflips lint fuzz bench bench-growth vectors proto demo
 
 build:
 	$(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o sealtap ./cmd/sealtap
@@ -56,6 +56,13 @@ crash-proxy:
 SOAK ?= 15m
 soak:
 	cd interop && $(GO) run ./soak -for $(SOAK)
+
+# Flips every bit of the small files that an auditor is handed, and FLIPS bits of the
+# large ones of each kind; hours. make test flips a sample.
+FLIPS ?= 50000
+SEED ?= 20261124
+bitflips:
+	$(GO) test -count=1 -timeout 24h -v -run '^TestBitFlips$$' ./cmd/sealtap -bitflips $(FLIPS) -bitflips.seed $(SEED)
 
 lint: $(GOBIN)/golangci-lint
 	@test -z "$$(gofmt -l .)" || { echo "not formatted:"; gofmt -l .; exit 1; }

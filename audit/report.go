@@ -53,6 +53,7 @@ const (
 	OpeningMismatch     Code = "opening-mismatch"
 	SidesDiffer         Code = "sides-differ"
 	TileAltered         Code = "tile-altered"
+	BackupAltered       Code = "backup-altered"
 	EntryMalformed      Code = "entry-malformed"
 	StartMissing        Code = "start-missing"
 	UnsealedTail        Code = "unsealed-tail"
@@ -71,7 +72,7 @@ const (
 func (c Code) rank() int {
 	return slices.Index([]Code{
 		Rollback, Fork, CheckpointSignature, QuorumNotMet, GenesisInvalid, KeyChangeInvalid, PredecessorMismatch, RootMismatch, EntryAltered,
-		RecordMissing, SealMismatch, SealSignature, UnknownProducer, RecordDuplicated, TimeOrder, OpeningMismatch, SidesDiffer, TileAltered,
+		RecordMissing, SealMismatch, SealSignature, UnknownProducer, RecordDuplicated, TimeOrder, OpeningMismatch, SidesDiffer, TileAltered, BackupAltered,
 		EntryMalformed, StartMissing, UnsealedTail, BracketWide, GapDeclared, ProducerSilent, IncarnationUnlinked, IncarnationBranched, Pruned, Continues, Closed, OperatorNotPinned,
 	}, c)
 }
@@ -216,9 +217,7 @@ func (f *findings) conclude(r *Report) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	r.Findings = append([]Finding{}, f.list...)
-	slices.SortStableFunc(r.Findings, func(a, b Finding) int {
-		return cmp.Or(cmp.Compare(a.severityRank(), b.severityRank()), cmp.Compare(a.Code.rank(), b.Code.rank()), cmp.Compare(value(a.Index), value(b.Index)))
-	})
+	sortFindings(r.Findings)
 	for c, n := range f.count {
 		if n > limit {
 			if r.Omitted == nil {
@@ -236,6 +235,21 @@ func (f *findings) conclude(r *Report) {
 	default:
 		r.Verdict = Pass
 	}
+}
+
+// Add adds a finding of somebody who knows more of the source than that it is a log.
+func (r *Report) Add(x Finding) {
+	if x.Severity == Finds {
+		r.Verdict = Fail
+	}
+	r.Findings = append(r.Findings, x)
+	sortFindings(r.Findings)
+}
+
+func sortFindings(list []Finding) {
+	slices.SortStableFunc(list, func(a, b Finding) int {
+		return cmp.Or(cmp.Compare(a.severityRank(), b.severityRank()), cmp.Compare(a.Code.rank(), b.Code.rank()), cmp.Compare(value(a.Index), value(b.Index)))
+	})
 }
 
 func (x Finding) severityRank() int {

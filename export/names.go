@@ -2,6 +2,7 @@ package export
 
 import (
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 
@@ -42,11 +43,14 @@ func known(form, place string) bool {
 	if formNames()[form][place] {
 		return true
 	}
-	name := place[strings.LastIndexByte(place, '.')+1:]
-	for _, c := range new(Row).cells() {
-		if c.name == name {
-			return true
-		}
+	// The names below these are what the record says, and not the form.
+	if form == JSONL && (strings.HasPrefix(place, "headers.") || strings.HasPrefix(place, "credentials.")) {
+		return true
 	}
-	return false
+	return isColumn(place[strings.LastIndexByte(place, '.')+1:])
+}
+
+// isColumn reports whether a table of an export has such a column.
+func isColumn(name string) bool {
+	return slices.ContainsFunc(new(Row).cells(), func(c cell) bool { return c.name == name })
 }

@@ -2,7 +2,9 @@ package export
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/csv"
 	"encoding/json"
 	"errors"
@@ -14,6 +16,7 @@ import (
 	"strings"
 
 	"github.com/parquet-go/parquet-go"
+	"github.com/parquet-go/parquet-go/format"
 
 	"github.com/sealtap/sealtap/keys"
 	"github.com/sealtap/sealtap/record"
@@ -30,7 +33,8 @@ type Line struct {
 	RequestIndex *uint64
 
 	format string
-	value  any // as JSON decodes it, or the cells of a table by their names
+	value  any      // as JSON decodes it, or the cells of a table by their names
+	others []string // places in it that are no export's
 }
 
 // maxLine bounds a line of a file.
@@ -64,6 +68,9 @@ func readJSON(r io.Reader, f func(*Line) error) error {
 		if err != nil || !ok {
 			return fmt.Errorf("line %d: %w: it is not a JSON object", n, ErrRows)
 		}
+		if name := repeated(lines.Bytes()); name != "" {
+			return fmt.Errorf("line %d: %w: it has two members %q, and only one of them could be compared", n, ErrRows, name)
+		}
 		l := &Line{Number: n, format: JSONL, value: v}
 		place := m
 		if u, ok := m["unmapped"].(map[string]any); ok {
@@ -80,6 +87,43 @@ func readJSON(r io.Reader, f func(*Line) error) error {
 		return fmt.Errorf("%w: %w", ErrRows, err)
 	}
 	return nil
+}
+
+// repeated returns the name of a member that an object in a valid JSON text has twice,
+// of which programs take one or the other; "" if there is none.
+func repeated(text []byte) string {
+	type level struct {
+		names map[string]bool // of an object; nil for a list
+		value bool            // a value is next, and not a name
+	}
+	var open []level
+	for d := json.NewDecoder(bytes.NewReader(text)); ; {
+		token, err := d.Token()
+		if err != nil {
+			return "" // the end
+		}
+		if token == json.Delim('}') || token == json.Delim(']') {
+			open = open[:len(open)-1]
+			continue
+		}
+		if n := len(open); n > 0 && open[n-1].names != nil {
+			at := &open[n-1]
+			if name, ok := token.(string); ok && !at.value {
+				if at.names[name] {
+					return name
+				}
+				at.names[name], at.value = true, true
+				continue
+			}
+			at.value = false
+		}
+		switch token {
+		case json.Delim('{'):
+			open = append(open, level{names: make(map[string]bool)})
+		case json.Delim('['):
+			open = append(open, level{})
+		}
+	}
 }
 
 func jsonText(v any) string {
@@ -145,13 +189,24 @@ func readParquet(file *os.File, f func(*Line) error) (err error) {
 	if err != nil {
 		return err
 	}
+	// The reader makes room for as large a footer as the file claims. (Parquet, "File Format")
+	var tail [8]byte
+	if _, err := file.ReadAt(tail[:], max(st.Size()-int64(len(tail)), 0)); err != nil || int64(binary.LittleEndian.Uint32(tail[:])) > st.Size() {
+		return fmt.Errorf("%w: the file has been cut, or damaged", ErrRows)
+	}
 	in, err := parquet.OpenFile(file, st.Size())
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrRows, err)
 	}
+	if err := bounded(in, st.Size()); err != nil {
+		return err
+	}
 	there := make(map[string]bool) // columns may have been dropped on the way
+	var others []string
 	for _, c := range in.Root().Columns() {
-		there[c.Name()] = true
+		if there[c.Name()] = true; !isColumn(c.Name()) {
+			others = append(others, c.Name())
+		}
 	}
 	rows := parquet.NewGenericReader[Row](in)
 	defer func() { _ = rows.Close() }() // it was only read
@@ -164,6 +219,9 @@ func readParquet(file *os.File, f func(*Line) error) (err error) {
 				if there[c.name] {
 					cells[c.name] = c.text
 				}
+			}
+			for _, name := range others {
+				cells[name] = ""
 			}
 			if err := giveTable(Parquet, n, cells, f); err != nil {
 				return err
@@ -178,6 +236,31 @@ func readParquet(file *os.File, f func(*Line) error) (err error) {
 		}
 		clear(batch)
 	}
+}
+
+// What a Parquet file may claim: its columns are inflated in memory, a page at a time.
+const (
+	maxInflated = 1 << 30 // bytes of a chunk of a column
+	maxRatio    = 1 << 12 // of them for each byte of the file
+)
+
+// bounded refuses a Parquet file that would be inflated without bound.
+func bounded(in *parquet.File, size int64) error {
+	for _, group := range in.Metadata().RowGroups {
+		for _, chunk := range group.Columns {
+			m := chunk.MetaData
+			switch m.Codec {
+			case format.Uncompressed, format.Snappy, format.Gzip, format.Brotli, format.Zstd:
+			default: // the decoder of LZ4 makes room until none is left, where its input is damaged
+				return fmt.Errorf("%w: column %s is compressed with %s, which is not read here; write it with snappy or zstd",
+					ErrRows, strings.Join(m.PathInSchema, "."), m.Codec)
+			}
+			if m.TotalUncompressedSize < 0 || m.TotalUncompressedSize > min(maxInflated, maxRatio*size) {
+				return fmt.Errorf("%w: column %s says to have %d bytes, in a file of %d", ErrRows, strings.Join(m.PathInSchema, "."), m.TotalUncompressedSize, size)
+			}
+		}
+	}
+	return nil
 }
 
 func giveTable(format string, n int, cells map[string]string, f func(*Line) error) error {
@@ -218,7 +301,7 @@ func (l *Line) Compare(it Item, name func(keys.ID) string) ([]string, error) {
 	var bad []string
 	if l.format == JSONL {
 		v, err := jsonValue(record.NewView(it.Entry, it.Index, name, nil))
-		compareJSON(l.format, "", l.value, v, &bad)
+		l.compareJSON("", l.value, v, &bad)
 		return bad, err
 	}
 	row := newRow(it, name)
@@ -227,9 +310,14 @@ func (l *Line) Compare(it Item, name func(keys.ID) string) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		compareJSON(l.format, "", l.value, v, &bad)
+		l.compareJSON("", l.value, v, &bad)
 	} else {
 		have := l.value.(map[string]string)
+		for name := range have {
+			if !isColumn(name) {
+				l.others = append(l.others, name)
+			}
+		}
 		for _, c := range row.cells() {
 			text, ok := have[c.name]
 			same := text == c.text || l.format == CSV && lineEnds(text) == lineEnds(c.text)
@@ -245,7 +333,7 @@ func (l *Line) Compare(it Item, name func(keys.ID) string) ([]string, error) {
 }
 
 // compareJSON holds what of a value is in an export against what should be there.
-func compareJSON(form, at string, have, want any, bad *[]string) {
+func (l *Line) compareJSON(at string, have, want any, bad *[]string) {
 	w, ok := want.(map[string]any)
 	h, too := have.(map[string]any)
 	if !ok || !too {
@@ -255,12 +343,25 @@ func compareJSON(form, at string, have, want any, bad *[]string) {
 		return
 	}
 	for name, value := range h {
-		if should, ok := w[name]; ok {
-			compareJSON(form, at+"."+name, value, should, bad)
-		} else if place := strings.TrimPrefix(at+"."+name, "."); known(form, place) {
+		should, ok := w[name]
+		place := strings.TrimPrefix(at+"."+name, ".")
+		switch {
+		case ok:
+			l.compareJSON(at+"."+name, value, should, bad)
+		case known(l.format, place):
 			*bad = append(*bad, differs(place, text(value), "absent"))
+		default:
+			l.others = append(l.others, place)
 		}
 	}
+}
+
+// Others returns names in the row that are none of an export, sorted: what stands
+// there was not compared. A column that was renamed is one of them. It is to be called
+// after Compare.
+func (l *Line) Others() []string {
+	slices.Sort(l.others)
+	return l.others
 }
 
 func text(v any) string {

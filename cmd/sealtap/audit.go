@@ -140,6 +140,9 @@ func (r *reading) audit(cmd *cobra.Command, source string, f auditFlags, p *poli
 	} else if err != nil {
 		return err
 	}
+	if err := src.extra(report); err != nil {
+		return err
+	}
 	if r.json {
 		err = printJSON(cmd.OutOrStdout(), report)
 	} else {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -21,6 +22,9 @@ const rowsAtATime = 512
 // mostAltered is how many altered rows are described; all are counted.
 const mostAltered = 100
 
+// mostOthers is how many columns that are not an export's are named.
+const mostOthers = 50
+
 // rowsReport is what became of the rows of a file.
 type rowsReport struct {
 	Verdict string       `json:"verdict"`
@@ -29,6 +33,9 @@ type rowsReport struct {
 	Altered int          `json:"altered"`
 	Size    uint64       `json:"size"` // of the checkpoint
 	Listed  []alteredRow `json:"findings"`
+	// Others are names in the rows that an export does not have: what stands under
+	// them was not compared. At most mostOthers are listed.
+	Others []string `json:"not_compared,omitempty"`
 }
 
 type alteredRow struct {
@@ -61,25 +68,40 @@ func (r *reading) verifyRows(cmd *cobra.Command, path string) error {
 	if err := r.names(cmd.Context(), p, s); err != nil {
 		return err
 	}
-	report := rowsReport{Verdict: "pass", Size: s.head.Size, Listed: []alteredRow{}}
-	var batch []*export.Line
-	err = export.Read(file, func(l *export.Line) error {
-		if batch = append(batch, l); len(batch) < rowsAtATime {
-			return nil
-		}
-		defer func() { batch = batch[:0] }()
-		return s.compare(cmd.Context(), batch, &report)
-	})
-	if err == nil {
-		err = s.compare(cmd.Context(), batch, &report)
-	}
+	report, err := s.proveRows(cmd.Context(), file)
 	if errors.Is(err, export.ErrRows) {
 		return usagef("%s: %w", path, err)
 	}
 	if err != nil {
 		return err
 	}
-	return r.printRows(cmd, &report, s)
+	return r.printRows(cmd, report, s)
+}
+
+// proveRows proves the rows of a file.
+func (s *scan) proveRows(ctx context.Context, file *os.File) (*rowsReport, error) {
+	report := &rowsReport{Verdict: "pass", Size: s.head.Size, Listed: []alteredRow{}}
+	var batch []*export.Line
+	err := export.Read(file, func(l *export.Line) error {
+		if batch = append(batch, l); len(batch) < rowsAtATime {
+			return nil
+		}
+		defer func() { batch = batch[:0] }()
+		return s.compare(ctx, batch, report)
+	})
+	if err == nil {
+		err = s.compare(ctx, batch, report)
+	}
+	return report, err
+}
+
+// mention remembers names that an export does not have.
+func (r *rowsReport) mention(names []string) {
+	for _, name := range names {
+		if !slices.Contains(r.Others, name) && len(r.Others) < mostOthers {
+			r.Others = append(r.Others, name)
+		}
+	}
 }
 
 func (r *reading) printRows(cmd *cobra.Command, report *rowsReport, s *scan) error {
@@ -99,6 +121,9 @@ func (r *reading) printRows(cmd *cobra.Command, report *rowsReport, s *scan) err
 	}
 	fmt.Fprintf(w, "%d of %d rows proven under the checkpoint of %d entries cosigned by %s; %d altered\n", report.Proven, report.Rows, report.Size,
 		strings.Join(s.cosigners(), ", "), report.Altered)
+	if len(report.Others) > 0 {
+		fmt.Fprintf(w, "not compared, since an export has nothing of that name: %s\n", harmless(strings.Join(report.Others, ", ")))
+	}
 	if report.Altered == 0 {
 		fmt.Fprintln(w, "Each row says what its record says. That none was left out is shown by an export or an audit, not by rows.")
 	}
@@ -178,6 +203,7 @@ func (s *scan) compare(ctx context.Context, lines []*export.Line, report *rowsRe
 		if err != nil {
 			return err
 		}
+		report.mention(l.Others())
 		if len(bad) > 0 {
 			altered(l, bad...)
 			continue

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/mattn/go-sqlite3"
@@ -256,6 +257,43 @@ func (f *OpeningsFile) Count(ctx context.Context) (n uint64, err error) {
 	return n, nil
 }
 
+// Whole reports whether the database is what SQLite would have written: every page in
+// its place, every row in order, every value of its type. It reads all of it.
+func (f *OpeningsFile) Whole(ctx context.Context) error {
+	var said string
+	if err := f.pool.QueryRowContext(ctx, `PRAGMA quick_check(1)`).Scan(&said); err != nil {
+		return fmt.Errorf("checking openings: %w", damage(err))
+	}
+	if said != "ok" {
+		return fmt.Errorf("checking openings: %w: %s", storage.ErrCorrupt, strings.Join(strings.Fields(said), " "))
+	}
+	return nil
+}
+
+// Rows calls f with each record that has openings, those erased included, in the order
+// in which they are stored, and with the beginning of its leaf hash.
+func (f *OpeningsFile) Rows(ctx context.Context, do func(entry int64, leaf []byte) error) error {
+	rows, err := f.pool.QueryContext(ctx, `SELECT entry, leaf FROM opening`)
+	if err != nil {
+		return fmt.Errorf("reading openings: %w", damage(err))
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var entry int64
+		var leaf []byte
+		if err := rows.Scan(&entry, &leaf); err != nil {
+			return fmt.Errorf("reading openings: %w", damage(err))
+		}
+		if err := do(entry, leaf); err != nil {
+			return err
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return fmt.Errorf("reading openings: %w", damage(err))
+	}
+	return nil
+}
+
 // HasOpenings reports whether there is a storage of openings at path with any in it,
 // or with what is left of erased ones.
 func HasOpenings(ctx context.Context, path string) (has bool, err error) {
@@ -286,7 +324,7 @@ func HasOpenings(ctx context.Context, path string) (has bool, err error) {
 // Knows reports whether the openings of this very record are there, or were
 // until they were erased.
 func (f *OpeningsFile) Knows(ctx context.Context, index uint64, leaf record.Hash) (known bool, err error) {
-	err = f.pool.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM opening WHERE entry = ? AND leaf = ?)`, int64(index), leaf[:8]).Scan(&known)
+	err = f.pool.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM opening WHERE entry = ? AND leaf = ?)`, int64(index), leaf[:leafPrefix]).Scan(&known)
 	if err != nil {
 		return false, fmt.Errorf("reading openings: %w", damage(err))
 	}

@@ -32,6 +32,9 @@ CREATE TABLE wrapped_key (
 	}
 }
 
+// leafPrefix is how much of a leaf hash is kept with openings.
+const leafPrefix = 8
+
 const (
 	selectBox = `SELECT box FROM opening WHERE entry = ? AND box IS NOT NULL`
 	selectKey = `SELECT wrapped FROM wrapped_key WHERE id = ? AND wrapped IS NOT NULL`
@@ -91,7 +94,7 @@ func (o *Openings) Put(ctx context.Context, openings []storage.Opening, keys []s
 	written := 0
 	used := make(map[record.KeyID]uint64) // by the newest of the entries
 	for _, p := range openings {
-		res, err := tx.StmtContext(ctx, o.addBox).ExecContext(ctx, p.Index, p.Leaf[:8], p.Box)
+		res, err := tx.StmtContext(ctx, o.addBox).ExecContext(ctx, p.Index, p.Leaf[:leafPrefix], p.Box)
 		if err != nil {
 			return fmt.Errorf("keeping openings of entry %d: %w", p.Index, err)
 		}

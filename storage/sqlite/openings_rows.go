@@ -9,16 +9,16 @@ import (
 	"github.com/sealtap/sealtap/storage"
 )
 
-// Rows returns the rows from an entry on, in order, so many at most.
-func (f *OpeningsFile) Rows(ctx context.Context, from uint64, limit int) ([]storage.OpeningRow, error) {
+// RowsFrom returns the rows from an entry on, in order, so many at most.
+func (f *OpeningsFile) RowsFrom(ctx context.Context, from uint64, limit int) ([]storage.OpeningRow, error) {
 	return collect(ctx, f.pool, func(scan func(...any) error) (r storage.OpeningRow, err error) {
 		return r, scan(&r.Index, &r.Leaf, &r.Box)
 	}, `SELECT entry, leaf, box FROM opening WHERE entry >= ? ORDER BY entry LIMIT ?`, int64(from), limit)
 }
 
-// Keys returns data keys behind one, in order, so many at most; the first ones if
+// KeysFrom returns data keys behind one, in order, so many at most; the first ones if
 // first is true.
-func (f *OpeningsFile) Keys(ctx context.Context, after record.KeyID, first bool, limit int) ([]storage.KeyRow, error) {
+func (f *OpeningsFile) KeysFrom(ctx context.Context, after record.KeyID, first bool, limit int) ([]storage.KeyRow, error) {
 	return collect(ctx, f.pool, func(scan func(...any) error) (r storage.KeyRow, err error) {
 		var id []byte
 		err = scan(&id, &r.Wrapped, &r.Last)

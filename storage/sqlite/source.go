@@ -122,7 +122,7 @@ func (f *LogFile) Tile(ctx context.Context, level uint, n uint64, width int) ([]
 // OpeningsFile reads the storage of openings without the log.
 type OpeningsFile struct {
 	pool                 *sql.DB
-	selectBox, selectKey *sql.Stmt
+	selectRow, selectKey *sql.Stmt
 }
 
 // OpenOpeningsFile opens the storage at path for reading.
@@ -140,10 +140,10 @@ func OpenOpeningsFile(ctx context.Context, path string) (*OpeningsFile, error) {
 	}
 	_, err = identify(ctx, f.pool, openingsSchema())
 	if err == nil {
-		f.selectBox, err = f.pool.PrepareContext(ctx, selectBox)
+		f.selectRow, err = f.pool.PrepareContext(ctx, `SELECT leaf, box FROM opening WHERE entry = ?`)
 	}
 	if err == nil {
-		f.selectKey, err = f.pool.PrepareContext(ctx, selectKey)
+		f.selectKey, err = f.pool.PrepareContext(ctx, `SELECT wrapped FROM wrapped_key WHERE id = ?`)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("opening openings storage %s: %w", path, errors.Join(damage(err), f.pool.Close()))
@@ -154,17 +154,38 @@ func OpenOpeningsFile(ctx context.Context, path string) (*OpeningsFile, error) {
 // Close closes the storage.
 func (f *OpeningsFile) Close() error { return f.pool.Close() }
 
-// Opening returns the encrypted openings of the entry at the index; nil if there
-// are none, or they were erased.
-func (f *OpeningsFile) Opening(ctx context.Context, index uint64) ([]byte, error) {
-	box, _, err := one(ctx, f.selectBox, int64(index))
-	return box, damage(err)
+// OpeningRow is what is kept of the openings of a record.
+type OpeningRow struct {
+	Leaf []byte // the beginning of its leaf hash
+	Box  []byte // nil if they were erased
 }
 
-// WrappedKey returns a wrapped data key; nil if it is not there, or was erased.
-func (f *OpeningsFile) WrappedKey(ctx context.Context, id record.KeyID) ([]byte, error) {
-	wrapped, _, err := one(ctx, f.selectKey, id[:])
-	return wrapped, damage(err)
+// Row returns what is kept for the entry at the index, and whether anything is.
+func (f *OpeningsFile) Row(ctx context.Context, index uint64) (r OpeningRow, there bool, err error) {
+	err = f.selectRow.QueryRowContext(ctx, int64(index)).Scan(&r.Leaf, &r.Box)
+	if errors.Is(err, sql.ErrNoRows) {
+		return r, false, nil
+	}
+	if err == nil && len(r.Leaf) != leafPrefix {
+		err = fmt.Errorf("%w: its leaf hash has %d bytes", storage.ErrCorrupt, len(r.Leaf))
+	}
+	if err != nil {
+		return OpeningRow{}, false, fmt.Errorf("reading openings of entry %d: %w", index, damage(err))
+	}
+	return r, true, nil
+}
+
+// KeyRow returns a wrapped data key, nil if it was erased, and whether anything is
+// kept of it.
+func (f *OpeningsFile) KeyRow(ctx context.Context, id record.KeyID) (wrapped []byte, there bool, err error) {
+	err = f.selectKey.QueryRowContext(ctx, id[:]).Scan(&wrapped)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, fmt.Errorf("reading a data key: %w", damage(err))
+	}
+	return wrapped, true, nil
 }
 
 // damage tells a file that is not what it was from one that cannot be read now.

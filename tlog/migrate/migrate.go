@@ -256,7 +256,7 @@ func (m *migration) openings(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, f.Close()) }()
 	const page = 1000
 	for next := uint64(0); ; {
-		rows, err := f.Rows(ctx, next, page)
+		rows, err := f.RowsFrom(ctx, next, page)
 		if err != nil {
 			return err
 		}
@@ -272,7 +272,7 @@ func (m *migration) openings(ctx context.Context) (err error) {
 	}
 	var after record.KeyID
 	for first := true; ; first = false {
-		list, err := f.Keys(ctx, after, first, page)
+		list, err := f.KeysFrom(ctx, after, first, page)
 		if err != nil || len(list) == 0 {
 			return err
 		}
