@@ -53,8 +53,14 @@ type Options struct {
 	Operator *keys.Public
 	// State is the file that remembers the last checkpoint that passed. With ""
 	// nothing is remembered, and neither rollback nor fork between two audits is
-	// seen, nor that the operator's newest statement is left out.
+	// seen, nor that the operator's newest statement is left out. Beside it stands what
+	// an audit needs to go on where it was interrupted.
 	State string
+	// Incremental keeps beside State all that an audit knows, and reads only what is
+	// new since the last one that passed.
+	Incremental bool
+	// Full reads everything, whatever an earlier audit knows.
+	Full bool
 	// Statements is how many statements the operator says to have made in the log; a
 	// log that shows fewer has left some out. With 0 nothing is expected.
 	Statements uint64
@@ -102,9 +108,18 @@ type auditor struct {
 	doubts    []doubt // not more than limit
 	producers *producers
 	taken     uint64 // entries consumed so far
+	bracketed uint64 // records behind a beacon, in good order of time
 	goesOn    bool   // more entries are read later
 	settled   mark   // the findings before what only the end of the log shows
 	sides     *sides
+
+	remembers    bool      // what is known is kept beside the state file
+	contradicted bool      // the log contradicts the head in a memory, which stays
+	memories     []*memory // of earlier audits
+	atHead       mark      // the findings before those in entries
+	keptAt       time.Time // when that was last written
+	keepErr      error     // of writing it
+	ended        []byte    // a memory as of the end of the log; nil before
 }
 
 // Run audits the log behind src. It returns an error only where it cannot start,
@@ -115,7 +130,11 @@ func Run(ctx context.Context, src Source, o Options) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := a.loadMemories(); err != nil {
+		return nil, err
+	}
 	start := time.Now()
+	a.keptAt = start
 	if err := a.run(ctx); err != nil {
 		return nil, err
 	}
@@ -156,7 +175,12 @@ func (a *auditor) end(start time.Time) error {
 	a.conclude(a.report)
 	a.report.Duration = time.Since(start)
 	if a.report.Verdict == Pass && a.State != "" {
-		return saveState(a.State, state{a.head, a.log.edge(), a.producers.last})
+		if err := errors.Join(a.keepEnded(), saveState(a.State, state{a.head, a.log.edge(), a.producers.last})); err != nil {
+			return err
+		}
+	}
+	if len(a.report.Unfinished) == 0 {
+		return a.dropStarted()
 	}
 	return nil
 }
@@ -174,7 +198,11 @@ func (a *auditor) run(ctx context.Context) error {
 	a.brackets.a = a
 	a.sides = newSides(a)
 	a.log = newLogTree(a)
-	if !a.startPruned(ctx) {
+	resumed, err := a.resume(ctx)
+	if err != nil {
+		return err
+	}
+	if !resumed && !a.startPruned(ctx) {
 		return nil
 	}
 	a.finish(ctx)
@@ -185,6 +213,12 @@ func (a *auditor) run(ctx context.Context) error {
 // log can show.
 func (a *auditor) finish(ctx context.Context) {
 	whole := a.scan(ctx)
+	if a.vouched() {
+		a.report.Checked.Bracketed = a.bracketed
+	}
+	if whole && a.keeps() {
+		a.ended = a.encode(true)
+	}
 	if whole {
 		a.producers.settle()
 	}

@@ -27,6 +27,17 @@ type producers struct {
 	own        *policy.Policy           // with all keys of the log, once it is needed; nil after another one was named
 	weak       uint64                   // beacons whose checkpoints are the log's, but do not satisfy the policy
 	firstWeak  Finding                  // about the first of them
+	said       []said                   // the operator's statements that were accepted, oldest first
+
+	held, maxHeld       int // see bounds.go
+	waiting, maxWaiting int
+	shedding            bool
+}
+
+// said is an entry with a statement of the operator.
+type said struct {
+	index uint64
+	entry []byte
 }
 
 const (
@@ -35,7 +46,8 @@ const (
 )
 
 func newProducers(a *auditor) *producers {
-	return &producers{a: a, streams: make(map[record.Stream]*stream), refused: make(map[record.Stream]bool), consistent: make(map[checkpoint.Body]bool)}
+	return &producers{a: a, streams: make(map[record.Stream]*stream), refused: make(map[record.Stream]bool), consistent: make(map[checkpoint.Body]bool),
+		maxHeld: maxHeld, maxWaiting: maxWaiting}
 }
 
 // nameOf returns the name under which a key is enrolled. It may be called by
@@ -100,6 +112,7 @@ func (p *producers) openGenesis(it *item) {
 		ring, _ = record.NewKeyring(it.genesis, nil)
 	}
 	p.ring = ring
+	p.said = append(p.said, said{0, it.entry})
 	a.report.Operator = it.genesis.Operator.String()
 	a.openPredecessor(it.genesis)
 	if a.Operator == nil {

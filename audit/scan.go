@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/sealtap/sealtap/keys"
 	sealtapv1 "github.com/sealtap/sealtap/proto/sealtap/v1"
@@ -58,6 +59,7 @@ type item struct {
 	genesis   *record.Genesis
 	change    *record.KeyChange
 	statement *record.Statement
+	entry     []byte // of the operator's: genesis, change and statement
 }
 
 // farAway bounds times, in Unix nanoseconds (the year 2116), so that arithmetic on
@@ -114,10 +116,14 @@ func (a *auditor) scan(ctx context.Context) bool {
 	for j := range order {
 		b := <-j.done
 		if b.err != nil {
+			a.keepStarted()
 			a.gone(ctx, b)
 			return false
 		}
 		a.consume(ctx, b)
+		if a.remembers && time.Since(a.keptAt) > saveEvery {
+			a.keepStarted()
+		}
 		if a.Progress != nil {
 			a.Progress(min((b.n+1)*tileWidth, a.head.Size), a.head.Size)
 		}
@@ -264,7 +270,9 @@ func (a *auditor) parse(it *item, entry []byte) {
 		it.err = err
 		return
 	}
-	it.statement = e.Statement
+	if it.statement = e.Statement; e.Seal == nil {
+		it.entry = slices.Clone(entry)
+	}
 	if it.genesis, it.change, it.seal = e.Genesis, e.KeyChange, e.Seal; it.seal != nil {
 		it.stream = it.seal.Stream
 		if key, ok := a.known.Load(it.stream.Producer); ok {

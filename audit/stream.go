@@ -68,6 +68,7 @@ func (s *stream) take(it item) {
 			s.pending = make(map[uint64]item)
 		}
 		s.pending[it.seq] = it
+		s.a.producers.wait(1)
 		if len(s.pending) > maxPending {
 			s.skip()
 		}
@@ -98,6 +99,7 @@ func (s *stream) drain() {
 			return
 		}
 		delete(s.pending, s.next)
+		s.a.producers.wait(-1)
 		s.place(&it)
 	}
 }
@@ -116,11 +118,11 @@ func (s *stream) place(it *item) {
 		s.inspect(it)
 	}
 	if !s.broken {
-		s.past.append(it.leaf)
+		s.a.producers.hold(s.past.append(it.leaf))
 	}
 	s.next = it.seq + 1
 	if seal, ok := s.seals[s.next]; ok {
-		delete(s.seals, s.next)
+		s.dropSeal(s.next)
 		s.compare(seal)
 	}
 }
@@ -140,12 +142,24 @@ func (s *stream) takeSeal(seal sealed) {
 	if s.seals == nil {
 		s.seals = make(map[uint64]sealed)
 	}
-	if old, ok := s.seals[seal.size]; ok && old.root != seal.root {
+	old, again := s.seals[seal.size]
+	if again && old.root != seal.root {
 		s.add(finding(Fork, "producer %s has signed two different trees of %d records", s.name, seal.size), seal.index, seal.size-1)
 	}
 	s.seals[seal.size] = seal
+	if !again {
+		s.a.producers.wait(1)
+	}
 	if len(s.seals) > maxPending {
 		s.skip()
+	}
+}
+
+// dropSeal ends the waiting of a seal, if there is one over so many records.
+func (s *stream) dropSeal(size uint64) {
+	if _, ok := s.seals[size]; ok {
+		delete(s.seals, size)
+		s.a.producers.wait(-1)
 	}
 }
 
@@ -209,6 +223,6 @@ func (s *stream) skip() {
 	s.add(finding(RecordMissing, "%s, although %s, at index %d%s",
 		missing(before, until-1, "producer "+s.name), how, index, s.a.producers.unreadable()), index, before)
 	s.broken, s.next = true, until
-	delete(s.seals, until)
+	s.dropSeal(until)
 	s.drain()
 }

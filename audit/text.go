@@ -34,6 +34,13 @@ func (r *Report) Text() string {
 	if name, _, ok := strings.Cut(r.Operator, "+"); ok {
 		line("operator", "%s: %s", name, r.Statements.text())
 	}
+	if k := r.Known; k != nil && k.Ended {
+		line("known", "entries below %d were verified on %s and not read again (--full reads everything)", k.Entries, k.At)
+	} else if k != nil {
+		line("known", "entries below %d were read by %s, by an audit that was interrupted, which this one goes on from", k.Entries, k.At)
+	} else if r.ReadAnew != "" {
+		line("known", "nothing: everything was read anew, since %s", r.ReadAnew)
+	}
 	called := r.names()
 	for _, p := range r.Producers {
 		line("producer", "%s: %d records, %d sealed, %s to %s", called(p.Name, p.Key), p.Records, p.Sealed, p.First, p.Last)
@@ -114,6 +121,9 @@ func (r *Report) conclusion() string {
 		return "Every entry stands as it was cosigned, and no sealed record is missing."
 	case Fail:
 		return "The log is not what it should be: see above for the places."
+	}
+	if r.GoesOnFrom > 0 {
+		return fmt.Sprintf("Not everything could be fetched, so nothing is concluded. Try again: the next audit goes on from entry %d.", r.GoesOnFrom)
 	}
 	return "Not everything could be fetched, so nothing is concluded. Try again."
 }
