@@ -102,6 +102,7 @@ type auditor struct {
 	upper     int64             // when the quorum had cosigned head, in Unix seconds
 	known     sync.Map          // keys.ID -> keys.Public, of enrolled producers; for any goroutine
 	beacons   beaconCache       // for any goroutine
+	consumed  sync.Pool         // of *bundle; for any goroutine
 	opened    atomic.Uint64     // openings checked
 	log       *logTree
 	brackets  brackets

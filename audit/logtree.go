@@ -57,11 +57,14 @@ func newLogTree(a *auditor) *logTree { return &logTree{a: a} }
 
 // append adds the leaves of the next bundle.
 func (t *logTree) append(ctx context.Context, b *bundle) {
-	t.recent[b.n%recentBundles] = recentBundle{b.n, t.full.clone(), b.leaves}
+	r := &t.recent[b.n%recentBundles]
+	r.n = b.n
+	r.before.size, r.before.hashes = t.full.size, append(r.before.hashes[:0], t.full.hashes...)
+	r.leaves = append(r.leaves[:0], b.leaves...)
 	t.next = b.n + 1
 	t.a.report.Checked.Tiles++
 	if len(b.leaves) < tileWidth {
-		t.tail = b.leaves
+		t.tail = r.leaves
 		return
 	}
 	t.tail = nil
@@ -77,7 +80,7 @@ func (t *logTree) append(ctx context.Context, b *bundle) {
 		}
 		h = subtree(at.hashes)
 		t.compare(ctx, l)
-		*at = level{n: at.n + 1}
+		*at = level{n: at.n + 1, hashes: at.hashes[:0]}
 	}
 }
 

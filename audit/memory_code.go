@@ -387,15 +387,20 @@ func (c *coder) brackets(b *brackets) error {
 
 // sides takes the exchanges that wait for their other side, oldest first.
 func (c *coder) sides(s *sides) {
-	list(c, &s.order, func(id *exchangeID) {
-		x := s.known[*id]
-		if c.reading {
-			x = new(side)
-		}
+	n := c.count(len(s.ring), 1)
+	if !c.reading {
+		s.each(c.side)
+		return
+	}
+	s.ring = make([]side, n)
+	for i := range s.ring {
+		x := &s.ring[i]
 		c.side(x)
-		*id = x.id
-		s.known[x.id] = x
-	})
+		s.known[x.id] = i
+	}
+	if len(s.known) != n || n > s.limit {
+		c.fail()
+	}
 }
 
 func (c *coder) side(x *side) {
@@ -414,7 +419,6 @@ func (c *coder) side(x *side) {
 		}
 	}
 	c.stream(&x.producer)
-	c.text(&x.name)
 	for _, f := range []*bool{&x.settled, &x.asks, &x.answers, &x.paired} {
 		c.flag(f)
 	}

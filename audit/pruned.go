@@ -81,9 +81,10 @@ func (a *auditor) readStatements(ctx context.Context) bool {
 			a.failedRead(err, EntryAltered, "a statement of the operator from below the minimum index cannot be proven")
 			return false
 		}
+		b := bundle{parts: make([]part, 0, n)}
 		for i, entry := range entries {
 			it := item{index: list[i], leaf: record.LeafHash(entry)}
-			if a.parse(&it, entry); it.err == nil && (it.kind == record.KindRecord || it.kind == record.KindSeal) {
+			if a.parse(&it, entry, &b); it.err == nil && (it.kind == record.KindRecord || it.kind == record.KindSeal) {
 				continue // it may be named, but it says nothing without the others of its stream
 			}
 			a.producers.entry(ctx, &it)

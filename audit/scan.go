@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -21,13 +22,32 @@ const tileWidth = client.TileWidth
 // bundle is what a worker makes of one entry bundle: all that can be done to it
 // without knowing the bundles before.
 type bundle struct {
-	n      uint64
-	leaves []record.Hash
-	root   record.Hash // of the leaves, if there are tileWidth of them
-	items  []item      // one for each leaf
-	found  []Finding
-	doubts []doubt
-	err    error // something could not be fetched: nothing else is set
+	n       uint64
+	leaves  []record.Hash
+	root    record.Hash // of the leaves, if there are tileWidth of them
+	items   []item      // one for each leaf
+	parts   []part      // of items
+	entries [][]byte    // while it is read
+	found   []Finding
+	doubts  []doubt
+	err     error // something could not be fetched: nothing else is set
+}
+
+// emptyBundle returns a bundle to read into: one that has been consumed, if there is one.
+func (a *auditor) emptyBundle(n uint64) *bundle {
+	b, ok := a.consumed.Get().(*bundle)
+	if !ok {
+		b = &bundle{leaves: make([]record.Hash, 0, tileWidth), items: make([]item, 0, tileWidth), parts: make([]part, 0, tileWidth), entries: make([][]byte, 0, tileWidth)}
+	}
+	*b = bundle{n: n, leaves: b.leaves[:0], items: b.items[:0], parts: b.parts[:0], entries: b.entries[:0]}
+	return b
+}
+
+// reuse takes a bundle of which nothing is needed any more.
+func (a *auditor) reuse(b *bundle) {
+	clear(b.items) // what they point at
+	clear(b.entries[:cap(b.entries)])
+	a.consumed.Put(b)
 }
 
 // doubt is an entry that does not hash to what its tile says, where it cannot be
@@ -120,12 +140,14 @@ func (a *auditor) scan(ctx context.Context) bool {
 			a.gone(ctx, b)
 			return false
 		}
+		n := b.n
 		a.consume(ctx, b)
+		a.reuse(b)
 		if a.remembers && time.Since(a.keptAt) > saveEvery {
 			a.keepStarted()
 		}
 		if a.Progress != nil {
-			a.Progress(min((b.n+1)*tileWidth, a.head.Size), a.head.Size)
+			a.Progress(min((n+1)*tileWidth, a.head.Size), a.head.Size)
 		}
 	}
 	if err := ctx.Err(); err != nil {
@@ -158,20 +180,19 @@ func (a *auditor) consume(ctx context.Context, b *bundle) {
 
 // readBundle fetches bundle n and its tile, hashes and parses the entries.
 func (a *auditor) readBundle(ctx context.Context, n uint64) *bundle {
-	b := &bundle{n: n}
+	b := a.emptyBundle(n)
 	width := int(min(tileWidth, a.head.Size-n*tileWidth))
 	raw, err := a.src.Bundle(ctx, n, width)
 	if err != nil && !errors.Is(err, client.ErrVerification) {
 		b.err = err
 		return b
 	}
-	entries, damage := client.SplitBundle(raw, width)
-	if err != nil {
+	entries, damage := client.SplitBundleInto(b.entries, raw, width)
+	if b.entries = entries; err != nil {
 		damage = err
 	}
-	b.leaves = make([]record.Hash, len(entries), width)
-	for i, e := range entries {
-		b.leaves[i] = record.LeafHash(e)
+	for _, e := range entries {
+		b.leaves = append(b.leaves, record.LeafHash(e))
 	}
 	altered := a.compareTile(ctx, b, width, damage)
 	if b.err != nil {
@@ -180,7 +201,7 @@ func (a *auditor) readBundle(ctx context.Context, n uint64) *bundle {
 	if width == tileWidth {
 		b.root = subtree(b.leaves)
 	}
-	b.items = make([]item, width)
+	b.items = b.items[:width]
 	for i := range b.items {
 		it := &b.items[i]
 		it.index, it.leaf, it.altered = n*tileWidth+uint64(i), b.leaves[i], altered[i]
@@ -188,7 +209,7 @@ func (a *auditor) readBundle(ctx context.Context, n uint64) *bundle {
 			it.err = damage
 			continue
 		}
-		a.parse(it, entries[i])
+		a.parse(it, entries[i], b)
 	}
 	return b
 }
@@ -202,10 +223,10 @@ func (a *auditor) compareTile(ctx context.Context, b *bundle, width int, damage 
 		b.err = tileErr
 		return altered
 	}
-	want := hashes(tile)
-	if tileErr == nil && damage == nil && slices.Equal(want, b.leaves) {
+	if tileErr == nil && damage == nil && isTile(tile, b.leaves) {
 		return altered
 	}
+	want := hashes(tile)
 	first, path := b.n*tileWidth, client.TilePath("0", b.n, width)
 	if tileErr != nil {
 		b.found = append(b.found, finding(TileAltered, "%s cannot be right: %v", path, tileErr).at(first))
@@ -250,19 +271,22 @@ func (a *auditor) compareTile(ctx context.Context, b *bundle, width int, damage 
 }
 
 // parse reads the entry into the item and checks what needs no history.
-func (a *auditor) parse(it *item, entry []byte) {
+func (a *auditor) parse(it *item, entry []byte, b *bundle) {
 	kind, body, err := record.Split(entry)
 	if err != nil {
 		it.err = err
 		return
 	}
 	if it.kind = kind; kind == record.KindRecord { // the leaf hash is known: Parse would make it again
-		r, err := record.Decode(body)
+		f, err := record.Look(body)
 		if err != nil {
 			it.err = err
 			return
 		}
-		a.parseRecord(it, r)
+		it.stream, it.seq, it.time = f.Stream, f.Sequence, min(max(f.Time, 0), farAway)
+		if !it.altered {
+			a.parseRecord(it, &f, body, b)
+		}
 		return
 	}
 	e, err := record.Parse(entry)
@@ -281,9 +305,25 @@ func (a *auditor) parse(it *item, entry []byte) {
 	}
 }
 
-func (a *auditor) parseRecord(it *item, r record.Record) {
-	it.stream, it.seq, it.time = r.Stream, r.GetSequence(), min(max(r.GetTime(), 0), farAway)
-	if it.altered {
+func (a *auditor) parseRecord(it *item, f *record.Facts, body []byte, b *bundle) {
+	var p part
+	if partOf(f, &p) {
+		b.parts = append(b.parts, p) // never beyond its capacity
+		it.part = &b.parts[len(b.parts)-1]
+	}
+	var openings []*sealtapv1.Opening
+	if a.Openings != nil {
+		var err error
+		if openings, err = a.Openings(it.index, it.leaf); err != nil {
+			it.openings = append(it.openings, err)
+		}
+	}
+	if !f.About() && len(openings) == 0 {
+		return
+	}
+	r, err := record.Decode(body)
+	if err != nil {
+		it.err = err // never: Look has found nothing wrong
 		return
 	}
 	switch about := r.GetAbout().(type) {
@@ -297,14 +337,6 @@ func (a *auditor) parseRecord(it *item, r record.Record) {
 		if c := about.Beacon.GetCheckpoint(); len(c) > 0 {
 			it.about = a.beacons.verify(a.Policy, c)
 		}
-	}
-	it.part = partOf(r)
-	if a.Openings == nil {
-		return
-	}
-	openings, err := a.Openings(it.index, it.leaf)
-	if err != nil {
-		it.openings = append(it.openings, err)
 	}
 	for _, o := range openings {
 		a.opened.Add(1)
@@ -347,6 +379,20 @@ func (c *beaconCache) verify(p *policy.Policy, signed []byte) *sighting {
 	}
 	c.seen[key] = s
 	return s
+}
+
+// isTile reports whether a tile holds the hashes.
+func isTile(tile []byte, list []record.Hash) bool {
+	const size = len(record.Hash{})
+	if len(tile) != size*len(list) {
+		return false
+	}
+	for i := range list {
+		if !bytes.Equal(tile[i*size:(i+1)*size], list[i][:]) {
+			return false
+		}
+	}
+	return true
 }
 
 // hashes cuts a tile apart.

@@ -79,12 +79,15 @@ func newShape(d protoreflect.MessageDescriptor, known map[protoreflect.FullName]
 func (s *shape) checkWire(b []byte) error {
 	var seen uint64
 	for len(b) > 0 {
-		tag, n := protowire.ConsumeVarint(b)
+		tag, n := uint64(b[0]), 1
+		if tag >= 0x80 { // most are short
+			tag, n = protowire.ConsumeVarint(b)
+		}
 		num, wire := protowire.DecodeTag(tag)
 		if n < 0 || n != protowire.SizeVarint(tag) || !num.IsValid() || wire == protowire.StartGroupType || wire == protowire.EndGroupType {
 			return fmt.Errorf("%w: a field of %s has no tag that all read alike", ErrMalformed, s.name)
 		}
-		size := protowire.ConsumeFieldValue(num, wire, b[n:])
+		size := fieldSize(num, wire, b[n:])
 		if size < 0 {
 			return fmt.Errorf("%w: field %d of %s: %w", ErrMalformed, num, s.name, protowire.ParseError(size))
 		}
@@ -103,6 +106,15 @@ func (s *shape) checkWire(b []byte) error {
 		}
 	}
 	return nil
+}
+
+// fieldSize is protowire.ConsumeFieldValue, which is slower with what most fields are:
+// fewer than 128 bytes behind their length.
+func fieldSize(num protowire.Number, wire protowire.Type, b []byte) int {
+	if wire == protowire.BytesType && len(b) > 0 && b[0] < 0x80 && int(b[0]) < len(b) {
+		return 1 + int(b[0])
+	}
+	return protowire.ConsumeFieldValue(num, wire, b)
 }
 
 func (f *fieldShape) checkValue(wire protowire.Type, value []byte) error {

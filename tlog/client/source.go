@@ -150,7 +150,12 @@ func TilePath(level string, n uint64, width int) string {
 // not one it returns the entries before the damage, and an error that wraps
 // [ErrVerification]. (tlog-tiles, "Log Entries")
 func SplitBundle(b []byte, width int) ([][]byte, error) {
-	entries := make([][]byte, 0, width)
+	return SplitBundleInto(make([][]byte, 0, width), b, width)
+}
+
+// SplitBundleInto is SplitBundle with the memory of a slice that is there.
+func SplitBundleInto(entries [][]byte, b []byte, width int) ([][]byte, error) {
+	entries = entries[:0]
 	for len(entries) < width {
 		if len(b) < 2 {
 			return entries, fmt.Errorf("%w: the bundle ends after %d of %d entries", ErrVerification, len(entries), width)
