@@ -44,7 +44,7 @@ func TestHeld(t *testing.T) {
 		}
 		leaf := leafOf(n, trees[n].Size())
 		s := a.producers.stream(streamNo(n))
-		s.take(item{index: i, leaf: leaf, kind: record.KindRecord, stream: s.id, seq: trees[n].Size()})
+		s.take(&item{index: i, leaf: leaf, kind: record.KindRecord, stream: s.id, seq: trees[n].Size()})
 		trees[n].Append(leaf, nil)
 		roots[n] = append(roots[n], trees[n].Root())
 		held := 0
@@ -73,7 +73,7 @@ func TestWaiting(t *testing.T) {
 	index := uint64(0)
 	take := func(n, seq uint64) {
 		index++
-		a.producers.stream(streamNo(n)).take(item{index: index, leaf: leafOf(n, seq), kind: record.KindRecord, stream: streamNo(n), seq: seq})
+		a.producers.stream(streamNo(n)).take(&item{index: index, leaf: leafOf(n, seq), kind: record.KindRecord, stream: streamNo(n), seq: seq})
 		waiting := 0
 		for _, s := range a.producers.streams {
 			waiting += s.waiting()

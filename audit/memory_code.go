@@ -387,19 +387,23 @@ func (c *coder) brackets(b *brackets) error {
 
 // sides takes the exchanges that wait for their other side, oldest first.
 func (c *coder) sides(s *sides) {
-	n := c.count(len(s.ring), 1)
+	n := c.count(s.held, 1)
 	if !c.reading {
 		s.each(c.side)
 		return
 	}
-	s.ring = make([]side, n)
-	for i := range s.ring {
-		x := &s.ring[i]
-		c.side(x)
-		s.known[x.id] = i
-	}
-	if len(s.known) != n || n > s.limit {
+	if n > s.limit {
 		c.fail()
+		return
+	}
+	for range n {
+		var x side
+		c.side(&x)
+		if _, twice := s.known[x.id]; twice {
+			c.fail()
+			return
+		}
+		*s.side(x.id) = x
 	}
 }
 

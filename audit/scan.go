@@ -22,15 +22,17 @@ const tileWidth = client.TileWidth
 // bundle is what a worker makes of one entry bundle: all that can be done to it
 // without knowing the bundles before.
 type bundle struct {
-	n       uint64
-	leaves  []record.Hash
-	root    record.Hash // of the leaves, if there are tileWidth of them
-	items   []item      // one for each leaf
-	parts   []part      // of items
-	entries [][]byte    // while it is read
-	found   []Finding
-	doubts  []doubt
-	err     error // something could not be fetched: nothing else is set
+	n         uint64
+	leaves    []record.Hash
+	root      record.Hash  // of the leaves, if there are tileWidth of them
+	items     []item       // one for each leaf
+	parts     []part       // of items
+	entries   [][]byte     // while it is read
+	raw, tile []byte       // what it was read into
+	facts     record.Facts // of the entry that is read
+	found     []Finding
+	doubts    []doubt
+	err       error // something could not be fetched: nothing else is set
 }
 
 // emptyBundle returns a bundle to read into: one that has been consumed, if there is one.
@@ -39,7 +41,7 @@ func (a *auditor) emptyBundle(n uint64) *bundle {
 	if !ok {
 		b = &bundle{leaves: make([]record.Hash, 0, tileWidth), items: make([]item, 0, tileWidth), parts: make([]part, 0, tileWidth), entries: make([][]byte, 0, tileWidth)}
 	}
-	*b = bundle{n: n, leaves: b.leaves[:0], items: b.items[:0], parts: b.parts[:0], entries: b.entries[:0]}
+	*b = bundle{n: n, leaves: b.leaves[:0], items: b.items[:0], parts: b.parts[:0], entries: b.entries[:0], raw: b.raw, tile: b.tile}
 	return b
 }
 
@@ -182,7 +184,7 @@ func (a *auditor) consume(ctx context.Context, b *bundle) {
 func (a *auditor) readBundle(ctx context.Context, n uint64) *bundle {
 	b := a.emptyBundle(n)
 	width := int(min(tileWidth, a.head.Size-n*tileWidth))
-	raw, err := a.src.Bundle(ctx, n, width)
+	raw, err := a.fetchBundle(ctx, b, width)
 	if err != nil && !errors.Is(err, client.ErrVerification) {
 		b.err = err
 		return b
@@ -214,11 +216,42 @@ func (a *auditor) readBundle(ctx context.Context, n uint64) *bundle {
 	return b
 }
 
+// reusing is a Source that can read into memory that is there. *[client.Source] is one.
+type reusing interface {
+	TileInto(ctx context.Context, level uint, n uint64, width int, buf []byte) ([]byte, error)
+	BundleInto(ctx context.Context, n uint64, width int, buf []byte) ([]byte, error)
+}
+
+// mostReused bounds the memory that is kept for the next bundle.
+const mostReused = 1 << 20
+
+func (a *auditor) fetchBundle(ctx context.Context, b *bundle, width int) ([]byte, error) {
+	src, ok := a.src.(reusing)
+	if !ok {
+		return a.src.Bundle(ctx, b.n, width)
+	}
+	raw, err := src.BundleInto(ctx, b.n, width, b.raw)
+	if b.raw = raw; cap(raw) > mostReused {
+		b.raw = nil
+	}
+	return raw, err
+}
+
+func (a *auditor) fetchTile(ctx context.Context, b *bundle, width int) ([]byte, error) {
+	src, ok := a.src.(reusing)
+	if !ok {
+		return a.src.Tile(ctx, 0, b.n, width)
+	}
+	tile, err := src.TileInto(ctx, 0, b.n, width, b.tile)
+	b.tile = tile
+	return tile, err
+}
+
 // compareTile compares the leaf hashes of a bundle with the level 0 tile that
 // the log serves. Where they differ it takes for leaves what is proven to stand
 // under the checkpoint, and tells which entries are not those.
 func (a *auditor) compareTile(ctx context.Context, b *bundle, width int, damage error) (altered [tileWidth]bool) {
-	tile, tileErr := a.src.Tile(ctx, 0, b.n, width)
+	tile, tileErr := a.fetchTile(ctx, b, width)
 	if tileErr != nil && !errors.Is(tileErr, client.ErrVerification) {
 		b.err = tileErr
 		return altered
@@ -278,14 +311,13 @@ func (a *auditor) parse(it *item, entry []byte, b *bundle) {
 		return
 	}
 	if it.kind = kind; kind == record.KindRecord { // the leaf hash is known: Parse would make it again
-		f, err := record.Look(body)
-		if err != nil {
-			it.err = err
+		f := &b.facts
+		if it.err = f.Look(body); it.err != nil {
 			return
 		}
 		it.stream, it.seq, it.time = f.Stream, f.Sequence, min(max(f.Time, 0), farAway)
 		if !it.altered {
-			a.parseRecord(it, &f, body, b)
+			a.parseRecord(it, body, b)
 		}
 		return
 	}
@@ -305,7 +337,8 @@ func (a *auditor) parse(it *item, entry []byte, b *bundle) {
 	}
 }
 
-func (a *auditor) parseRecord(it *item, f *record.Facts, body []byte, b *bundle) {
+func (a *auditor) parseRecord(it *item, body []byte, b *bundle) {
+	f := &b.facts
 	var p part
 	if partOf(f, &p) {
 		b.parts = append(b.parts, p) // never beyond its capacity
@@ -318,7 +351,7 @@ func (a *auditor) parseRecord(it *item, f *record.Facts, body []byte, b *bundle)
 			it.openings = append(it.openings, err)
 		}
 	}
-	if !f.About() && len(openings) == 0 {
+	if !f.Own && len(openings) == 0 {
 		return
 	}
 	r, err := record.Decode(body)

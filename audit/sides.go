@@ -54,17 +54,18 @@ func partOf(f *record.Facts, p *part) bool {
 		return false
 	}
 	p.id = exchangeID(f.Exchange)
-	if q, ok := f.Request(); ok {
+	if f.Request {
+		q := f.OfRequest()
 		if len(q.Caller) == len(p.caller) {
 			p.caller = exchangeID(q.Caller)
 		}
 		p.asked = bodyOf(q.Body, false)
 		return true
 	}
-	a, ok := f.Response()
-	if !ok {
+	if !f.Response {
 		return false
 	}
+	a := f.OfResponse()
 	p.response, p.status, p.tries = true, a.Status, a.Attempts
 	p.settled = a.Outcome == sealtapv1.Outcome_OUTCOME_COMPLETE && !a.Tunnel
 	p.asked = bodyOf(a.RequestBody, true)
@@ -90,9 +91,15 @@ type sides struct {
 	a      *auditor
 	limit  int
 	known  map[exchangeID]int // places in the ring
-	ring   []side
-	oldest int // once the ring is full
+	ring   [][]side           // in pieces, so that it grows without being copied
+	held   int
+	oldest int // its place, once the ring is full
 }
+
+// piece is how many exchanges a piece of the ring has.
+const piece = 1024
+
+func (s *sides) at(i int) *side { return &s.ring[i/piece][i%piece] }
 
 func newSides(a *auditor) *sides {
 	return &sides{a: a, limit: maxSides, known: make(map[exchangeID]int)}
@@ -101,7 +108,7 @@ func newSides(a *auditor) *sides {
 // get returns an exchange that is held, nil if it is not.
 func (s *sides) get(id exchangeID) *side {
 	if i, ok := s.known[id]; ok {
-		return &s.ring[i]
+		return s.at(i)
 	}
 	return nil
 }
@@ -112,22 +119,25 @@ func (s *sides) side(id exchangeID) *side {
 		return x
 	}
 	i := s.oldest
-	if len(s.ring) < s.limit {
-		i = len(s.ring)
-		s.ring = append(s.ring, side{})
+	if s.held < s.limit {
+		if i = s.held; i%piece == 0 {
+			s.ring = append(s.ring, make([]side, piece))
+		}
+		s.held++
 	} else {
-		s.drop(&s.ring[i])
+		s.drop(s.at(i))
 		s.oldest = (i + 1) % s.limit
 	}
-	s.ring[i] = side{part: part{id: id}}
+	x := s.at(i)
+	*x = side{part: part{id: id}}
 	s.known[id] = i
-	return &s.ring[i]
+	return x
 }
 
 // each visits all exchanges, oldest first.
 func (s *sides) each(visit func(*side)) {
-	for i := range s.ring {
-		visit(&s.ring[(s.oldest+i)%len(s.ring)])
+	for i := range s.held {
+		visit(s.at((s.oldest + i) % s.held))
 	}
 }
 
@@ -142,7 +152,7 @@ func (s *sides) drop(x *side) {
 // finish counts what never met its other side.
 func (s *sides) finish() {
 	s.each(s.drop)
-	s.ring, s.oldest = nil, 0
+	s.ring, s.held, s.oldest = nil, 0, 0
 }
 
 // take takes the next record that is of an exchange.

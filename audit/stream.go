@@ -39,6 +39,7 @@ type stream struct {
 	heartbeat             time.Duration
 	start                 *sealtapv1.Start // of sequence 0
 	stopped               bool             // the last record is a stop record
+	clear                 uint64           // 1 more than the number of the statement under which all of it is admitted; 0 if there is none
 	tail                  *claim           // the first record that no seal covers
 }
 
@@ -53,28 +54,28 @@ func (s *stream) add(f Finding, index, sequence uint64) {
 }
 
 // take takes a record of the stream, in whatever order they come.
-func (s *stream) take(it item) {
+func (s *stream) take(it *item) {
 	if it.seq < s.next {
 		leaf, known := s.past.leaf(it.seq)
-		s.repeated(&it, leaf, known)
+		s.repeated(it, leaf, known)
 		return
 	}
 	if old, ok := s.pending[it.seq]; ok {
-		s.repeated(&it, old.leaf, true)
+		s.repeated(it, old.leaf, true)
 		return
 	}
 	if it.seq > s.next {
 		if s.pending == nil {
 			s.pending = make(map[uint64]item)
 		}
-		s.pending[it.seq] = it
+		s.pending[it.seq] = *it
 		s.a.producers.wait(1)
 		if len(s.pending) > maxPending {
 			s.skip()
 		}
 		return
 	}
-	s.place(&it)
+	s.place(it)
 	s.drain()
 }
 

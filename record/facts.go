@@ -14,8 +14,17 @@ type Facts struct {
 	Head
 	Time     int64
 	Exchange []byte // 16 bytes, or none
-	about    protowire.Number
-	message  []byte // of what it is about
+	// Own is set where the record is about its producer, and not about an exchange:
+	// such records are few, and worth decoding.
+	Own bool
+	// Request is set where the record is about one, Response likewise.
+	Request, Response bool
+
+	values   [factLast][]byte // as they stand in the record
+	attempts int
+	err      error      // of a sealed field
+	few      [16][]byte // the names of the first sealed fields
+	more     [][]byte   // of all, where there are more
 }
 
 // RequestFacts is what two proxies on one path must agree on of a request.
@@ -39,149 +48,178 @@ type BodyFacts struct {
 	SHA256 []byte // 32 bytes where something is said of the body
 }
 
-// Look checks the body of a record entry exactly as [Decode] does, and reads its
-// facts. It allocates nothing.
-func Look(body []byte) (Facts, error) {
-	if err := recordShape().checkWire(body); err != nil {
-		return Facts{}, err
-	}
-	var f Facts
-	var producer, incarnation []byte
-	var few [16][]byte
-	names := few[:0]
-	// What stands in body has passed checkWire: its lengths are right, and no
-	// field that counts stands there twice.
-	for c := (cursor{body}); c.more(); {
-		switch num, value := c.next(); {
-		case num == fieldProducer:
-			producer = content(value)
-		case num == fieldIncarnation:
-			incarnation = content(value)
-		case num == fieldSequence:
-			f.Sequence, _ = protowire.ConsumeVarint(value)
-		case num == fieldTime:
-			t, _ := protowire.ConsumeFixed64(value)
-			f.Time = int64(t)
-		case num == fieldExchange:
-			f.Exchange = content(value)
-		case num == fieldSealed:
-			name, err := lookSealed(content(value))
-			if err != nil {
-				return Facts{}, err
-			}
-			names = append(names, name)
-		case num >= fieldRequest && num <= fieldProgress:
-			f.about, f.message = num, content(value)
+// fact numbers a field that is collected while a record is checked.
+type fact uint8
+
+const (
+	factProducer fact = iota + 1
+	factIncarnation
+	factSequence
+	factTime
+	factExchange
+	factRequest
+	factResponse
+	factCaller
+	factRequestBody
+	factStatus
+	factReceived
+	factSent
+	factAskedBody
+	factOutcome
+	factTunnel
+	factOwn
+	factLast // of those of which there is one
+	factSealed
+	factAttempts
+)
+
+// factFields says where they stand: the numbers of their fields from record.proto,
+// outermost first.
+var factFields = []struct {
+	fact fact
+	path []protowire.Number
+}{
+	{factProducer, []protowire.Number{fieldProducer}},
+	{factIncarnation, []protowire.Number{fieldIncarnation}},
+	{factSequence, []protowire.Number{fieldSequence}},
+	{factTime, []protowire.Number{fieldTime}},
+	{factExchange, []protowire.Number{fieldExchange}},
+	{factSealed, []protowire.Number{fieldSealed}},
+	{factRequest, []protowire.Number{fieldRequest}},
+	{factCaller, []protowire.Number{fieldRequest, 18}},
+	{factRequestBody, []protowire.Number{fieldRequest, 13}},
+	{factResponse, []protowire.Number{fieldResponse}},
+	{factStatus, []protowire.Number{fieldResponse, fieldStatus}},
+	{factReceived, []protowire.Number{fieldResponse, 4}},
+	{factSent, []protowire.Number{fieldResponse, 5}},
+	{factAskedBody, []protowire.Number{fieldResponse, 6}},
+	{factOutcome, []protowire.Number{fieldResponse, 8}},
+	{factTunnel, []protowire.Number{fieldResponse, 10}},
+	{factAttempts, []protowire.Number{fieldResponse, 11}},
+	{factOwn, []protowire.Number{fieldStart}},
+	{factOwn, []protowire.Number{19}},
+	{factOwn, []protowire.Number{20}},
+	{factOwn, []protowire.Number{21}},
+	{factOwn, []protowire.Number{22}},
+}
+
+// take takes a field while checkWire passes over the record.
+func (f *Facts) take(what fact, value []byte) {
+	switch what {
+	case factSealed:
+		name, err := lookSealed(content(value))
+		if f.err == nil {
+			f.err = err
 		}
+		switch {
+		case f.Sealed < len(f.few):
+			f.few[f.Sealed] = name
+		case f.Sealed == len(f.few):
+			f.more = append(f.more, f.few[:]...)
+			fallthrough
+		default:
+			f.more = append(f.more, name)
+		}
+		f.Sealed++
+	case factAttempts:
+		f.attempts++
+	default:
+		f.values[what] = value
 	}
-	if err := distinctNames(names); err != nil {
-		return Facts{}, err
+}
+
+// Look checks the body of a record entry exactly as [Decode] does, and reads its
+// facts, in place of those of another one. It allocates nothing.
+func (f *Facts) Look(body []byte) error {
+	*f = Facts{}
+	if err := recordShape().checkWire(body, f); err != nil {
+		return err
 	}
-	f.Sealed = len(names)
-	if err := fixed(f.Stream.Producer[:], producer, "producer"); err != nil {
-		return Facts{}, err
+	// The lengths of what was taken are right, and no field that counts stands
+	// there twice.
+	if f.err != nil {
+		return f.err
 	}
-	if err := fixed(f.Stream.Incarnation[:], incarnation, "incarnation"); err != nil {
-		return Facts{}, err
+	if err := f.distinctNames(); err != nil {
+		return err
+	}
+	v := &f.values
+	f.Sequence, f.Exchange, f.Own, f.Request, f.Response = varint(v[factSequence]), content(v[factExchange]), v[factOwn] != nil, v[factRequest] != nil, v[factResponse] != nil
+	if v[factTime] != nil {
+		t, _ := protowire.ConsumeFixed64(v[factTime])
+		f.Time = int64(t)
+	}
+	if err := fixed(f.Stream.Producer[:], content(v[factProducer]), "producer"); err != nil {
+		return err
+	}
+	if err := fixed(f.Stream.Incarnation[:], content(v[factIncarnation]), "incarnation"); err != nil {
+		return err
 	}
 	if n := len(f.Exchange); n != 0 && n != 16 {
-		return Facts{}, fmt.Errorf("%w: an exchange id of %d bytes", ErrMalformed, n)
+		return fmt.Errorf("%w: an exchange id of %d bytes", ErrMalformed, n)
 	}
-	return f, nil
+	return nil
 }
 
 // distinctNames is distinct for names as they stand in a record.
-func distinctNames(names [][]byte) error {
-	if len(names) > 16 {
-		return distinct(len(names), func(i int) string { return string(names[i]) })
+func (f *Facts) distinctNames() error {
+	if f.Sealed > len(f.few) {
+		return distinct(f.Sealed, func(i int) string { return string(f.more[i]) })
 	}
-	for i := range names {
+	for i := range f.Sealed {
 		for j := range i {
-			if string(names[i]) == string(names[j]) {
-				return fmt.Errorf("%w: two commitments to %q", ErrMalformed, names[i])
+			if string(f.few[i]) == string(f.few[j]) {
+				return fmt.Errorf("%w: two commitments to %q", ErrMalformed, string(f.few[i]))
 			}
 		}
 	}
 	return nil
 }
 
-// Request returns the facts of a request; it reports false where the record is about
-// something else.
-func (f *Facts) Request() (q RequestFacts, ok bool) {
-	if f.about != fieldRequest {
-		return q, false
-	}
-	for c := (cursor{f.message}); c.more(); {
-		switch num, value := c.next(); num {
-		case fieldCaller:
-			q.Caller = content(value)
-		case fieldRequestBody:
-			q.Body = lookBody(content(value))
-		}
-	}
-	return q, true
+// OfRequest returns the facts of a request.
+func (f *Facts) OfRequest() RequestFacts {
+	v := &f.values
+	return RequestFacts{Caller: content(v[factCaller]), Body: lookBody(v[factRequestBody])}
 }
 
-// Response returns the facts of a response; it reports false where the record is about
-// something else.
-func (f *Facts) Response() (p ResponseFacts, ok bool) {
-	if f.about != fieldResponse {
-		return p, false
+// OfResponse returns the facts of a response.
+func (f *Facts) OfResponse() ResponseFacts {
+	v := &f.values
+	return ResponseFacts{
+		Status: uint32(varint(v[factStatus])), Outcome: sealtapv1.Outcome(varint(v[factOutcome])), Tunnel: v[factTunnel] != nil, Attempts: f.attempts,
+		RequestBody: lookBody(v[factAskedBody]), Received: lookBody(v[factReceived]), Sent: lookBody(v[factSent]),
 	}
-	for c := (cursor{f.message}); c.more(); {
-		switch num, value := c.next(); num {
-		case fieldStatus:
-			v, _ := protowire.ConsumeVarint(value)
-			p.Status = uint32(v)
-		case fieldReceived:
-			p.Received = lookBody(content(value))
-		case fieldSent:
-			p.Sent = lookBody(content(value))
-		case fieldAskedBody:
-			p.RequestBody = lookBody(content(value))
-		case fieldOutcome:
-			v, _ := protowire.ConsumeVarint(value)
-			p.Outcome = sealtapv1.Outcome(v)
-		case fieldTunnel:
-			p.Tunnel = true
-		case fieldAttempts:
-			p.Attempts++
-		}
-	}
-	return p, true
 }
 
-// About reports whether the record is about its producer, and not about an exchange
-// that has begun or ended: such records are few, and worth decoding.
-func (f *Facts) About() bool { return f.about >= fieldStart && f.about < fieldProgress }
+// varint is the value of a field that holds one; 0 where it is not there.
+func varint(value []byte) uint64 {
+	if len(value) == 0 {
+		return 0
+	}
+	if value[0] < 0x80 {
+		return uint64(value[0])
+	}
+	n, _ := protowire.ConsumeVarint(value)
+	return n
+}
 
-func lookBody(message []byte) (b BodyFacts) {
-	for c := (cursor{message}); c.more(); {
+// The numbers of the fields of Body, from record.proto.
+const (
+	fieldBodySize   = 1
+	fieldBodySHA256 = 2
+)
+
+func lookBody(value []byte) (b BodyFacts) {
+	for c := (cursor{content(value)}); c.more(); {
 		switch num, value := c.next(); num {
 		case fieldBodySize:
-			b.Size, _ = protowire.ConsumeVarint(value)
+			b.Size = varint(value)
 		case fieldBodySHA256:
 			b.SHA256 = content(value)
 		}
 	}
 	return b
 }
-
-// The numbers of the fields that these read, from record.proto.
-const (
-	fieldCaller      = 18
-	fieldRequestBody = 13
-
-	fieldReceived  = 4
-	fieldSent      = 5
-	fieldAskedBody = 6
-	fieldOutcome   = 8
-	fieldTunnel    = 10
-	fieldAttempts  = 11
-
-	fieldBodySize   = 1
-	fieldBodySHA256 = 2
-)
 
 // cursor visits the fields of a message that has passed checkWire.
 type cursor struct{ rest []byte }

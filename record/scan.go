@@ -17,8 +17,12 @@ type Head struct {
 // its head. It copies nothing and takes a fraction of the time: whoever orders,
 // stores and proves records need not know what they say.
 func Scan(body []byte) (Head, error) {
-	f, err := Look(body)
-	return f.Head, err
+	var f Facts
+	err := f.Look(body)
+	if err != nil {
+		return Head{}, err
+	}
+	return f.Head, nil
 }
 
 // The numbers of the fields that Scan reads, from record.proto.
@@ -76,7 +80,10 @@ func lookSealed(message []byte) ([]byte, error) {
 
 // content is what stands behind the length of a field that has one.
 func content(value []byte) []byte {
-	if len(value) > 0 && value[0] < 0x80 {
+	if len(value) == 0 {
+		return nil // the field is not there
+	}
+	if value[0] < 0x80 {
 		return value[1:]
 	}
 	b, _ := protowire.ConsumeBytes(value)
