@@ -68,6 +68,9 @@ type Options struct {
 	// ended, and for the lives of producers that go on from there; it is not audited
 	// otherwise. With nil nothing of that is checked, and the report says so.
 	Predecessor Source
+	// TreeOnly checks heads, signatures, quorum and every hash, and does not look at
+	// what entries say: so it can be any log of C2SP tlog-tiles.
+	TreeOnly bool
 	// HeartbeatSlack is how late a heartbeat may be; 0 is [DefaultHeartbeatSlack].
 	HeartbeatSlack time.Duration
 	// Skew is how far apart clocks may be; 0 is [DefaultSkew].
@@ -162,6 +165,7 @@ func newAuditor(src Source, o Options) (*auditor, error) {
 		o.Parallel = 8
 	}
 	a := &auditor{Options: o, src: src, report: newReport(src)}
+	a.report.TreeOnly = o.TreeOnly
 	var err error
 	a.before, err = loadState(o.State, o.Policy)
 	return a, err
@@ -176,7 +180,11 @@ func (a *auditor) end(start time.Time) error {
 	a.conclude(a.report)
 	a.report.Duration = time.Since(start)
 	if a.report.Verdict == Pass && a.State != "" {
-		if err := errors.Join(a.keepEnded(), saveState(a.State, state{a.head, a.log.edge(), a.producers.last})); err != nil {
+		last := a.producers.last
+		if a.TreeOnly {
+			last = a.before.last // none were looked at
+		}
+		if err := errors.Join(a.keepEnded(), saveState(a.State, state{a.head, a.log.edge(), last})); err != nil {
 			return err
 		}
 	}
@@ -229,6 +237,9 @@ func (a *auditor) finish(ctx context.Context) {
 	}
 	a.finishTree(ctx)
 	a.finishPruned(ctx)
+	if a.TreeOnly {
+		return
+	}
 	a.compareStatements()
 	a.producers.finishStreams()
 	if !a.goesOn {

@@ -79,8 +79,8 @@ func (a *auditor) termsOf() record.Hash {
 	if a.Operator != nil {
 		operator = a.Operator.String()
 	}
-	return sha256.Sum256(fmt.Appendf(nil, "%s\n%s\n%s\n%d %d %d\n%t %t\n", rules, a.Policy.Marshal(), operator,
-		a.Skew, a.HeartbeatSlack, a.MaxBracket, a.Openings != nil, a.Options.Predecessor != nil))
+	return sha256.Sum256(fmt.Appendf(nil, "%s\n%s\n%s\n%d %d %d\n%t %t %t\n", rules, a.Policy.Marshal(), operator,
+		a.Skew, a.HeartbeatSlack, a.MaxBracket, a.Openings != nil, a.Options.Predecessor != nil, a.TreeOnly))
 }
 
 // whole reports whether everything is to be read.

@@ -59,6 +59,9 @@ func (a *auditor) startPruned(ctx context.Context) bool {
 		a.failedRead(err, TileAltered, "a tile below the minimum index is not what stands under the checkpoint")
 		return false
 	}
+	if a.taken = m; a.TreeOnly {
+		return true
+	}
 	return a.readStatements(ctx) && a.startStreams()
 }
 
@@ -194,6 +197,10 @@ func (a *auditor) finishPruned(ctx context.Context) {
 		return
 	}
 	a.compareBelow(ctx)
+	if a.TreeOnly {
+		a.add(notice(Pruned, "the first %d entries are not there any more; whether the operator allows that was not looked at", a.kept.Minimum).at(0))
+		return
+	}
 	if a.producers.ring == nil {
 		return // there is a finding already
 	}

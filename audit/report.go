@@ -99,6 +99,8 @@ type Report struct {
 	// Known is what earlier audits had read already and this one did not read again;
 	// absent where it has read everything.
 	Known *Known `json:"known,omitempty"`
+	// TreeOnly is set where nobody looked at what entries say.
+	TreeOnly bool `json:"tree_only,omitempty"`
 	// ReadAnew says why everything was read although an earlier audit knew a part.
 	ReadAnew string `json:"read_anew,omitempty"`
 	// GoesOnFrom is the index at which the next audit goes on where this one was not

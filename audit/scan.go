@@ -171,6 +171,11 @@ func (a *auditor) consume(ctx context.Context, b *bundle) {
 			a.compareRoot(root)
 		}
 	}
+	if a.TreeOnly {
+		end := b.n*tileWidth + uint64(len(b.leaves))
+		a.report.Checked.Entries += end - max(a.taken, b.n*tileWidth)
+		a.taken = end
+	}
 	for i := range b.items {
 		if it := &b.items[i]; it.index >= a.taken {
 			a.taken = it.index + 1
@@ -202,6 +207,9 @@ func (a *auditor) readBundle(ctx context.Context, n uint64) *bundle {
 	}
 	if width == tileWidth {
 		b.root = subtree(b.leaves)
+	}
+	if a.TreeOnly {
+		return b
 	}
 	b.items = b.items[:width]
 	for i := range b.items {

@@ -43,6 +43,9 @@ With --state FILE it also keeps what it knows of all entries, in FILE.known, and
 with that file reads only what is new; --full reads everything all the same. An audit that is
 interrupted leaves FILE.started, and the next one goes on from there.
 
+With --tree it looks at heads, signatures, quorum and hashes only, and not at what entries say: that is
+faster, and the log can be any one that is served as C2SP tlog-tiles.
+
 Exit codes: 0 all is well, 1 something is not what was signed or is missing, 3 something could
 not be fetched and nothing is concluded.`,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -62,10 +65,13 @@ not be fetched and nothing is concluded.`,
 			}
 			if text, ok, err := evidenceFile(source); err != nil {
 				return err
-			} else if ok && (f.statements > 0 || f.predecessor != "" || f.full) {
-				return usagef("%s is an evidence file: --statements, --predecessor and --full are for a log", source)
+			} else if ok && (f.statements > 0 || f.predecessor != "" || f.full || f.tree) {
+				return usagef("%s is an evidence file: --statements, --predecessor, --full and --tree are for a log", source)
 			} else if ok {
 				return r.verify(cmd, text, p)
+			}
+			if f.tree && (f.statements > 0 || f.predecessor != "") {
+				return usagef("--tree does not look at what --statements and --predecessor are about")
 			}
 			return r.audit(cmd, source, f, p)
 		},
@@ -73,6 +79,7 @@ not be fetched and nothing is concluded.`,
 	r.flags(cmd)
 	cmd.Flags().StringVar(&f.state, "state", "", "`FILE` for the last verified checkpoint, or none (default for a URL: next to the policy); read only what is new since")
 	cmd.Flags().BoolVar(&f.full, "full", false, "read everything, also with --state FILE")
+	cmd.Flags().BoolVar(&f.tree, "tree", false, "check heads, signatures and hashes only, of any log of C2SP tlog-tiles")
 	cmd.Flags().Uint64Var(&f.statements, "statements", 0, "`N` statements at least that the operator says to have made in the log")
 	cmd.Flags().StringVar(&f.predecessor, "predecessor", "", "`SOURCE` of the log that this one goes on from: check that it ended there, and was closed for this one")
 	return cmd
@@ -82,7 +89,7 @@ not be fetched and nothing is concluded.`,
 type auditFlags struct {
 	state, predecessor string
 	statements         uint64
-	full               bool
+	full, tree         bool
 }
 
 // evidenceFile reads source if it is a file, which then has to hold evidence.
@@ -139,7 +146,7 @@ func (r *reading) audit(cmd *cobra.Command, source string, f auditFlags, p *poli
 		// A copy may well be older than the log was at the last audit.
 		state = r.defaultState(p)
 	}
-	o := audit.Options{Policy: p, State: state, Incremental: explicit && state != "", Full: f.full, Statements: f.statements, Progress: progress(cmd.ErrOrStderr()), Openings: src.openings}
+	o := audit.Options{Policy: p, State: state, Incremental: explicit && state != "", Full: f.full, Statements: f.statements, TreeOnly: f.tree, Progress: progress(cmd.ErrOrStderr()), Openings: src.openings}
 	if f.predecessor != "" {
 		before, err := new(reading).openSource(cmd.Context(), f.predecessor) // a token is for one log
 		if err != nil {
