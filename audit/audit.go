@@ -164,15 +164,15 @@ func newAuditor(src Source, o Options) (*auditor, error) {
 	if o.Parallel == 0 {
 		o.Parallel = 8
 	}
-	a := &auditor{Options: o, src: src, report: newReport(src)}
-	a.report.TreeOnly = o.TreeOnly
+	a := &auditor{Options: o, src: src}
+	a.report = a.newReport()
 	var err error
 	a.before, err = loadState(o.State, o.Policy)
 	return a, err
 }
 
-func newReport(src Source) *Report {
-	return &Report{Source: src.String(), CosignedBy: []string{}, Producers: []Producer{}}
+func (a *auditor) newReport() *Report {
+	return &Report{Source: a.src.String(), CosignedBy: []string{}, Producers: []Producer{}, TreeOnly: a.TreeOnly}
 }
 
 // end draws the conclusion, and remembers what passed.

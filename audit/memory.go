@@ -46,6 +46,7 @@ const (
 type memory struct {
 	path    string
 	terms   record.Hash // under which it was audited
+	source  string
 	head    *policy.Checkpoint
 	ended   bool  // that audit came to its end, and passed
 	at      int64 // Unix nanoseconds
@@ -62,6 +63,7 @@ func (m *memory) header(c *coder) (note []byte) {
 		note = m.head.Note
 	}
 	c.raw(m.terms[:])
+	c.text(&m.source)
 	c.blob(&note)
 	c.flag(&m.ended)
 	c.signed(&m.at)
@@ -174,6 +176,8 @@ func (a *auditor) resume(ctx context.Context) (bool, error) {
 		switch {
 		case m.terms != terms:
 			why = "the policy or the rules of the audit are others than those of the last one"
+		case m.source != a.src.String():
+			why = "the last audit with this state file read " + m.source + ", and what is there says nothing about this copy"
 		case m.minimum != a.kept.Minimum:
 			why = "the log has been pruned since the last audit"
 		case !a.continues(ctx, m):
@@ -259,7 +263,7 @@ func (a *auditor) remember(m *memory) error {
 
 // encode returns a memory file of what is known now.
 func (a *auditor) encode(ended bool) []byte {
-	m := memory{terms: a.termsOf(), head: a.head, ended: ended, whole: a.whole(), at: time.Now().UnixNano(), minimum: a.kept.Minimum, taken: a.taken, full: a.log.full}
+	m := memory{terms: a.termsOf(), source: a.src.String(), head: a.head, ended: ended, whole: a.whole(), at: time.Now().UnixNano(), minimum: a.kept.Minimum, taken: a.taken, full: a.log.full}
 	var c coder
 	c.bytes = append(c.bytes, memoryHeader...)
 	c.bytes = append(c.bytes, make([]byte, sha256.Size)...) // of the digest
@@ -275,7 +279,7 @@ func (a *auditor) encode(ended bool) []byte {
 func (a *auditor) keeps() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.remembers && !a.contradicted && a.keepErr == nil && len(a.unfinished) == 0
+	return a.remembers && a.quorum && !a.contradicted && a.keepErr == nil && len(a.unfinished) == 0
 }
 
 // keepStarted writes down how far the audit is, so that another one can go on from

@@ -333,6 +333,10 @@ func TestMemoryFiles(t *testing.T) {
 	if err != nil || strict.Known != nil || strict.ReadAnew == "" {
 		t.Fatalf("%+v, %v", strict, err)
 	}
+	elsewhere, err := audit.Run(t.Context(), g.files.Source(), audit.Options{Policy: w.policy, Incremental: true, State: state})
+	if err != nil || elsewhere.Known != nil || !strings.Contains(elsewhere.ReadAnew, "this copy") {
+		t.Fatalf("%+v, %v", elsewhere, err)
+	}
 	other, _ := shop(t)
 	g.files = other.publish()
 	if _, err := audit.Run(t.Context(), g.source(), audit.Options{Policy: other.policy, Incremental: true, State: state}); !errors.Is(err, audit.ErrConfig) {

@@ -329,14 +329,16 @@ func (a *auditor) parse(it *item, entry []byte, b *bundle) {
 		}
 		return
 	}
+	if kind != record.KindSeal { // it stays, and what it was read into is used again
+		entry = slices.Clone(entry)
+		it.entry = entry
+	}
 	e, err := record.Parse(entry)
 	if err != nil {
 		it.err = err
 		return
 	}
-	if it.statement = e.Statement; e.Seal == nil {
-		it.entry = slices.Clone(entry)
-	}
+	it.statement = e.Statement
 	if it.genesis, it.change, it.seal = e.Genesis, e.KeyChange, e.Seal; it.seal != nil {
 		it.stream = it.seal.Stream
 		if key, ok := a.known.Load(it.stream.Producer); ok {
