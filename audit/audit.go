@@ -106,6 +106,8 @@ type auditor struct {
 	known     sync.Map          // keys.ID -> keys.Public, of enrolled producers; for any goroutine
 	beacons   beaconCache       // for any goroutine
 	consumed  sync.Pool         // of *bundle; for any goroutine
+	heavy     atomic.Bool       // the bundle that was read last was; for any goroutine
+	narrow    chan struct{}     // holds one for each heavy bundle that is being read
 	opened    atomic.Uint64     // openings checked
 	log       *logTree
 	brackets  brackets
@@ -164,7 +166,7 @@ func newAuditor(src Source, o Options) (*auditor, error) {
 	if o.Parallel == 0 {
 		o.Parallel = 8
 	}
-	a := &auditor{Options: o, src: src}
+	a := &auditor{Options: o, src: src, narrow: make(chan struct{}, heavyAtATime)}
 	a.report = a.newReport()
 	var err error
 	a.before, err = loadState(o.State, o.Policy)

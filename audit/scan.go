@@ -189,7 +189,14 @@ func (a *auditor) consume(ctx context.Context, b *bundle) {
 func (a *auditor) readBundle(ctx context.Context, n uint64) *bundle {
 	b := a.emptyBundle(n)
 	width := int(min(tileWidth, a.head.Size-n*tileWidth))
+	leave, size := a.enter(), 0
+	defer func() {
+		clear(b.entries) // what they lie in may be large
+		b.facts = record.Facts{}
+		leave(size)
+	}()
 	raw, err := a.fetchBundle(ctx, b, width)
+	size = len(raw)
 	if err != nil && !errors.Is(err, client.ErrVerification) {
 		b.err = err
 		return b
@@ -222,6 +229,28 @@ func (a *auditor) readBundle(ctx context.Context, n uint64) *bundle {
 		a.parse(it, entries[i], b)
 	}
 	return b
+}
+
+// heavy is how many bytes a bundle has of which only heavyAtATime are read at a time: it
+// can have 16 MiB, and most have a hundredth of that.
+const (
+	heavy        = 2 << 20
+	heavyAtATime = 2
+)
+
+// enter waits until a bundle may be read, if those of late were heavy, and returns what
+// is to be called with its size then.
+func (a *auditor) enter() (leave func(size int)) {
+	narrow := a.heavy.Load()
+	if narrow {
+		a.narrow <- struct{}{}
+	}
+	return func(size int) {
+		a.heavy.Store(size > heavy)
+		if narrow {
+			<-a.narrow
+		}
+	}
 }
 
 // reusing is a Source that can read into memory that is there. *[client.Source] is one.
@@ -343,6 +372,9 @@ func (a *auditor) parse(it *item, entry []byte, b *bundle) {
 		it.stream = it.seal.Stream
 		if key, ok := a.known.Load(it.stream.Producer); ok {
 			it.sealErr, it.sealKnown = it.seal.Verify(key.(keys.Public)), true
+			it.seal.Note = nil // which would keep the whole bundle
+		} else {
+			it.seal.Note = slices.Clone(it.seal.Note)
 		}
 	}
 }
