@@ -37,7 +37,7 @@ func (r *Report) Text() string {
 	if k := r.Known; k != nil && k.Ended {
 		line("known", "entries below %d were verified on %s and not read again (--full reads everything)", k.Entries, k.At)
 	} else if k != nil {
-		line("known", "entries below %d were read by %s, by an audit that was interrupted, which this one goes on from", k.Entries, k.At)
+		line("known", "entries below %d were read up to %s by an audit that was interrupted, which this one goes on from", k.Entries, k.At)
 	} else if r.ReadAnew != "" {
 		line("known", "nothing: everything was read anew, since %s", r.ReadAnew)
 	}
