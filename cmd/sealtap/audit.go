@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -17,6 +19,10 @@ import (
 	"github.com/sealtap/sealtap/audit"
 	"github.com/sealtap/sealtap/witness/policy"
 )
+
+// auditMemory is from where on an audit's garbage is collected without waiting for more:
+// what it needs is less, but bundles can be large.
+const auditMemory = 192 << 20
 
 // evidenceStart is how an evidence file begins; docs/formats.md.
 const evidenceStart = "sealtap/evidence/"
@@ -154,6 +160,9 @@ func (r *reading) audit(cmd *cobra.Command, source string, f auditFlags, p *poli
 		}
 		defer before.close()
 		o.Predecessor = before.Source
+	}
+	if debug.SetMemoryLimit(-1) == math.MaxInt64 { // unless GOMEMLIMIT says otherwise
+		debug.SetMemoryLimit(auditMemory)
 	}
 	report, err := audit.Run(cmd.Context(), src.Source, o)
 	if report == nil {
