@@ -366,6 +366,11 @@ func TestInterruptedSawIt(t *testing.T) {
 		t.Fatalf("%+v, %v", r, err)
 	}
 	g.files = short
+	src = &failing{Source: g.source()} // again it does not come to its end, and keeps what the first one saw
+	src.left.Store(2)
+	if r, err := audit.Run(t.Context(), src, audit.Options{Policy: w.policy, Incremental: true, State: state, Parallel: 1}); err != nil || r.Findings[0].Code != audit.Rollback {
+		t.Fatalf("%+v, %v", r, err)
+	}
 	for range 2 {
 		if r := incremental(t, w, g, state); r.Verdict != audit.Fail || r.Findings[0].Code != audit.Rollback || len(r.Findings[0].Heads) != 2 {
 			t.Fatal(r.Text())
@@ -403,4 +408,31 @@ func TestIncrementalPruned(t *testing.T) {
 	if r := run(); r.Known == nil || r.Known.Entries != size {
 		t.Fatal(r.Text())
 	}
+}
+
+// What an interrupted audit read and nobody had proven yet is not believed by the next
+// one, where it does not stand under the head.
+func TestInterruptedReadOthers(t *testing.T) {
+	w := newWorld(t)
+	flow(rand.New(rand.NewPCG(5, 7)), w, []*producer{w.producer("shop")}, 900, false)
+	good := w.publish()
+	n := slices.IndexFunc(w.entries, func(e []byte) bool { return record.Kind(e[1]) == record.KindRecord })
+	altered := slices.Clone(w.entries)
+	altered[n] = slices.Clone(altered[n])
+	altered[n][len(altered[n])-1] ^= 1
+	bad, _ := clienttest.Tiles(altered) // with tiles that fit
+	bad["checkpoint"] = good["checkpoint"]
+	g := &rising{files: bad}
+	state := filepath.Join(t.TempDir(), "state")
+	src := &failing{Source: g.source()}
+	src.left.Store(2)
+	if r, err := audit.Run(t.Context(), src, audit.Options{Policy: w.policy, Incremental: true, State: state, Parallel: 1}); err != nil || r.GoesOnFrom != 512 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	g.files = good
+	r := incremental(t, w, g, state)
+	if r.Verdict != audit.Pass || r.Known != nil || r.ReadAnew == "" {
+		t.Fatal(r.Text())
+	}
+	alike(t, r, w.audit(good, audit.Options{}))
 }
