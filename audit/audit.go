@@ -53,8 +53,14 @@ type Options struct {
 	Operator *keys.Public
 	// State is the file that remembers the last checkpoint that passed. With ""
 	// nothing is remembered, and neither rollback nor fork between two audits is
-	// seen, nor that the operator's newest statement is left out.
+	// seen, nor that the operator's newest statement is left out. Beside it stands what
+	// an audit needs to go on where it was interrupted.
 	State string
+	// Incremental keeps beside State all that an audit knows, and reads only what is
+	// new since the last one that passed.
+	Incremental bool
+	// Full reads everything, whatever an earlier audit knows.
+	Full bool
 	// Statements is how many statements the operator says to have made in the log; a
 	// log that shows fewer has left some out. With 0 nothing is expected.
 	Statements uint64
@@ -62,6 +68,9 @@ type Options struct {
 	// ended, and for the lives of producers that go on from there; it is not audited
 	// otherwise. With nil nothing of that is checked, and the report says so.
 	Predecessor Source
+	// TreeOnly checks heads, signatures, quorum and every hash, and does not look at
+	// what entries say: so it can be any log of C2SP tlog-tiles.
+	TreeOnly bool
 	// HeartbeatSlack is how late a heartbeat may be; 0 is [DefaultHeartbeatSlack].
 	HeartbeatSlack time.Duration
 	// Skew is how far apart clocks may be; 0 is [DefaultSkew].
@@ -96,15 +105,27 @@ type auditor struct {
 	upper     int64             // when the quorum had cosigned head, in Unix seconds
 	known     sync.Map          // keys.ID -> keys.Public, of enrolled producers; for any goroutine
 	beacons   beaconCache       // for any goroutine
+	consumed  sync.Pool         // of *bundle; for any goroutine
+	heavy     atomic.Bool       // the bundle that was read last was; for any goroutine
+	narrow    chan struct{}     // holds one for each heavy bundle that is being read
 	opened    atomic.Uint64     // openings checked
 	log       *logTree
 	brackets  brackets
 	doubts    []doubt // not more than limit
 	producers *producers
 	taken     uint64 // entries consumed so far
+	bracketed uint64 // records behind a beacon, in good order of time
 	goesOn    bool   // more entries are read later
 	settled   mark   // the findings before what only the end of the log shows
 	sides     *sides
+
+	remembers    bool      // what is known is kept beside the state file
+	contradicted bool      // the log contradicts the head in a memory, which stays
+	memories     []*memory // of earlier audits
+	atHead       mark      // the findings before those in entries
+	keptAt       time.Time // when that was last written
+	keepErr      error     // of writing it
+	ended        []byte    // a memory as of the end of the log; nil before
 }
 
 // Run audits the log behind src. It returns an error only where it cannot start,
@@ -115,7 +136,11 @@ func Run(ctx context.Context, src Source, o Options) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := a.loadMemories(); err != nil {
+		return nil, err
+	}
 	start := time.Now()
+	a.keptAt = start
 	if err := a.run(ctx); err != nil {
 		return nil, err
 	}
@@ -141,14 +166,15 @@ func newAuditor(src Source, o Options) (*auditor, error) {
 	if o.Parallel == 0 {
 		o.Parallel = 8
 	}
-	a := &auditor{Options: o, src: src, report: newReport(src)}
+	a := &auditor{Options: o, src: src, narrow: make(chan struct{}, heavyAtATime)}
+	a.report = a.newReport()
 	var err error
 	a.before, err = loadState(o.State, o.Policy)
 	return a, err
 }
 
-func newReport(src Source) *Report {
-	return &Report{Source: src.String(), CosignedBy: []string{}, Producers: []Producer{}}
+func (a *auditor) newReport() *Report {
+	return &Report{Source: a.src.String(), CosignedBy: []string{}, Producers: []Producer{}, TreeOnly: a.TreeOnly}
 }
 
 // end draws the conclusion, and remembers what passed.
@@ -156,7 +182,16 @@ func (a *auditor) end(start time.Time) error {
 	a.conclude(a.report)
 	a.report.Duration = time.Since(start)
 	if a.report.Verdict == Pass && a.State != "" {
-		return saveState(a.State, state{a.head, a.log.edge(), a.producers.last})
+		last := a.producers.last
+		if a.TreeOnly {
+			last = a.before.last // none were looked at
+		}
+		if err := errors.Join(a.keepEnded(), saveState(a.State, state{a.head, a.log.edge(), last})); err != nil {
+			return err
+		}
+	}
+	if len(a.report.Unfinished) == 0 {
+		return a.dropStarted()
 	}
 	return nil
 }
@@ -174,7 +209,11 @@ func (a *auditor) run(ctx context.Context) error {
 	a.brackets.a = a
 	a.sides = newSides(a)
 	a.log = newLogTree(a)
-	if !a.startPruned(ctx) {
+	resumed, err := a.resume(ctx)
+	if err != nil {
+		return err
+	}
+	if !resumed && !a.startPruned(ctx) {
 		return nil
 	}
 	a.finish(ctx)
@@ -185,6 +224,12 @@ func (a *auditor) run(ctx context.Context) error {
 // log can show.
 func (a *auditor) finish(ctx context.Context) {
 	whole := a.scan(ctx)
+	if a.vouched() {
+		a.report.Checked.Bracketed = a.bracketed
+	}
+	if whole && a.keeps() {
+		a.ended = a.encode(true)
+	}
 	if whole {
 		a.producers.settle()
 	}
@@ -194,6 +239,9 @@ func (a *auditor) finish(ctx context.Context) {
 	}
 	a.finishTree(ctx)
 	a.finishPruned(ctx)
+	if a.TreeOnly {
+		return
+	}
 	a.compareStatements()
 	a.producers.finishStreams()
 	if !a.goesOn {

@@ -9,48 +9,59 @@ const step = 1024
 // history is a producer's tree that knows its recent past: the roots and leaves
 // of as many sizes as step says. The zero value is the empty tree.
 type history struct {
-	tree     *record.Tree
+	tree     edge
 	old, mid edge
 	leaves   []record.Hash // from old.size on
 }
 
-type edge struct {
-	size   uint64
-	hashes []record.Hash
+// append adds a leaf, and returns by how many more or fewer leaves it is known.
+func (h *history) append(leaf record.Hash) (more int) {
+	before := len(h.leaves)
+	h.tree.append(leaf)
+	h.leaves = append(h.leaves, leaf)
+	if h.tree.size%step == 0 {
+		h.leaves = append(h.leaves[:0], h.leaves[h.mid.size-h.old.size:]...)
+		h.old, h.mid = h.mid, h.tree.clone()
+	}
+	return len(h.leaves) - before
 }
 
-func (h *history) append(leaf record.Hash) {
-	if h.tree == nil {
-		h.tree = record.NewTree()
+// trim forgets all but the last few leaves, and returns how many.
+func (h *history) trim(keep int) (less int) {
+	if len(h.leaves) <= keep {
+		return 0
 	}
-	h.tree.Append(leaf, nil)
-	h.leaves = append(h.leaves, leaf)
-	if size := h.tree.Size(); size%step == 0 {
-		h.leaves = append([]record.Hash(nil), h.leaves[h.mid.size-h.old.size:]...)
-		h.old, h.mid = h.mid, edge{size, h.tree.Edge()}
+	size := h.tree.size - uint64(keep)
+	h.old = h.at(size)
+	h.mid = h.old.clone()
+	less = len(h.leaves) - keep
+	h.leaves = append([]record.Hash(nil), h.leaves[less:]...)
+	return less
+}
+
+// at returns the tree as it was at a size that is known.
+func (h *history) at(size uint64) edge {
+	from := &h.old
+	if size >= h.mid.size {
+		from = &h.mid
 	}
+	tree := from.clone()
+	for _, l := range h.leaves[from.size-h.old.size : size-h.old.size] {
+		tree.append(l)
+	}
+	return tree
 }
 
 // rootAt returns the root of the first size records, if it is known.
 func (h *history) rootAt(size uint64) (record.Hash, bool) {
-	from := h.old
-	if size >= h.mid.size {
-		from = h.mid
-	}
-	if size < h.old.size || size-h.old.size > uint64(len(h.leaves)) {
+	switch {
+	case size == h.tree.size:
+		return h.tree.root(), true
+	case size < h.old.size || size-h.old.size > uint64(len(h.leaves)):
 		return record.Hash{}, false
 	}
-	if h.tree != nil && size == h.tree.Size() {
-		return h.tree.Root(), true
-	}
-	tree, err := record.RestoreTree(from.size, from.hashes)
-	if err != nil {
-		panic("audit: restoring a tree: " + err.Error()) // never: the edge is that of as many leaves
-	}
-	for _, l := range h.leaves[from.size-h.old.size : size-h.old.size] {
-		tree.Append(l, nil)
-	}
-	return tree.Root(), true
+	tree := h.at(size)
+	return tree.root(), true
 }
 
 // leaf returns the leaf hash of the record with the sequence, if it is known.

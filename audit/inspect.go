@@ -64,8 +64,8 @@ func (s *stream) inspectTime(it *item) {
 	case s.records > 1 && it.time < s.latest-skew:
 		s.add(finding(TimeOrder, "the record says it was made at %s, but one before it in the tree of producer %s was at %s: its clock ran backwards",
 			clock(it.time), s.name, clock(s.latest)), it.index, it.seq)
-	case bounded && s.beacon > 0:
-		s.a.report.Checked.Bracketed++
+	case s.beacon > 0:
+		s.a.bracketed++
 	}
 	if s.records == 1 || it.time > s.latest {
 		s.latest = it.time

@@ -4,8 +4,6 @@ import (
 	"context"
 	"strconv"
 
-	"github.com/transparency-dev/merkle/compact"
-
 	"github.com/sealtap/sealtap/record"
 	"github.com/sealtap/sealtap/tlog/client"
 )
@@ -17,10 +15,11 @@ const recentBundles = 1024
 // logTree recomputes the log's tree and compares the tiles above level 0.
 type logTree struct {
 	a      *auditor
-	full   *compact.Range // over the roots of full bundles
-	tail   []record.Hash  // leaves of the last bundle, if it is partial
-	levels []level        // of tiles, from level 1 up
+	full   edge          // over the roots of full bundles
+	tail   []record.Hash // leaves of the last bundle, if it is partial
+	levels []level       // of tiles, from level 1 up
 	recent [recentBundles]recentBundle
+	latest [recentBundles]bundleClaim
 	next   uint64 // number of the next bundle
 
 	bounded uint64 // bundles below this one lie under a checkpoint that a beacon held
@@ -32,13 +31,17 @@ type level struct {
 	hashes []record.Hash
 }
 
-// recentBundle holds what the root at a size within a bundle follows from, and
-// the latest time that a record in it claims.
+// recentBundle holds what the root at a size within a bundle follows from.
 type recentBundle struct {
 	n      uint64
-	edge   []record.Hash // of the tree before the bundle
+	before edge // over the bundles before
 	leaves []record.Hash
-	latest claim
+}
+
+// bundleClaim is the latest time that a record in a bundle claims.
+type bundleClaim struct {
+	n uint64
+	claim
 }
 
 // claim is a time that a record says of itself.
@@ -50,27 +53,22 @@ type claim struct {
 	ok     bool
 }
 
-func newLogTree(a *auditor) *logTree {
-	f := &compact.RangeFactory{Hash: func(l, r []byte) []byte {
-		h := node((*record.Hash)(l), (*record.Hash)(r))
-		return h[:]
-	}}
-	return &logTree{a: a, full: f.NewEmptyRange(0)}
-}
+func newLogTree(a *auditor) *logTree { return &logTree{a: a} }
 
 // append adds the leaves of the next bundle.
 func (t *logTree) append(ctx context.Context, b *bundle) {
-	t.recent[b.n%recentBundles] = recentBundle{n: b.n, edge: t.edge(), leaves: b.leaves}
+	r := &t.recent[b.n%recentBundles]
+	r.n = b.n
+	r.before.size, r.before.hashes = t.full.size, append(r.before.hashes[:0], t.full.hashes...)
+	r.leaves = append(r.leaves[:0], b.leaves...)
 	t.next = b.n + 1
 	t.a.report.Checked.Tiles++
 	if len(b.leaves) < tileWidth {
-		t.tail = b.leaves
+		t.tail = r.leaves
 		return
 	}
 	t.tail = nil
-	if err := t.full.Append(b.root[:], nil); err != nil {
-		panic("audit: appending to a compact range: " + err.Error()) // never: the range grows from 0
-	}
+	t.full.append(b.root)
 	for h, l := b.root, 0; ; l++ {
 		if l == len(t.levels) {
 			t.levels = append(t.levels, level{})
@@ -82,7 +80,7 @@ func (t *logTree) append(ctx context.Context, b *bundle) {
 		}
 		h = subtree(at.hashes)
 		t.compare(ctx, l)
-		*at = level{n: at.n + 1}
+		*at = level{n: at.n + 1, hashes: at.hashes[:0]}
 	}
 }
 
@@ -93,7 +91,7 @@ func (t *logTree) finish(ctx context.Context) record.Hash {
 			t.compare(ctx, l)
 		}
 	}
-	return rootOf(t.full.End(), t.edge(), t.tail)
+	return rootOf(&t.full, t.tail)
 }
 
 // compare compares a tile that the entries give with the one that the log serves.
@@ -119,46 +117,36 @@ func (t *logTree) compare(ctx context.Context, l int) {
 }
 
 // edge returns the right edge of the tree over the full bundles.
-func (t *logTree) edge() []record.Hash {
-	raw := t.full.Hashes()
-	edge := make([]record.Hash, len(raw))
-	for i := range raw {
-		edge[i] = record.Hash(raw[i])
-	}
-	return edge
-}
+func (t *logTree) edge() []record.Hash { return t.full.clone().hashes }
 
 // rootAt returns the root of the first size entries, if that is not too long ago.
 func (t *logTree) rootAt(size uint64) (record.Hash, bool) {
 	n := size / tileWidth
 	if n == t.next && size%tileWidth == 0 {
-		return rootOf(n, t.edge(), nil), true
+		return rootOf(&t.full, nil), true
 	}
 	r := &t.recent[n%recentBundles]
 	if n >= t.next || r.n != n || size%tileWidth > uint64(len(r.leaves)) {
 		return record.Hash{}, false
 	}
-	return rootOf(n, r.edge, r.leaves[:size%tileWidth]), true
+	return rootOf(&r.before, r.leaves[:size%tileWidth]), true
 }
 
-func rootOf(bundles uint64, edge, leaves []record.Hash) record.Hash {
-	tree, err := record.RestoreTree(bundles*tileWidth, edge)
-	if err != nil {
-		panic("audit: restoring a tree: " + err.Error()) // never: the edge is that of as many bundles
-	}
-	for _, l := range leaves {
-		tree.Append(l, nil)
-	}
-	return tree.Root()
+// rootOf returns the root of a log that has the leaves behind the bundles.
+func rootOf(bundles *edge, leaves []record.Hash) record.Hash {
+	// A whole bundle is a complete subtree, so the edge is that of as many entries.
+	entries := edge{bundles.size * tileWidth, bundles.hashes}
+	return entries.rootWith(leaves)
 }
 
 // claim remembers the latest time that a record of the bundle claims.
 func (t *logTree) claim(b *bundle) {
-	latest := &t.recent[b.n%recentBundles].latest
+	latest := &t.latest[b.n%recentBundles]
+	*latest = bundleClaim{n: b.n}
 	for i := range b.items {
 		it := &b.items[i]
 		if it.kind == record.KindRecord && it.err == nil && !it.altered && (!latest.ok || it.time > latest.time) {
-			*latest = claim{it.time, it.index, it.stream, it.seq, true}
+			latest.claim = claim{it.time, it.index, it.stream, it.seq, true}
 		}
 	}
 }
@@ -171,8 +159,8 @@ func (t *logTree) bound(size uint64, unixNano int64) {
 		t.bounded = max(t.bounded, t.next-recentBundles)
 	}
 	for ; t.bounded < size/tileWidth; t.bounded++ {
-		c := t.recent[t.bounded%recentBundles].latest
-		if c.ok && c.time > unixNano+int64(t.a.Skew) {
+		c := t.latest[t.bounded%recentBundles]
+		if c.ok && c.n == t.bounded && c.time > unixNano+int64(t.a.Skew) {
 			t.a.add(finding(TimeOrder, "the record says it was made at %s, but it stands under a checkpoint of %d entries that was cosigned at %s: it was prepared for later",
 				clock(c.time), size, clock(unixNano)).at(c.index).of(t.a.nameOf(c.stream.Producer), c.stream, c.seq))
 		}

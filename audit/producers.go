@@ -3,6 +3,7 @@ package audit
 import (
 	"context"
 	"errors"
+	"math"
 	"time"
 
 	"github.com/sealtap/sealtap/checkpoint"
@@ -17,6 +18,7 @@ type producers struct {
 	ring    *record.Keyring // nil if the genesis is not one
 	last    *stated         // the operator's newest statement; nil as long as there is only the genesis
 	streams map[record.Stream]*stream
+	latest  *stream // the one that was asked for last, if any
 	// uncertain is set once an entry that may be a statement about keys cannot be
 	// read: a key that nobody enrolled may then have been.
 	uncertain  bool
@@ -27,6 +29,17 @@ type producers struct {
 	own        *policy.Policy           // with all keys of the log, once it is needed; nil after another one was named
 	weak       uint64                   // beacons whose checkpoints are the log's, but do not satisfy the policy
 	firstWeak  Finding                  // about the first of them
+	said       []said                   // the operator's statements that were accepted, oldest first
+
+	held, maxHeld       int // see bounds.go
+	waiting, maxWaiting int
+	shedding            bool
+}
+
+// said is an entry with a statement of the operator.
+type said struct {
+	index uint64
+	entry []byte
 }
 
 const (
@@ -35,7 +48,8 @@ const (
 )
 
 func newProducers(a *auditor) *producers {
-	return &producers{a: a, streams: make(map[record.Stream]*stream), refused: make(map[record.Stream]bool), consistent: make(map[checkpoint.Body]bool)}
+	return &producers{a: a, streams: make(map[record.Stream]*stream), refused: make(map[record.Stream]bool), consistent: make(map[checkpoint.Body]bool),
+		maxHeld: maxHeld, maxWaiting: maxWaiting}
 }
 
 // nameOf returns the name under which a key is enrolled. It may be called by
@@ -100,6 +114,7 @@ func (p *producers) openGenesis(it *item) {
 		ring, _ = record.NewKeyring(it.genesis, nil)
 	}
 	p.ring = ring
+	p.said = append(p.said, said{0, it.entry})
 	a.report.Operator = it.genesis.Operator.String()
 	a.openPredecessor(it.genesis)
 	if a.Operator == nil {
@@ -158,11 +173,18 @@ func (p *producers) admitted(it *item, sequence uint64) bool {
 	if p.ring == nil {
 		return true
 	}
+	s := p.latest
+	if s != nil && s.id == it.stream && s.clear == p.ring.Number+1 {
+		return true
+	}
 	if p.beyondEnd(it) {
 		return false
 	}
 	_, err := p.ring.Admit(it.stream, sequence)
 	if err == nil {
+		if _, err := p.ring.Admit(it.stream, math.MaxUint64); err == nil && s != nil && s.id == it.stream {
+			s.clear = p.ring.Number + 1 // nobody has restricted it, until the next statement
+		}
 		return true
 	}
 	if p.uncertain && errors.Is(err, record.ErrUnknownProducer) {
@@ -177,11 +199,15 @@ func (p *producers) admitted(it *item, sequence uint64) bool {
 }
 
 func (p *producers) stream(id record.Stream) *stream {
+	if p.latest != nil && p.latest.id == id {
+		return p.latest
+	}
 	s := p.streams[id]
 	if s == nil {
 		s = &stream{a: p.a, id: id, name: p.a.nameOf(id.Producer), heartbeat: defaultHeartbeat}
 		p.streams[id] = s
 	}
+	p.latest = s
 	return s
 }
 
@@ -200,7 +226,7 @@ func (p *producers) record(ctx context.Context, it *item) {
 		p.a.sides.take(it)
 		it.part = nil
 	}
-	p.stream(it.stream).take(*it)
+	p.stream(it.stream).take(it)
 }
 
 func (p *producers) seal(it *item) {

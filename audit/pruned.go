@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/transparency-dev/merkle/compact"
-
 	"github.com/sealtap/sealtap/checkpoint"
 	"github.com/sealtap/sealtap/record"
 	"github.com/sealtap/sealtap/tlog/client"
@@ -61,6 +59,9 @@ func (a *auditor) startPruned(ctx context.Context) bool {
 		a.failedRead(err, TileAltered, "a tile below the minimum index is not what stands under the checkpoint")
 		return false
 	}
+	if a.taken = m; a.TreeOnly {
+		return true
+	}
 	return a.readStatements(ctx) && a.startStreams()
 }
 
@@ -83,9 +84,10 @@ func (a *auditor) readStatements(ctx context.Context) bool {
 			a.failedRead(err, EntryAltered, "a statement of the operator from below the minimum index cannot be proven")
 			return false
 		}
+		b := bundle{parts: make([]part, 0, n)}
 		for i, entry := range entries {
 			it := item{index: list[i], leaf: record.LeafHash(entry)}
-			if a.parse(&it, entry); it.err == nil && (it.kind == record.KindRecord || it.kind == record.KindSeal) {
+			if a.parse(&it, entry, &b); it.err == nil && (it.kind == record.KindRecord || it.kind == record.KindSeal) {
 				continue // it may be named, but it says nothing without the others of its stream
 			}
 			a.producers.entry(ctx, &it)
@@ -98,7 +100,7 @@ func (a *auditor) readStatements(ctx context.Context) bool {
 // startStreams takes the producers' trees as the log says they were.
 func (a *auditor) startStreams() bool {
 	for i, at := range a.kept.Streams {
-		tree, err := record.RestoreTree(at.Size, at.Edge)
+		tree, err := newEdge(at.Size, at.Edge)
 		if err != nil || at.Size == 0 || a.producers.streams[at.Stream] != nil {
 			a.add(finding(SealMismatch, "what the log says about the tree of producer %s at its minimum index, %d records with an edge of %d hashes, cannot be",
 				a.nameOf(at.Stream.Producer), at.Size, len(at.Edge)))
@@ -106,7 +108,7 @@ func (a *auditor) startStreams() bool {
 		}
 		s := a.producers.stream(at.Stream)
 		s.base, s.next, s.order = at.Size, at.Size, i
-		s.past = history{tree: tree, old: edge{at.Size, at.Edge}, mid: edge{at.Size, at.Edge}}
+		s.past = history{tree: tree, old: tree.clone(), mid: tree.clone()}
 	}
 	return a.checkSums()
 }
@@ -133,19 +135,11 @@ func (a *auditor) checkSums() bool {
 
 // startAt begins the log's tree at a number of whole bundles, of which it is told
 // the edge. It compares the tiles from before: all of them must be there still.
-func (t *logTree) startAt(ctx context.Context, size uint64, edge []record.Hash) error {
+func (t *logTree) startAt(ctx context.Context, size uint64, hashes []record.Hash) error {
 	n := size / tileWidth
-	raw := make([][]byte, len(edge))
-	for i := range edge {
-		raw[i] = edge[i][:]
-	}
-	f := &compact.RangeFactory{Hash: func(l, r []byte) []byte {
-		h := node((*record.Hash)(l), (*record.Hash)(r))
-		return h[:]
-	}}
-	full, err := f.NewRange(0, n, raw)
+	full, err := newEdge(n, hashes)
 	if err != nil {
-		return fmt.Errorf("%w: %w", client.ErrVerification, err)
+		return err
 	}
 	t.full, t.next, t.bounded = full, n, n
 	for l := uint(1); size>>(8*l) > 0; l++ {
@@ -203,6 +197,10 @@ func (a *auditor) finishPruned(ctx context.Context) {
 		return
 	}
 	a.compareBelow(ctx)
+	if a.TreeOnly {
+		a.add(notice(Pruned, "the first %d entries are not there any more; whether the operator allows that was not looked at", a.kept.Minimum).at(0))
+		return
+	}
 	if a.producers.ring == nil {
 		return // there is a finding already
 	}

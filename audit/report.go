@@ -90,14 +90,32 @@ type Report struct {
 	// Statements is what the operator has said in the log since its genesis.
 	Statements Statements `json:"operator_statements"`
 	// Predecessor is absent where the log begins by itself.
-	Predecessor *Predecessor  `json:"predecessor,omitempty"`
-	Producers   []Producer    `json:"producers"`
-	Lives       []Life        `json:"-"` // of all producers, oldest first; as far as the audit came
-	Findings    []Finding     `json:"findings"`
-	Omitted     map[Code]int  `json:"omitted,omitempty"`    // further findings of a code, above the limit
-	Unfinished  []string      `json:"unfinished,omitempty"` // what could not be fetched
-	Checked     Checked       `json:"checked"`
-	Duration    time.Duration `json:"duration_ns"`
+	Predecessor *Predecessor `json:"predecessor,omitempty"`
+	Producers   []Producer   `json:"producers"`
+	Lives       []Life       `json:"-"` // of all producers, oldest first; as far as the audit came
+	Findings    []Finding    `json:"findings"`
+	Omitted     map[Code]int `json:"omitted,omitempty"`    // further findings of a code, above the limit
+	Unfinished  []string     `json:"unfinished,omitempty"` // what could not be fetched
+	Checked     Checked      `json:"checked"`
+	// Known is what earlier audits had read already and this one did not read again;
+	// absent where it has read everything.
+	Known *Known `json:"known,omitempty"`
+	// TreeOnly is set where nobody looked at what entries say.
+	TreeOnly bool `json:"tree_only,omitempty"`
+	// ReadAnew says why everything was read although an earlier audit knew a part.
+	ReadAnew string `json:"read_anew,omitempty"`
+	// GoesOnFrom is the index at which the next audit goes on where this one was not
+	// finished; 0 if it begins anew.
+	GoesOnFrom uint64        `json:"goes_on_from,omitempty"`
+	Duration   time.Duration `json:"duration_ns"`
+}
+
+// Known is how far earlier audits have read. What was altered there since shows only
+// where it changes a root.
+type Known struct {
+	Entries uint64 `json:"entries"` // those below this index
+	At      string `json:"at"`      // when they had been read (RFC 3339)
+	Ended   bool   `json:"ended"`   // by an audit that passed; else by one that was interrupted
 }
 
 // Statements counts the operator's statements about keys and about the log. A log

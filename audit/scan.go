@@ -1,12 +1,14 @@
 package audit
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/sealtap/sealtap/keys"
 	sealtapv1 "github.com/sealtap/sealtap/proto/sealtap/v1"
@@ -20,13 +22,17 @@ const tileWidth = client.TileWidth
 // bundle is what a worker makes of one entry bundle: all that can be done to it
 // without knowing the bundles before.
 type bundle struct {
-	n      uint64
-	leaves []record.Hash
-	root   record.Hash // of the leaves, if there are tileWidth of them
-	items  []item      // one for each leaf
-	found  []Finding
-	doubts []doubt
-	err    error // something could not be fetched: nothing else is set
+	n         uint64
+	leaves    []record.Hash
+	root      record.Hash  // of the leaves, if there are tileWidth of them
+	items     []item       // one for each leaf
+	parts     []part       // of items
+	entries   [][]byte     // while it is read
+	raw, tile []byte       // what it was read into
+	facts     record.Facts // of the entry that is read
+	found     []Finding
+	doubts    []doubt
+	err       error // something could not be fetched: nothing else is set
 }
 
 // doubt is an entry that does not hash to what its tile says, where it cannot be
@@ -58,6 +64,7 @@ type item struct {
 	genesis   *record.Genesis
 	change    *record.KeyChange
 	statement *record.Statement
+	entry     []byte // of the operator's: genesis, change and statement
 }
 
 // farAway bounds times, in Unix nanoseconds (the year 2116), so that arithmetic on
@@ -114,12 +121,18 @@ func (a *auditor) scan(ctx context.Context) bool {
 	for j := range order {
 		b := <-j.done
 		if b.err != nil {
+			a.keepStarted()
 			a.gone(ctx, b)
 			return false
 		}
+		n := b.n
 		a.consume(ctx, b)
+		a.reuse(b)
+		if a.remembers && time.Since(a.keptAt) > saveEvery {
+			a.keepStarted()
+		}
 		if a.Progress != nil {
-			a.Progress(min((b.n+1)*tileWidth, a.head.Size), a.head.Size)
+			a.Progress(min((n+1)*tileWidth, a.head.Size), a.head.Size)
 		}
 	}
 	if err := ctx.Err(); err != nil {
@@ -141,6 +154,11 @@ func (a *auditor) consume(ctx context.Context, b *bundle) {
 			a.compareRoot(root)
 		}
 	}
+	if a.TreeOnly {
+		end := b.n*tileWidth + uint64(len(b.leaves))
+		a.report.Checked.Entries += end - max(a.taken, b.n*tileWidth)
+		a.taken = end
+	}
 	for i := range b.items {
 		if it := &b.items[i]; it.index >= a.taken {
 			a.taken = it.index + 1
@@ -152,20 +170,26 @@ func (a *auditor) consume(ctx context.Context, b *bundle) {
 
 // readBundle fetches bundle n and its tile, hashes and parses the entries.
 func (a *auditor) readBundle(ctx context.Context, n uint64) *bundle {
-	b := &bundle{n: n}
+	b := a.emptyBundle(n)
 	width := int(min(tileWidth, a.head.Size-n*tileWidth))
-	raw, err := a.src.Bundle(ctx, n, width)
+	leave, size := a.enter(), 0
+	defer func() {
+		clear(b.entries) // what they lie in may be large
+		b.facts = record.Facts{}
+		leave(size)
+	}()
+	raw, err := a.fetchBundle(ctx, b, width)
+	size = len(raw)
 	if err != nil && !errors.Is(err, client.ErrVerification) {
 		b.err = err
 		return b
 	}
-	entries, damage := client.SplitBundle(raw, width)
-	if err != nil {
+	entries, damage := client.SplitBundleInto(b.entries, raw, width)
+	if b.entries = entries; err != nil {
 		damage = err
 	}
-	b.leaves = make([]record.Hash, len(entries), width)
-	for i, e := range entries {
-		b.leaves[i] = record.LeafHash(e)
+	for _, e := range entries {
+		b.leaves = append(b.leaves, record.LeafHash(e))
 	}
 	altered := a.compareTile(ctx, b, width, damage)
 	if b.err != nil {
@@ -174,7 +198,10 @@ func (a *auditor) readBundle(ctx context.Context, n uint64) *bundle {
 	if width == tileWidth {
 		b.root = subtree(b.leaves)
 	}
-	b.items = make([]item, width)
+	if a.TreeOnly {
+		return b
+	}
+	b.items = b.items[:width]
 	for i := range b.items {
 		it := &b.items[i]
 		it.index, it.leaf, it.altered = n*tileWidth+uint64(i), b.leaves[i], altered[i]
@@ -182,7 +209,7 @@ func (a *auditor) readBundle(ctx context.Context, n uint64) *bundle {
 			it.err = damage
 			continue
 		}
-		a.parse(it, entries[i])
+		a.parse(it, entries[i], b)
 	}
 	return b
 }
@@ -191,15 +218,15 @@ func (a *auditor) readBundle(ctx context.Context, n uint64) *bundle {
 // the log serves. Where they differ it takes for leaves what is proven to stand
 // under the checkpoint, and tells which entries are not those.
 func (a *auditor) compareTile(ctx context.Context, b *bundle, width int, damage error) (altered [tileWidth]bool) {
-	tile, tileErr := a.src.Tile(ctx, 0, b.n, width)
+	tile, tileErr := a.fetchTile(ctx, b, width)
 	if tileErr != nil && !errors.Is(tileErr, client.ErrVerification) {
 		b.err = tileErr
 		return altered
 	}
-	want := hashes(tile)
-	if tileErr == nil && damage == nil && slices.Equal(want, b.leaves) {
+	if tileErr == nil && damage == nil && isTile(tile, b.leaves) {
 		return altered
 	}
+	want := hashes(tile)
 	first, path := b.n*tileWidth, client.TilePath("0", b.n, width)
 	if tileErr != nil {
 		b.found = append(b.found, finding(TileAltered, "%s cannot be right: %v", path, tileErr).at(first))
@@ -244,20 +271,26 @@ func (a *auditor) compareTile(ctx context.Context, b *bundle, width int, damage 
 }
 
 // parse reads the entry into the item and checks what needs no history.
-func (a *auditor) parse(it *item, entry []byte) {
+func (a *auditor) parse(it *item, entry []byte, b *bundle) {
 	kind, body, err := record.Split(entry)
 	if err != nil {
 		it.err = err
 		return
 	}
 	if it.kind = kind; kind == record.KindRecord { // the leaf hash is known: Parse would make it again
-		r, err := record.Decode(body)
-		if err != nil {
-			it.err = err
+		f := &b.facts
+		if it.err = f.Look(body); it.err != nil {
 			return
 		}
-		a.parseRecord(it, r)
+		it.stream, it.seq, it.time = f.Stream, f.Sequence, min(max(f.Time, 0), farAway)
+		if !it.altered {
+			a.parseRecord(it, body, b)
+		}
 		return
+	}
+	if kind != record.KindSeal { // it stays, and what it was read into is used again
+		entry = slices.Clone(entry)
+		it.entry = entry
 	}
 	e, err := record.Parse(entry)
 	if err != nil {
@@ -269,13 +302,33 @@ func (a *auditor) parse(it *item, entry []byte) {
 		it.stream = it.seal.Stream
 		if key, ok := a.known.Load(it.stream.Producer); ok {
 			it.sealErr, it.sealKnown = it.seal.Verify(key.(keys.Public)), true
+			it.seal.Note = nil // which would keep the whole bundle
+		} else {
+			it.seal.Note = slices.Clone(it.seal.Note)
 		}
 	}
 }
 
-func (a *auditor) parseRecord(it *item, r record.Record) {
-	it.stream, it.seq, it.time = r.Stream, r.GetSequence(), min(max(r.GetTime(), 0), farAway)
-	if it.altered {
+func (a *auditor) parseRecord(it *item, body []byte, b *bundle) {
+	f := &b.facts
+	var p part
+	if partOf(f, &p) {
+		b.parts = append(b.parts, p) // never beyond its capacity
+		it.part = &b.parts[len(b.parts)-1]
+	}
+	var openings []*sealtapv1.Opening
+	if a.Openings != nil {
+		var err error
+		if openings, err = a.Openings(it.index, it.leaf); err != nil {
+			it.openings = append(it.openings, err)
+		}
+	}
+	if !f.Own && len(openings) == 0 {
+		return
+	}
+	r, err := record.Decode(body)
+	if err != nil {
+		it.err = err // never: Look has found nothing wrong
 		return
 	}
 	switch about := r.GetAbout().(type) {
@@ -289,14 +342,6 @@ func (a *auditor) parseRecord(it *item, r record.Record) {
 		if c := about.Beacon.GetCheckpoint(); len(c) > 0 {
 			it.about = a.beacons.verify(a.Policy, c)
 		}
-	}
-	it.part = partOf(r)
-	if a.Openings == nil {
-		return
-	}
-	openings, err := a.Openings(it.index, it.leaf)
-	if err != nil {
-		it.openings = append(it.openings, err)
 	}
 	for _, o := range openings {
 		a.opened.Add(1)
@@ -339,6 +384,20 @@ func (c *beaconCache) verify(p *policy.Policy, signed []byte) *sighting {
 	}
 	c.seen[key] = s
 	return s
+}
+
+// isTile reports whether a tile holds the hashes.
+func isTile(tile []byte, list []record.Hash) bool {
+	const size = len(record.Hash{})
+	if len(tile) != size*len(list) {
+		return false
+	}
+	for i := range list {
+		if !bytes.Equal(tile[i*size:(i+1)*size], list[i][:]) {
+			return false
+		}
+	}
+	return true
 }
 
 // hashes cuts a tile apart.

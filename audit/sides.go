@@ -38,46 +38,45 @@ type body struct {
 	sum             record.Hash
 }
 
-func bodyOf(b *sealtapv1.Body, streamed bool) (v body) {
-	if b == nil || len(b.GetSha256()) != len(v.sum) {
+func bodyOf(b record.BodyFacts, streamed bool) (v body) {
+	if len(b.SHA256) != len(v.sum) {
 		return body{}
 	}
-	return body{true, streamed, b.GetSize(), record.Hash(b.GetSha256())}
+	return body{true, streamed, b.Size, record.Hash(b.SHA256)}
 }
 
 func (b body) String() string { return fmt.Sprintf("%d bytes (sha256 %.16s…)", b.size, b.sum) }
 
-// partOf returns what a record says of its exchange; nil if it says nothing that
-// could be compared.
-func partOf(r record.Record) *part {
-	if len(r.GetExchange()) != 16 {
-		return nil
+// partOf reads what a record says of its exchange; it reports false if that is nothing
+// that could be compared.
+func partOf(f *record.Facts, p *part) bool {
+	if len(f.Exchange) != len(p.id) {
+		return false
 	}
-	p := &part{id: exchangeID(r.GetExchange())}
-	switch about := r.GetAbout().(type) {
-	case *sealtapv1.Record_Request:
-		q := about.Request
-		if len(q.GetCaller()) == 16 {
-			p.caller = exchangeID(q.GetCaller())
+	p.id = exchangeID(f.Exchange)
+	if f.Request {
+		q := f.OfRequest()
+		if len(q.Caller) == len(p.caller) {
+			p.caller = exchangeID(q.Caller)
 		}
-		p.asked = bodyOf(q.GetBody(), false)
-	case *sealtapv1.Record_Response:
-		a := about.Response
-		p.response, p.status, p.tries = true, a.GetStatus(), len(a.GetAttempts())
-		p.settled = a.GetOutcome() == sealtapv1.Outcome_OUTCOME_COMPLETE && a.GetTunnel() == nil
-		p.asked = bodyOf(a.GetRequestBody(), true)
-		p.received, p.sent = bodyOf(a.GetReceived(), false), bodyOf(a.GetSent(), false)
-	default:
-		return nil
+		p.asked = bodyOf(q.Body, false)
+		return true
 	}
-	return p
+	if !f.Response {
+		return false
+	}
+	a := f.OfResponse()
+	p.response, p.status, p.tries = true, a.Status, a.Attempts
+	p.settled = a.Outcome == sealtapv1.Outcome_OUTCOME_COMPLETE && !a.Tunnel
+	p.asked = bodyOf(a.RequestBody, true)
+	p.received, p.sent = bodyOf(a.Received, false), bodyOf(a.Sent, false)
+	return true
 }
 
 // side is one exchange as one proxy saw it.
 type side struct {
 	part
 	index         uint64 // of its newest record
-	name          string
 	producer      record.Stream
 	seq           uint64
 	asks, answers bool         // the records that were seen
@@ -87,16 +86,73 @@ type side struct {
 
 func (s *side) whole() bool { return s.asks && s.answers }
 
-// sides pairs exchanges. It holds up to maxSides of them.
+// sides pairs exchanges. It holds up to limit of them, in a ring.
 type sides struct {
-	a     *auditor
-	limit int
-	known map[exchangeID]*side
-	order []exchangeID // oldest first
+	a      *auditor
+	limit  int
+	known  map[exchangeID]int // places in the ring
+	ring   [][]side           // in pieces, so that it grows without being copied
+	held   int
+	oldest int // its place, once the ring is full
 }
 
+// piece is how many exchanges a piece of the ring has.
+const piece = 1024
+
+func (s *sides) at(i int) *side { return &s.ring[i/piece][i%piece] }
+
 func newSides(a *auditor) *sides {
-	return &sides{a: a, limit: maxSides, known: make(map[exchangeID]*side)}
+	return &sides{a: a, limit: maxSides, known: make(map[exchangeID]int)}
+}
+
+// get returns an exchange that is held, nil if it is not.
+func (s *sides) get(id exchangeID) *side {
+	if i, ok := s.known[id]; ok {
+		return s.at(i)
+	}
+	return nil
+}
+
+// side returns an exchange, which is held from now on. It may give way to the next.
+func (s *sides) side(id exchangeID) *side {
+	if x := s.get(id); x != nil {
+		return x
+	}
+	i := s.oldest
+	if s.held < s.limit {
+		if i = s.held; i%piece == 0 {
+			s.ring = append(s.ring, make([]side, piece))
+		}
+		s.held++
+	} else {
+		s.drop(s.at(i))
+		s.oldest = (i + 1) % s.limit
+	}
+	x := s.at(i)
+	*x = side{part: part{id: id}}
+	s.known[id] = i
+	return x
+}
+
+// each visits all exchanges, oldest first.
+func (s *sides) each(visit func(*side)) {
+	for i := range s.held {
+		visit(s.at((s.oldest + i) % s.held))
+	}
+}
+
+// drop lets go of an exchange, and counts it where it had not met the other side.
+func (s *sides) drop(x *side) {
+	if x.caller != (exchangeID{}) && !x.paired {
+		s.a.report.Checked.SidesUnpaired++
+	}
+	delete(s.known, x.id)
+}
+
+// finish counts what never met its other side.
+func (s *sides) finish() {
+	s.each(s.drop)
+	s.ring, s.held, s.oldest = nil, 0, 0
 }
 
 // take takes the next record that is of an exchange.
@@ -109,28 +165,29 @@ func (s *sides) take(it *item) {
 	if (x.asks || x.answers) && x.producer.Producer != it.stream.Producer {
 		return // exchange ids are each producer's own: the first one counts
 	}
-	x.index, x.producer, x.seq, x.name = it.index, it.stream, it.seq, s.a.nameOf(it.stream.Producer)
+	x.index, x.producer, x.seq = it.index, it.stream, it.seq
 	if p.response {
 		x.answers, x.settled, x.status, x.tries, x.received, x.sent = true, p.settled, p.status, p.tries, p.received, p.sent
 	} else {
 		x.asks, x.caller = true, p.caller
-		if p.caller != (exchangeID{}) && p.caller != p.id {
-			if c := s.side(p.caller); len(c.callees) < maxCallees {
-				c.callees = append(c.callees, p.id)
-			}
-		}
 	}
 	if p.asked.there {
 		x.asked = p.asked
 	}
-	if !x.whole() {
+	if !p.response && p.caller != (exchangeID{}) && p.caller != p.id {
+		if c := s.side(p.caller); len(c.callees) < maxCallees {
+			c.callees = append(c.callees, p.id)
+		}
+		x = s.get(p.id)
+	}
+	if x == nil || !x.whole() {
 		return
 	}
-	if c := s.known[x.caller]; c != nil && c.whole() {
+	if c := s.get(x.caller); c != nil && c.whole() {
 		s.pair(c, x)
 	}
 	for _, id := range x.callees {
-		if y := s.known[id]; y != nil && y.whole() && y.caller == x.id {
+		if y := s.get(id); y != nil && y.whole() && y.caller == x.id {
 			s.pair(x, y)
 		}
 	}
@@ -138,37 +195,6 @@ func (s *sides) take(it *item) {
 
 // maxCallees bounds the exchanges that name one caller: it may have tried again.
 const maxCallees = 16
-
-func (s *sides) side(id exchangeID) *side {
-	x := s.known[id]
-	if x != nil {
-		return x
-	}
-	if len(s.order) >= s.limit {
-		s.drop(s.order[0])
-		s.order = s.order[1:]
-	}
-	x = &side{part: part{id: id}}
-	s.known[id] = x
-	s.order = append(s.order, id)
-	return x
-}
-
-// drop lets go of an exchange, and counts it where it had not met the other side.
-func (s *sides) drop(id exchangeID) {
-	if x := s.known[id]; x.caller != (exchangeID{}) && !x.paired {
-		s.a.report.Checked.SidesUnpaired++
-	}
-	delete(s.known, id)
-}
-
-// finish counts what never met its other side.
-func (s *sides) finish() {
-	for _, id := range s.order {
-		s.drop(id)
-	}
-	s.order = nil
-}
 
 // pair compares what the caller sent and received with what the callee received
 // and sent.
@@ -183,19 +209,20 @@ func (s *sides) pair(a, b *side) {
 		return
 	}
 	checked.Sides++
+	caller, callee := s.a.nameOf(a.producer.Producer), s.a.nameOf(b.producer.Producer)
 	var what string
 	switch {
 	case a.asked.there && b.asked.there && differs(a.asked, b.asked):
-		what = fmt.Sprintf("%s sent a request with a body of %s, and %s received one of %s", a.name, a.asked, b.name, b.asked)
+		what = fmt.Sprintf("%s sent a request with a body of %s, and %s received one of %s", caller, a.asked, callee, b.asked)
 	case a.status != b.status:
-		what = fmt.Sprintf("%s answered with status %d, and %s received status %d", b.name, b.status, a.name, a.status)
+		what = fmt.Sprintf("%s answered with status %d, and %s received status %d", callee, b.status, caller, a.status)
 	case a.received.there && b.sent.there && a.received != b.sent:
-		what = fmt.Sprintf("%s sent an answer of %s, and %s received one of %s", b.name, b.sent, a.name, a.received)
+		what = fmt.Sprintf("%s sent an answer of %s, and %s received one of %s", callee, b.sent, caller, a.received)
 	default:
 		return
 	}
 	s.a.add(finding(SidesDiffer, "%s: either of the two or the network between them changed it (exchange %s of %s, %s of %s)",
-		what, record.FormatUUID(a.id[:]), a.name, record.FormatUUID(b.id[:]), b.name).at(b.index).of(b.name, b.producer, b.seq))
+		what, record.FormatUUID(a.id[:]), caller, record.FormatUUID(b.id[:]), callee).at(b.index).of(callee, b.producer, b.seq))
 }
 
 // differs reports whether the callee cannot have received what the caller sent. One

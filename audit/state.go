@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"math/bits"
 	"os"
@@ -33,7 +34,7 @@ func loadState(path string, p *policy.Policy) (s state, err error) {
 	if path == "" {
 		return state{}, nil
 	}
-	b, err := os.ReadFile(path)
+	b, err := readState(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return state{}, nil
 	}
@@ -60,6 +61,22 @@ func loadState(path string, p *policy.Policy) (s state, err error) {
 		return state{}, fmt.Errorf("reading audit state: %w: %s holds %d hashes for %d entries; delete the file if you do not need what it remembers", ErrConfig, path, len(s.edge), s.head.Size)
 	}
 	return s, nil
+}
+
+// maxState bounds a state file: a checkpoint, and a line for each bit of its size.
+const maxState = 1 << 20
+
+func readState(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxState+1))
+	if err == nil && len(b) > maxState {
+		err = fmt.Errorf("%s has more than %d bytes, which no state file has", path, maxState)
+	}
+	return b, err
 }
 
 // stateHeader stands in the state file between the checkpoint and the right edge of

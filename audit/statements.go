@@ -23,6 +23,7 @@ type stated struct {
 // stated takes a statement that was found to be the operator's next one.
 func (p *producers) stated(it *item) {
 	p.last = &stated{p.ring.Number, it.leaf}
+	p.said = append(p.said, said{it.index, it.entry})
 	if b := p.a.before.last; b != nil && b.number == p.last.number && b.leaf != p.last.leaf {
 		p.a.add(finding(Fork, "the operator's statement %d, at index %d, is another one than an earlier audit saw: it signed two, and the log shows one to some and one to others",
 			b.number, it.index).at(it.index))

@@ -39,6 +39,7 @@ type stream struct {
 	heartbeat             time.Duration
 	start                 *sealtapv1.Start // of sequence 0
 	stopped               bool             // the last record is a stop record
+	clear                 uint64           // 1 more than the number of the statement under which all of it is admitted; 0 if there is none
 	tail                  *claim           // the first record that no seal covers
 }
 
@@ -53,27 +54,28 @@ func (s *stream) add(f Finding, index, sequence uint64) {
 }
 
 // take takes a record of the stream, in whatever order they come.
-func (s *stream) take(it item) {
+func (s *stream) take(it *item) {
 	if it.seq < s.next {
 		leaf, known := s.past.leaf(it.seq)
-		s.repeated(&it, leaf, known)
+		s.repeated(it, leaf, known)
 		return
 	}
 	if old, ok := s.pending[it.seq]; ok {
-		s.repeated(&it, old.leaf, true)
+		s.repeated(it, old.leaf, true)
 		return
 	}
 	if it.seq > s.next {
 		if s.pending == nil {
 			s.pending = make(map[uint64]item)
 		}
-		s.pending[it.seq] = it
+		s.pending[it.seq] = *it
+		s.a.producers.wait(1)
 		if len(s.pending) > maxPending {
 			s.skip()
 		}
 		return
 	}
-	s.place(&it)
+	s.place(it)
 	s.drain()
 }
 
@@ -98,6 +100,7 @@ func (s *stream) drain() {
 			return
 		}
 		delete(s.pending, s.next)
+		s.a.producers.wait(-1)
 		s.place(&it)
 	}
 }
@@ -116,11 +119,11 @@ func (s *stream) place(it *item) {
 		s.inspect(it)
 	}
 	if !s.broken {
-		s.past.append(it.leaf)
+		s.a.producers.hold(s.past.append(it.leaf))
 	}
 	s.next = it.seq + 1
 	if seal, ok := s.seals[s.next]; ok {
-		delete(s.seals, s.next)
+		s.dropSeal(s.next)
 		s.compare(seal)
 	}
 }
@@ -140,12 +143,24 @@ func (s *stream) takeSeal(seal sealed) {
 	if s.seals == nil {
 		s.seals = make(map[uint64]sealed)
 	}
-	if old, ok := s.seals[seal.size]; ok && old.root != seal.root {
+	old, again := s.seals[seal.size]
+	if again && old.root != seal.root {
 		s.add(finding(Fork, "producer %s has signed two different trees of %d records", s.name, seal.size), seal.index, seal.size-1)
 	}
 	s.seals[seal.size] = seal
+	if !again {
+		s.a.producers.wait(1)
+	}
 	if len(s.seals) > maxPending {
 		s.skip()
+	}
+}
+
+// dropSeal ends the waiting of a seal, if there is one over so many records.
+func (s *stream) dropSeal(size uint64) {
+	if _, ok := s.seals[size]; ok {
+		delete(s.seals, size)
+		s.a.producers.wait(-1)
 	}
 }
 
@@ -209,6 +224,6 @@ func (s *stream) skip() {
 	s.add(finding(RecordMissing, "%s, although %s, at index %d%s",
 		missing(before, until-1, "producer "+s.name), how, index, s.a.producers.unreadable()), index, before)
 	s.broken, s.next = true, until
-	delete(s.seals, until)
+	s.dropSeal(until)
 	s.drain()
 }

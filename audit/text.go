@@ -34,6 +34,13 @@ func (r *Report) Text() string {
 	if name, _, ok := strings.Cut(r.Operator, "+"); ok {
 		line("operator", "%s: %s", name, r.Statements.text())
 	}
+	if k := r.Known; k != nil && k.Ended {
+		line("known", "entries below %d were verified on %s and not read again (--full reads everything)", k.Entries, k.At)
+	} else if k != nil {
+		line("known", "entries below %d were read up to %s by an audit that was interrupted, which this one goes on from", k.Entries, k.At)
+	} else if r.ReadAnew != "" {
+		line("known", "nothing: everything was read anew, since %s", r.ReadAnew)
+	}
 	called := r.names()
 	for _, p := range r.Producers {
 		line("producer", "%s: %d records, %d sealed, %s to %s", called(p.Name, p.Key), p.Records, p.Sealed, p.First, p.Last)
@@ -70,6 +77,11 @@ func (r *Report) Text() string {
 	}
 	b.WriteString("\n")
 	c := r.Checked
+	if r.TreeOnly {
+		line("checked", "%d entries, %d tiles, in %s", c.Entries, c.Tiles, r.Duration.Round(time.Millisecond))
+		line("", "%s", r.conclusion())
+		return b.String()
+	}
 	line("checked", "%d entries (%d records, %d seals, %d key changes), %d tiles, %d beacons, %d records bounded in time on both sides, in %s",
 		c.Entries, c.Records, c.Seals, c.KeyChanges, c.Tiles, c.Beacons, c.Bracketed, r.Duration.Round(time.Millisecond))
 	if c.Sides+c.SidesUnpaired > 0 {
@@ -108,12 +120,18 @@ func (r *Report) names() func(name, key string) string {
 func (r *Report) conclusion() string {
 	switch r.Verdict {
 	case Pass:
+		if r.TreeOnly {
+			return "Every entry stands as it was cosigned. What entries say, and whether any are missing, was not looked at."
+		}
 		if n := r.Checked.Pruned; n > 0 {
 			return fmt.Sprintf("Every entry from index %d on stands as it was cosigned, and no sealed record is missing from there on. What stood before is not there any more.", n)
 		}
 		return "Every entry stands as it was cosigned, and no sealed record is missing."
 	case Fail:
 		return "The log is not what it should be: see above for the places."
+	}
+	if r.GoesOnFrom > 0 {
+		return fmt.Sprintf("Not everything could be fetched, so nothing is concluded. Try again: the next audit goes on from entry %d.", r.GoesOnFrom)
 	}
 	return "Not everything could be fetched, so nothing is concluded. Try again."
 }

@@ -38,7 +38,7 @@ func NewWatch(src Source, o Options) (*Watch, error) {
 func (w *Watch) Next(ctx context.Context) (*Report, error) {
 	a, start := w.a, time.Now()
 	old := a.report
-	a.report = newReport(a.src)
+	a.report = a.newReport()
 	a.report.Checked, a.report.Operator, a.report.Statements, a.report.Predecessor = old.Checked, old.Operator, old.Statements, old.Predecessor
 	a.unfinished = nil
 	a.settled = a.mark()

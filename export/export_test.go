@@ -139,6 +139,8 @@ func TestChanged(t *testing.T) {
 		{CSV, ",complete,", ",timeout,", "outcome"}, {CSV, "shop", "shoq", "producer"}, {CSV, ",42,", ",41,", "leaf_hash"},
 		{JSONL, `"GET"`, `"PUT"`, "method"}, {JSONL, "9223372036854775813", "9223372036854775812", "response.duration_ns"},
 		{JSONL, `"stage":"request"`, `"stage":"request","response":{"status":1}`, "response"}, {JSONL, `"stage":"request"`, `"stage":"request","tags":["mine"]`, ""}, {JSONL, `"verified":false`, `"verified":true`, "who.verified"},
+		{JSONL, `"verified":false`, `"verified":false,"subject":"somebody"`, "who.subject"}, {JSONL, `"response":{`, `"response":{"stranger":{"a":1},`, "response.stranger"},
+		{OCSF, `"metadata":{`, `"metadata":{"tenant_uid":"mine",`, ""},
 		{OCSF, `"code":200`, `"code":500`, "http_response.code"}, {OCSF, `"ip":"192.0.2.1"`, `"ip":"192.0.2.9"`, "src_endpoint.ip"},
 		{OCSF, `"outcome":"complete"`, `"outcome":"timeout"`, "unmapped.outcome"}, {OCSF, `"activity_id":2`, `"activity_id":4`, "activity_id"},
 		{OCSF, `"status_id":0`, `"status_id":0,"http_response":{"code":500}`, "http_response"}, {OCSF, `"ip":"192.0.2.1"`, `"ip":"192.0.2.1","name":"x"`, "src_endpoint.name"},
@@ -209,6 +211,49 @@ func TestTwice(t *testing.T) {
 	line := strings.TrimSuffix(string(write(t, JSONL, list[:1])), "\n")
 	if rows, _, err := read(t, []byte(line+" "+line+"\n"), list); !errors.Is(err, ErrRows) || rows != 0 {
 		t.Errorf("two objects in a line: %d rows, %v", rows, err)
+	}
+}
+
+// A row that can be read in two ways is not read.
+func TestNamedTwice(t *testing.T) {
+	list := items(t)[:1]
+	for _, format := range []string{JSONL, OCSF} {
+		line := string(write(t, format, list))
+		for _, twice := range []string{`{"index":41,`, `{"a":{"b":[{"c":1,"d":{},"c":2}]},`, `{"stage":"request","stage":"request",`} {
+			bad := strings.Replace(line, "{", twice, 1)
+			if format == OCSF && twice == `{"index":41,` {
+				continue // OCSF has the index elsewhere
+			}
+			if rows, _, err := read(t, []byte(bad), list); !errors.Is(err, ErrRows) || rows != 0 || !strings.Contains(err.Error(), "two values named") {
+				t.Errorf("%s: %d rows, %v", twice, rows, err)
+			}
+		}
+		for _, once := range []string{`{"a":{"b":1},"b":[{"a":1},{"a":2}],"c":{"b":{"c":[]}},`, `{"x":["x","x",{"x":"x"}],`} {
+			if rows, _, err := read(t, []byte(strings.Replace(line, "{", once, 1)), list); err != nil || rows != 1 {
+				t.Errorf("%s: %d rows, %v", once, rows, err)
+			}
+		}
+	}
+}
+
+// A quote that is never closed, and a row without an end, use little memory.
+func TestLongRows(t *testing.T) {
+	head := "index,leaf_hash\n"
+	for name, data := range map[string]string{
+		"quote": head + "1,\"" + strings.Repeat("a\n", maxLine), "cell": head + "1," + strings.Repeat("a", maxLine+1<<17),
+		"columns": strings.Repeat(",", 2*maxLine), "line": `{"a":"` + strings.Repeat("a", maxLine+1),
+	} {
+		if rows, _, err := read(t, []byte(data), nil); !errors.Is(err, ErrRows) || rows != 0 {
+			t.Errorf("%s: %d rows, %v", name, rows, err)
+		}
+	}
+	// Many short rows are not one long one.
+	list := items(t)
+	table := string(write(t, CSV, list))
+	row := table[strings.Index(table, "\n")+1:]
+	n := maxLine/len(row) + 500
+	if rows, _, err := read(t, []byte(table+strings.Repeat(row, n)), list); err != nil || rows != 2*n+2 {
+		t.Errorf("%d rows of %d, %v", rows, 2*n+2, err)
 	}
 }
 

@@ -48,7 +48,6 @@ func TestRenamed(t *testing.T) {
 	for _, c := range []struct{ format, from, to, want string }{
 		{CSV, ",method,", ",methoe,", "methoe"},
 		{JSONL, `"method":`, `"methoe":`, "methoe"},
-		{JSONL, `"outcome":`, `"outcomd":`, "response.outcomd"},
 		{OCSF, `"http_method":`, `"http_methoe":`, "http_request.http_methoe"},
 	} {
 		data := write(t, c.format, list)
@@ -115,7 +114,7 @@ func TestUnboundedParquet(t *testing.T) {
 	if err = errors.Join(err, w.Close()); err != nil {
 		t.Fatal(err)
 	}
-	if rows, _, err := read(t, b.Bytes(), list); !errors.Is(err, ErrRows) || !strings.Contains(err.Error(), "write it with snappy or zstd") || rows != 0 {
+	if rows, _, err := read(t, b.Bytes(), list); !errors.Is(err, ErrRows) || !strings.Contains(err.Error(), "write it with zstd") || rows != 0 {
 		t.Errorf("%d rows, %v", rows, err)
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/base64"
-	"encoding/binary"
 	"encoding/csv"
 	"encoding/json"
 	"errors"
@@ -14,9 +13,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-
-	"github.com/parquet-go/parquet-go"
-	"github.com/parquet-go/parquet-go/format"
 
 	"github.com/sealtap/sealtap/keys"
 	"github.com/sealtap/sealtap/record"
@@ -63,13 +59,13 @@ func readJSON(r io.Reader, f func(*Line) error) error {
 		if len(strings.TrimSpace(lines.Text())) == 0 {
 			continue
 		}
+		if err := namedTwice(lines.Bytes()); err != nil {
+			return fmt.Errorf("line %d: %w: %w", n, ErrRows, err)
+		}
 		v, err := decodeJSON(lines.Bytes())
 		m, ok := v.(map[string]any)
 		if err != nil || !ok {
 			return fmt.Errorf("line %d: %w: it is not a JSON object", n, ErrRows)
-		}
-		if name := repeated(lines.Bytes()); name != "" {
-			return fmt.Errorf("line %d: %w: it has two members %q, and only one of them could be compared", n, ErrRows, name)
 		}
 		l := &Line{Number: n, format: JSONL, value: v}
 		place := m
@@ -89,39 +85,42 @@ func readJSON(r io.Reader, f func(*Line) error) error {
 	return nil
 }
 
-// repeated returns the name of a member that an object in a valid JSON text has twice,
-// of which programs take one or the other; "" if there is none.
-func repeated(text []byte) string {
-	type level struct {
-		names map[string]bool // of an object; nil for a list
-		value bool            // a value is next, and not a name
+// namedTwice refuses an object with two values of one name: one of them would be
+// compared, and others may read the other.
+func namedTwice(line []byte) error {
+	d := json.NewDecoder(bytes.NewReader(line))
+	d.UseNumber()
+	type object struct {
+		names map[string]bool // nil in a list
+		value bool            // what comes next is a value
 	}
-	var open []level
-	for d := json.NewDecoder(bytes.NewReader(text)); ; {
-		token, err := d.Token()
+	var open []object
+	for {
+		t, err := d.Token()
 		if err != nil {
-			return "" // the end
+			return nil // the end, or what decodeJSON refuses
 		}
-		if token == json.Delim('}') || token == json.Delim(']') {
-			open = open[:len(open)-1]
+		at := len(open) - 1
+		switch {
+		case t == json.Delim('}') || t == json.Delim(']'):
+			open = open[:at]
+			continue
+		case at >= 0 && open[at].names != nil && !open[at].value:
+			name, _ := t.(string)
+			if open[at].names[name] {
+				return fmt.Errorf("it has two values named %q", name)
+			}
+			open[at].names[name], open[at].value = true, true
 			continue
 		}
-		if n := len(open); n > 0 && open[n-1].names != nil {
-			at := &open[n-1]
-			if name, ok := token.(string); ok && !at.value {
-				if at.names[name] {
-					return name
-				}
-				at.names[name], at.value = true, true
-				continue
-			}
-			at.value = false
+		if at >= 0 {
+			open[at].value = false
 		}
-		switch token {
+		switch t {
 		case json.Delim('{'):
-			open = append(open, level{names: make(map[string]bool)})
+			open = append(open, object{names: make(map[string]bool)})
 		case json.Delim('['):
-			open = append(open, level{})
+			open = append(open, object{})
 		}
 	}
 }
@@ -136,22 +135,48 @@ func jsonText(v any) string {
 	return ""
 }
 
+// allowance is a reader that fails once it has read more than is allowed: a quote
+// that is never closed makes one cell of all that follows.
+type allowance struct {
+	r    io.Reader
+	left int
+}
+
+// Read implements [io.Reader].
+func (a *allowance) Read(p []byte) (int, error) {
+	n, err := a.r.Read(p)
+	if a.left -= n; a.left < 0 {
+		return 0, fmt.Errorf("%w: a row has more than %d bytes", ErrRows, maxLine)
+	}
+	return n, err
+}
+
 func readCSV(r io.Reader, f func(*Line) error) error {
-	in := csv.NewReader(r)
+	const ahead = 64 << 10 // that is read of the rows behind, at most
+	bounded := &allowance{r, maxLine + ahead}
+	in := csv.NewReader(bounded)
 	header, err := in.Read()
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrRows, err)
 	}
 	header[0] = strings.TrimPrefix(header[0], "\ufeff") // spreadsheets put it there
-	for i, name := range header {
-		if slices.Contains(header[:i], name) && slices.ContainsFunc(new(Row).cells(), func(c cell) bool { return c.name == name }) {
+	ours := make(map[string]int)
+	for _, c := range new(Row).cells() {
+		ours[c.name] = 1
+	}
+	for _, name := range header {
+		if ours[name] == 2 {
 			return fmt.Errorf("%w: it has two columns %q, and only one of them could be compared", ErrRows, name)
+		}
+		if ours[name] == 1 {
+			ours[name] = 2
 		}
 	}
 	if !slices.Contains(header, "index") || !slices.Contains(header, "leaf_hash") {
 		return fmt.Errorf("%w: it has no columns index and leaf_hash, without which nothing can be proven", ErrRows)
 	}
 	for n := 2; ; n++ {
+		bounded.left = maxLine + ahead
 		list, err := in.Read()
 		if err == io.EOF {
 			return nil
@@ -176,91 +201,6 @@ func lineEnds(text string) string {
 		text = strings.ReplaceAll(text, "\r\n", "\n")
 	}
 	return text
-}
-
-func readParquet(file *os.File, f func(*Line) error) (err error) {
-	defer func() {
-		// The reader panics on some files that are damaged.
-		if e := recover(); e != nil {
-			err = fmt.Errorf("%w: the file is damaged: %v", ErrRows, e)
-		}
-	}()
-	st, err := file.Stat()
-	if err != nil {
-		return err
-	}
-	// The reader makes room for as large a footer as the file claims. (Parquet, "File Format")
-	var tail [8]byte
-	if _, err := file.ReadAt(tail[:], max(st.Size()-int64(len(tail)), 0)); err != nil || int64(binary.LittleEndian.Uint32(tail[:])) > st.Size() {
-		return fmt.Errorf("%w: the file has been cut, or damaged", ErrRows)
-	}
-	in, err := parquet.OpenFile(file, st.Size())
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrRows, err)
-	}
-	if err := bounded(in, st.Size()); err != nil {
-		return err
-	}
-	there := make(map[string]bool) // columns may have been dropped on the way
-	var others []string
-	for _, c := range in.Root().Columns() {
-		if there[c.Name()] = true; !isColumn(c.Name()) {
-			others = append(others, c.Name())
-		}
-	}
-	rows := parquet.NewGenericReader[Row](in)
-	defer func() { _ = rows.Close() }() // it was only read
-	batch := make([]Row, 256)
-	for n := 1; ; {
-		k, err := rows.Read(batch)
-		for i := range batch[:k] {
-			cells := make(map[string]string)
-			for _, c := range batch[i].cells() {
-				if there[c.name] {
-					cells[c.name] = c.text
-				}
-			}
-			for _, name := range others {
-				cells[name] = ""
-			}
-			if err := giveTable(Parquet, n, cells, f); err != nil {
-				return err
-			}
-			n++
-		}
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("%w: %w", ErrRows, err)
-		}
-		clear(batch)
-	}
-}
-
-// What a Parquet file may claim: its columns are inflated in memory, a page at a time.
-const (
-	maxInflated = 1 << 30 // bytes of a chunk of a column
-	maxRatio    = 1 << 12 // of them for each byte of the file
-)
-
-// bounded refuses a Parquet file that would be inflated without bound.
-func bounded(in *parquet.File, size int64) error {
-	for _, group := range in.Metadata().RowGroups {
-		for _, chunk := range group.Columns {
-			m := chunk.MetaData
-			switch m.Codec {
-			case format.Uncompressed, format.Snappy, format.Gzip, format.Brotli, format.Zstd:
-			default: // the decoder of LZ4 makes room until none is left, where its input is damaged
-				return fmt.Errorf("%w: column %s is compressed with %s, which is not read here; write it with snappy or zstd",
-					ErrRows, strings.Join(m.PathInSchema, "."), m.Codec)
-			}
-			if m.TotalUncompressedSize < 0 || m.TotalUncompressedSize > min(maxInflated, maxRatio*size) {
-				return fmt.Errorf("%w: column %s says to have %d bytes, in a file of %d", ErrRows, strings.Join(m.PathInSchema, "."), m.TotalUncompressedSize, size)
-			}
-		}
-	}
-	return nil
 }
 
 func giveTable(format string, n int, cells map[string]string, f func(*Line) error) error {
@@ -348,7 +288,8 @@ func (l *Line) compareJSON(at string, have, want any, bad *[]string) {
 		switch {
 		case ok:
 			l.compareJSON(at+"."+name, value, should, bad)
-		case known(l.format, place):
+		case l.format == JSONL && at != "", known(l.format, place):
+			// Beside what a record says others may put what they like, but not within it.
 			*bad = append(*bad, differs(place, text(value), "absent"))
 		default:
 			l.others = append(l.others, place)

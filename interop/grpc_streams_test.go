@@ -142,7 +142,7 @@ func TestGRPCStreams(t *testing.T) {
 			for _, c := range slices.Concat(calls...) {
 				c.check(t, s)
 			}
-			audit(t, s)
+			auditPasses(t, s)
 		})
 	}
 }

@@ -57,8 +57,8 @@ func upEdited(t *testing.T, upstream string, edit func(path string, text []byte)
 	return s
 }
 
-// audit checks the whole log of a stack.
-func audit(t *testing.T, s *stack.Stack) {
+// auditPasses checks the whole log of a stack.
+func auditPasses(t *testing.T, s *stack.Stack) {
 	t.Helper()
 	if out, err := exec.Command(s.Bin, "audit", s.Log, "--policy", filepath.Join(s.Dir, "policy.txt"), "--state", "none").CombinedOutput(); err != nil {
 		t.Errorf("audit: %v: %s", err, out)

@@ -154,7 +154,7 @@ func TestSmuggling(t *testing.T) {
 	if whole < n/5 || refused < n/5 {
 		t.Error("these are too few: the inputs are badly chosen")
 	}
-	audit(t, s)
+	auditPasses(t, s)
 	t.Run("net/http", func(t *testing.T) { readAlike(t, newStandard(t), streams) })
 	t.Run("nginx", func(t *testing.T) { readAlike(t, newNginx(t), streams) })
 }

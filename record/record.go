@@ -35,7 +35,7 @@ type Record struct {
 // that has a fixed one. It refuses encodings that another decoder may read as
 // another record. Fields it does not know are kept.
 func Decode(body []byte) (Record, error) {
-	if err := recordShape().checkWire(body); err != nil {
+	if err := recordShape().checkWire(body, nil); err != nil {
 		return Record{}, err
 	}
 	pb := new(sealtapv1.Record)

@@ -17,50 +17,12 @@ type Head struct {
 // its head. It copies nothing and takes a fraction of the time: whoever orders,
 // stores and proves records need not know what they say.
 func Scan(body []byte) (Head, error) {
-	if err := recordShape().checkWire(body); err != nil {
-		return Head{}, err
-	}
-	var h Head
-	var producer, incarnation, exchange []byte
-	var names [][]byte
-	// What stands in body has passed checkWire: its lengths are right, and no
-	// field that counts stands there twice.
-	var err error
-	each(body, func(num protowire.Number, value []byte) {
-		switch num {
-		case fieldProducer:
-			producer = content(value)
-		case fieldIncarnation:
-			incarnation = content(value)
-		case fieldSequence:
-			h.Sequence, _ = protowire.ConsumeVarint(value)
-		case fieldExchange:
-			exchange = content(value)
-		case fieldSealed:
-			if err == nil {
-				var name []byte
-				name, err = scanSealed(content(value))
-				names = append(names, name)
-			}
-		}
-	})
-	if err == nil {
-		err = distinct(len(names), func(i int) string { return string(names[i]) })
-	}
+	var f Facts
+	err := f.Look(body)
 	if err != nil {
 		return Head{}, err
 	}
-	h.Sealed = len(names)
-	if err := fixed(h.Stream.Producer[:], producer, "producer"); err != nil {
-		return Head{}, err
-	}
-	if err := fixed(h.Stream.Incarnation[:], incarnation, "incarnation"); err != nil {
-		return Head{}, err
-	}
-	if n := len(exchange); n != 0 && n != 16 {
-		return Head{}, fmt.Errorf("%w: an exchange id of %d bytes", ErrMalformed, n)
-	}
-	return h, nil
+	return f.Head, nil
 }
 
 // The numbers of the fields that Scan reads, from record.proto.
@@ -99,17 +61,17 @@ func distinct(n int, name func(i int) string) error {
 	return nil
 }
 
-// scanSealed returns the name of a sealed field.
-func scanSealed(message []byte) ([]byte, error) {
+// lookSealed returns the name of a sealed field.
+func lookSealed(message []byte) ([]byte, error) {
 	var name, commitment []byte
-	each(message, func(num protowire.Number, value []byte) {
-		switch num {
+	for c := (cursor{message}); c.more(); {
+		switch num, value := c.next(); num {
 		case fieldSealedName:
 			name = content(value)
 		case fieldSealedCommitment:
 			commitment = content(value)
 		}
-	})
+	}
 	if len(commitment) != len(Hash{}) {
 		return nil, fmt.Errorf("%w: the commitment to %q has %d bytes", ErrMalformed, name, len(commitment))
 	}
@@ -118,6 +80,12 @@ func scanSealed(message []byte) ([]byte, error) {
 
 // content is what stands behind the length of a field that has one.
 func content(value []byte) []byte {
+	if len(value) == 0 {
+		return nil // the field is not there
+	}
+	if value[0] < 0x80 {
+		return value[1:]
+	}
 	b, _ := protowire.ConsumeBytes(value)
 	return b
 }

@@ -5,8 +5,10 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -16,6 +18,10 @@ import (
 	"github.com/sealtap/sealtap/audit"
 	"github.com/sealtap/sealtap/witness/policy"
 )
+
+// auditMemory is from where on an audit's garbage is collected without waiting for more:
+// what it needs is less, but bundles can be large.
+const auditMemory = 192 << 20
 
 // evidenceStart is how an evidence file begins; docs/formats.md.
 const evidenceStart = "sealtap/evidence/"
@@ -38,6 +44,13 @@ a log that was pruned can hide the newest: say with --statements how many the op
 the command printed that made the last. A log that goes on from another one is believed
 about that one unless --predecessor says where it is.
 
+With --state FILE it also keeps what it knows of all entries, in FILE.known, and the next audit
+with that file reads only what is new; --full reads everything all the same. An audit that is
+interrupted leaves FILE.started, and the next one goes on from there.
+
+With --tree it looks at heads, signatures, quorum and hashes only, and not at what entries say: that is
+faster, and the log can be any one that is served as C2SP tlog-tiles.
+
 Exit codes: 0 all is well, 1 something is not what was signed or is missing, 3 something could
 not be fetched and nothing is concluded.`,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -57,16 +70,21 @@ not be fetched and nothing is concluded.`,
 			}
 			if text, ok, err := evidenceFile(source); err != nil {
 				return err
-			} else if ok && (f.statements > 0 || f.predecessor != "") {
-				return usagef("%s is an evidence file: --statements and --predecessor are for a log", source)
+			} else if ok && (f.statements > 0 || f.predecessor != "" || f.full || f.tree) {
+				return usagef("%s is an evidence file: --statements, --predecessor, --full and --tree are for a log", source)
 			} else if ok {
 				return r.verify(cmd, text, p)
+			}
+			if f.tree && (f.statements > 0 || f.predecessor != "") {
+				return usagef("--tree does not look at what --statements and --predecessor are about")
 			}
 			return r.audit(cmd, source, f, p)
 		},
 	}
 	r.flags(cmd)
-	cmd.Flags().StringVar(&f.state, "state", "", "`FILE` for the last verified checkpoint, or none (default for a URL: next to the policy)")
+	cmd.Flags().StringVar(&f.state, "state", "", "`FILE` for the last verified checkpoint, or none (default for a URL: next to the policy); read only what is new since")
+	cmd.Flags().BoolVar(&f.full, "full", false, "read everything, also with --state FILE")
+	cmd.Flags().BoolVar(&f.tree, "tree", false, "check heads, signatures and hashes only, of any log of C2SP tlog-tiles")
 	cmd.Flags().Uint64Var(&f.statements, "statements", 0, "`N` statements at least that the operator says to have made in the log")
 	cmd.Flags().StringVar(&f.predecessor, "predecessor", "", "`SOURCE` of the log that this one goes on from: check that it ended there, and was closed for this one")
 	return cmd
@@ -76,6 +94,7 @@ not be fetched and nothing is concluded.`,
 type auditFlags struct {
 	state, predecessor string
 	statements         uint64
+	full, tree         bool
 }
 
 // evidenceFile reads source if it is a file, which then has to hold evidence.
@@ -122,7 +141,7 @@ func (r *reading) audit(cmd *cobra.Command, source string, f auditFlags, p *poli
 		// A copy may well be older than the log was at the last audit.
 		state = r.defaultState(p)
 	}
-	o := audit.Options{Policy: p, State: state, Statements: f.statements, Progress: progress(cmd.ErrOrStderr()), Openings: src.openings}
+	o := audit.Options{Policy: p, State: state, Incremental: explicit && state != "", Full: f.full, Statements: f.statements, TreeOnly: f.tree, Progress: progress(cmd.ErrOrStderr()), Openings: src.openings}
 	if f.predecessor != "" {
 		before, err := new(reading).openSource(cmd.Context(), f.predecessor) // a token is for one log
 		if err != nil {
@@ -131,12 +150,15 @@ func (r *reading) audit(cmd *cobra.Command, source string, f auditFlags, p *poli
 		defer before.close()
 		o.Predecessor = before.Source
 	}
+	if debug.SetMemoryLimit(-1) == math.MaxInt64 { // unless GOMEMLIMIT says otherwise
+		debug.SetMemoryLimit(auditMemory)
+	}
 	report, err := audit.Run(cmd.Context(), src.Source, o)
 	if report == nil {
 		return err
 	}
 	if err != nil && !explicit {
-		fmt.Fprintf(cmd.ErrOrStderr(), "sealtap: the checkpoint is not remembered: %v\n", err)
+		fmt.Fprintf(cmd.ErrOrStderr(), "sealtap: what this audit knows is not remembered: %v\n", err)
 	} else if err != nil {
 		return err
 	}

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -212,7 +211,7 @@ func parseLast(s string) (record.LastSequence, error) {
 
 // vkeyArg takes a verifier key or a file that holds one.
 func vkeyArg(s string) (keys.Public, error) {
-	if b, err := os.ReadFile(s); err == nil {
+	if b, err := readBounded(s); err == nil {
 		s = strings.TrimSpace(string(b))
 	}
 	k, err := keys.ParsePublic(s)

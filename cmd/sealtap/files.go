@@ -76,7 +76,7 @@ func loadKey(key, path string, t keys.Type) (*keys.Private, error) {
 }
 
 func loadPolicy(key, path string) (*policy.Policy, error) {
-	data, err := os.ReadFile(path)
+	data, err := readBounded(path)
 	if err != nil {
 		return nil, usagef("%s: %w", key, err)
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -101,12 +102,12 @@ func backupText(m *backup.Manifest, p *policy.Policy, dir string) string {
 		openings = "not in it"
 	}
 	return fmt.Sprintf(`log        %s
-backup     %s: %d entries with root %x, verified
+backup     %s: %d entries with root %s, verified
 signed     %d entries
 published  %s
 openings   %s
 keys       not in it: keep copies of the keys, the configuration and the policy elsewhere
-`, m.Origin, dir, m.Size, m.Root, m.Signed, published, openings)
+`, m.Origin, dir, m.Size, base64.StdEncoding.EncodeToString(m.Root), m.Signed, published, openings)
 }
 
 // backupError gives the errors of backups their exit codes.

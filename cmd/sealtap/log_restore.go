@@ -86,7 +86,7 @@ func (r *restoring) run(cmd *cobra.Command, c *config.Log, args []string) error 
 		Database: string(c.Database), Key: f.key, Policy: f.policy, WithoutWitnesses: r.without, Progress: stages(cmd.ErrOrStderr()),
 	}
 	for _, path := range r.checkpoints {
-		note, err := os.ReadFile(path)
+		note, err := readBounded(path)
 		if err != nil {
 			return usagef("--checkpoint: %w", err)
 		}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"strconv"
 	"strings"
 
@@ -180,7 +179,7 @@ func quorumOf(text string, witnesses int) (int, error) {
 }
 
 func vkeyOrFile(what, text string) (keys.Public, error) {
-	if b, err := os.ReadFile(text); err == nil {
+	if b, err := readBounded(text); err == nil {
 		text = strings.TrimSpace(string(b))
 	}
 	k, err := keys.ParsePublic(text)

@@ -48,7 +48,7 @@ func (r *reading) flags(cmd *cobra.Command) {
 
 // policy reads the policy file, with the operator's pin.
 func (r *reading) policy() (*policy.Policy, error) {
-	data, err := os.ReadFile(r.policyFile)
+	data, err := readBounded(r.policyFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, usagef("no policy at %s: say --policy FILE (sealtap up writes policy.txt into its directory)", r.policyFile)
 	} else if err != nil {
@@ -60,7 +60,7 @@ func (r *reading) policy() (*policy.Policy, error) {
 	}
 	if r.operator != "" {
 		vkey := r.operator
-		if b, err := os.ReadFile(r.operator); err == nil {
+		if b, err := readBounded(r.operator); err == nil {
 			vkey = strings.TrimSpace(string(b))
 		}
 		k, err := keys.ParsePublic(vkey)

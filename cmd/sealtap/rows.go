@@ -183,19 +183,14 @@ func (s *scan) compare(ctx context.Context, lines []*export.Line, report *rowsRe
 		return err
 	}
 	for _, l := range inside {
-		it := export.Item{Index: l.Index}
-		if it.Entry, err = record.Parse(entries[0]); err != nil {
-			return fmt.Errorf("entry %d: %w", l.Index, err)
-		}
-		entries = entries[1:]
-		if l.RequestIndex != nil {
-			it.Request = &export.Item{Index: *l.RequestIndex}
-			if it.Request.Entry, err = record.Parse(entries[0]); err != nil {
-				return fmt.Errorf("entry %d: %w", *l.RequestIndex, err)
-			}
+		it, why := rowItem(l, entries)
+		if entries = entries[1:]; l.RequestIndex != nil {
 			entries = entries[1:]
 		}
-		if why := unpaired(it); why != "" {
+		if why == "" {
+			why = unpaired(it)
+		}
+		if why != "" {
 			altered(l, why)
 			continue
 		}
@@ -211,6 +206,23 @@ func (s *scan) compare(ctx context.Context, lines []*export.Line, report *rowsRe
 		report.Proven++
 	}
 	return nil
+}
+
+// rowItem reads what stands at the indices of a row. Of what stands there but is no
+// entry it says so: nobody can have exported it.
+func rowItem(l *export.Line, entries [][]byte) (it export.Item, why string) {
+	it.Index = l.Index
+	var err error
+	if it.Entry, err = record.Parse(entries[0]); err != nil {
+		return it, fmt.Sprintf("index: entry %d is no record: %v", l.Index, err)
+	}
+	if l.RequestIndex != nil {
+		it.Request = &export.Item{Index: *l.RequestIndex}
+		if it.Request.Entry, err = record.Parse(entries[1]); err != nil {
+			return it, fmt.Sprintf("request_index: entry %d is no record: %v", *l.RequestIndex, err)
+		}
+	}
+	return it, ""
 }
 
 // unpaired says why an item cannot be a row: it is no record, or what the row

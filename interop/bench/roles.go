@@ -34,6 +34,7 @@ const (
 	roleTessera  = "tessera" // appends to a Tessera POSIX log in process
 	roleBuilder  = "builder" // Tessera's ProofBuilder
 	roleAudit    = "audit"
+	roleTree     = "tree"
 	roleFsck     = "fsck" // Tessera's fsck
 )
 
@@ -64,6 +65,8 @@ func play(role string, args []string) error {
 		return measure(spec, buildProofs)
 	case roleAudit:
 		return measure(spec, auditOurs)
+	case roleTree:
+		return measure(spec, treeOurs)
 	case roleFsck:
 		return measure(spec, fsckTheirs)
 	}

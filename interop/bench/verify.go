@@ -41,8 +41,12 @@ type verifyResult struct {
 
 func (r verifyResult) rate() float64 { return float64(r.Count) / r.Seconds }
 
-// auditOurs is everything that sealtap audit does.
-func auditOurs(s verifySpec) (verifyResult, error) {
+// auditOurs is everything that sealtap audit does, treeOurs what it does with --tree.
+func auditOurs(s verifySpec) (verifyResult, error) { return audited(s, false) }
+
+func treeOurs(s verifySpec) (verifyResult, error) { return audited(s, true) }
+
+func audited(s verifySpec, tree bool) (verifyResult, error) {
 	p, err := policy.Parse([]byte(s.Policy))
 	if err != nil {
 		return verifyResult{}, err
@@ -52,7 +56,7 @@ func auditOurs(s verifySpec) (verifyResult, error) {
 		return verifyResult{}, err
 	}
 	begin := time.Now()
-	r, err := audit.Run(context.Background(), src, audit.Options{Policy: p, Parallel: parallel})
+	r, err := audit.Run(context.Background(), src, audit.Options{Policy: p, Parallel: parallel, TreeOnly: tree})
 	if err != nil {
 		return verifyResult{}, err
 	}

@@ -26,16 +26,17 @@ const (
 	maxProblem      = 64 << 10
 )
 
-// fetcher gets the bytes of one resource of a log, at most limit of them.
+// fetcher gets the bytes of one resource of a log, at most limit of them. It may use
+// the memory of a buffer.
 type fetcher interface {
-	fetch(ctx context.Context, path string, limit int64) ([]byte, error)
+	fetch(ctx context.Context, path string, limit int64, buf []byte) ([]byte, error)
 }
 
 // directory is a log on disk.
 type directory string
 
 // fetch implements [fetcher]. Paths are made by this package only.
-func (d directory) fetch(ctx context.Context, path string, limit int64) ([]byte, error) {
+func (d directory) fetch(ctx context.Context, path string, limit int64, buf []byte) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
@@ -55,7 +56,7 @@ func (d directory) fetch(ctx context.Context, path string, limit int64) ([]byte,
 	if !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("%s: %w: it is no regular file", path, ErrUnavailable)
 	}
-	b, err := readLimited(f, limit, info.Size())
+	b, err := readLimited(f, limit, info.Size(), buf)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
@@ -75,13 +76,14 @@ type request struct {
 	query       url.Values
 	contentType string
 	body        []byte
-	limit       int64 // of the answer
-	once        bool  // no second attempt
+	limit       int64  // of the answer
+	buf         []byte // whose memory the answer may have
+	once        bool   // no second attempt
 }
 
 // fetch implements [fetcher].
-func (w *web) fetch(ctx context.Context, path string, limit int64) ([]byte, error) {
-	b, err := w.do(ctx, request{method: http.MethodGet, path: path, limit: limit})
+func (w *web) fetch(ctx context.Context, path string, limit int64, buf []byte) ([]byte, error) {
+	b, err := w.do(ctx, request{method: http.MethodGet, path: path, limit: limit, buf: buf})
 	var p *Problem
 	if errors.As(err, &p) && !errors.Is(err, ErrUnavailable) {
 		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err) // a tile that is refused cannot be had
@@ -147,7 +149,7 @@ func (w *web) attempt(ctx context.Context, r request) ([]byte, error) {
 	if resp.StatusCode != http.StatusOK {
 		return nil, readProblem(resp)
 	}
-	b, err := readLimited(resp.Body, r.limit, resp.ContentLength)
+	b, err := readLimited(resp.Body, r.limit, resp.ContentLength, r.buf)
 	if err != nil {
 		return nil, fmt.Errorf("%s %s: %w", r.method, u.Redacted(), err)
 	}
@@ -157,8 +159,8 @@ func (w *web) attempt(ctx context.Context, r request) ([]byte, error) {
 // readLimited reads everything, which is about size bytes if size is above 0. A
 // longer answer than anything good can be is an error of verification: it came,
 // and is not what was promised.
-func readLimited(r io.Reader, limit, size int64) ([]byte, error) {
-	var b bytes.Buffer
+func readLimited(r io.Reader, limit, size int64, buf []byte) ([]byte, error) {
+	b := bytes.NewBuffer(buf[:0])
 	if size > 0 && size <= limit {
 		b.Grow(int(size) + bytes.MinRead) // or else it grows once more to see the end
 	}

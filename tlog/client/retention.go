@@ -173,7 +173,7 @@ func (s *Source) answer(ctx context.Context, path string, query url.Values) ([]b
 	var b []byte
 	var err error
 	if s.web == nil {
-		b, err = s.fetcher.fetch(ctx, path+".json", maxJSON)
+		b, err = s.fetcher.fetch(ctx, path+".json", maxJSON, nil)
 	} else {
 		b, err = s.web.do(ctx, request{method: "GET", path: path, query: query, limit: maxJSON})
 	}

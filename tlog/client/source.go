@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/sealtap/sealtap/record"
@@ -83,7 +84,7 @@ func (s *Source) String() string { return s.location }
 
 // Checkpoint implements [Reader].
 func (s *Source) Checkpoint(ctx context.Context) ([]byte, error) {
-	b, err := s.fetcher.fetch(ctx, "checkpoint", maxCheckpoint)
+	b, err := s.fetcher.fetch(ctx, "checkpoint", maxCheckpoint, nil)
 	if err != nil {
 		return nil, fmt.Errorf("fetching checkpoint of %s: %w", s, err)
 	}
@@ -92,8 +93,13 @@ func (s *Source) Checkpoint(ctx context.Context) ([]byte, error) {
 
 // Tile implements [Reader].
 func (s *Source) Tile(ctx context.Context, level uint, n uint64, width int) ([]byte, error) {
+	return s.TileInto(ctx, level, n, width, nil)
+}
+
+// TileInto is Tile with the memory of a buffer, if that is large enough.
+func (s *Source) TileInto(ctx context.Context, level uint, n uint64, width int, buf []byte) ([]byte, error) {
 	want := width * len(record.Hash{})
-	b, full, err := s.fetch(ctx, fmt.Sprint(level), n, width, int64(maxTile))
+	b, full, err := s.fetch(ctx, strconv.FormatUint(uint64(level), 10), n, width, int64(maxTile), buf)
 	if err == nil && full && len(b) > want {
 		b = b[:want]
 	}
@@ -109,7 +115,12 @@ func (s *Source) Tile(ctx context.Context, level uint, n uint64, width int) ([]b
 // Bundle implements [Reader]. It cuts a full bundle down to the width, but does
 // not otherwise look at what it got: see [SplitBundle].
 func (s *Source) Bundle(ctx context.Context, n uint64, width int) ([]byte, error) {
-	b, full, err := s.fetch(ctx, "entries", n, width, int64(maxBundle))
+	return s.BundleInto(ctx, n, width, nil)
+}
+
+// BundleInto is Bundle with the memory of a buffer, if that is large enough.
+func (s *Source) BundleInto(ctx context.Context, n uint64, width int, buf []byte) ([]byte, error) {
+	b, full, err := s.fetch(ctx, "entries", n, width, int64(maxBundle), buf)
 	if err != nil {
 		return nil, fmt.Errorf("fetching %s: %w", TilePath("entries", n, width), err)
 	}
@@ -122,12 +133,12 @@ func (s *Source) Bundle(ctx context.Context, n uint64, width int) ([]byte, error
 // fetch gets a tile or bundle of at least the given width, and reports whether
 // it got a full one: a server may delete partial ones once there is a full one.
 // (tlog-tiles, "Partial Tiles")
-func (s *Source) fetch(ctx context.Context, level string, n uint64, width int, limit int64) (b []byte, full bool, err error) {
-	b, err = s.fetcher.fetch(ctx, TilePath(level, n, width), limit)
+func (s *Source) fetch(ctx context.Context, level string, n uint64, width int, limit int64, buf []byte) (b []byte, full bool, err error) {
+	b, err = s.fetcher.fetch(ctx, TilePath(level, n, width), limit, buf)
 	if width == TileWidth || !errors.Is(err, ErrNotFound) {
 		return b, width == TileWidth, err
 	}
-	b, err = s.fetcher.fetch(ctx, TilePath(level, n, TileWidth), limit)
+	b, err = s.fetcher.fetch(ctx, TilePath(level, n, TileWidth), limit, buf)
 	return b, true, err
 }
 
@@ -150,7 +161,12 @@ func TilePath(level string, n uint64, width int) string {
 // not one it returns the entries before the damage, and an error that wraps
 // [ErrVerification]. (tlog-tiles, "Log Entries")
 func SplitBundle(b []byte, width int) ([][]byte, error) {
-	entries := make([][]byte, 0, width)
+	return SplitBundleInto(make([][]byte, 0, width), b, width)
+}
+
+// SplitBundleInto is SplitBundle with the memory of a slice that is there.
+func SplitBundleInto(entries [][]byte, b []byte, width int) ([][]byte, error) {
+	entries = entries[:0]
 	for len(entries) < width {
 		if len(b) < 2 {
 			return entries, fmt.Errorf("%w: the bundle ends after %d of %d entries", ErrVerification, len(entries), width)
