@@ -173,7 +173,7 @@ func (h *hostileLog) source() *client.Source {
 }
 
 // look has all three look at the log, and says what each concluded.
-func (x *party) look() (alerts string, mirrored error, r *audit.Report) {
+func (x *party) look() (alerts string, r *audit.Report, mirrored error) {
 	x.t.Helper()
 	if _, err := x.mon.Look(x.t.Context()); err != nil {
 		x.t.Fatal(err)
@@ -189,7 +189,7 @@ func (x *party) look() (alerts string, mirrored error, r *audit.Report) {
 	}
 	codes := strings.Fields(x.told.take())
 	slices.Sort(codes)
-	return strings.Join(slices.Compact(codes), " "), mirrored, r
+	return strings.Join(slices.Compact(codes), " "), r, mirrored
 }
 
 func has(r *audit.Report, code audit.Code) bool {
@@ -226,13 +226,13 @@ func TestHostileHistories(t *testing.T) {
 			if !h.show(h.one[:260]) {
 				t.Fatal("the first head is not cosigned")
 			}
-			if alerts, err, r := x.look(); alerts != "" || err != nil || r.Verdict != audit.Pass {
+			if alerts, r, err := x.look(); alerts != "" || err != nil || r.Verdict != audit.Pass {
 				t.Fatalf("an honest log: alerts %q, mirror %v, audit %+v", alerts, err, r)
 			}
 			if h.show(tc.then(h)) {
 				t.Fatal("the witness cosigned the second history")
 			}
-			alerts, err, r := x.look()
+			alerts, r, err := x.look()
 			if !strings.Contains(alerts, tc.alert) {
 				t.Errorf("alerts %q, want %s", alerts, tc.alert)
 			}
@@ -249,7 +249,7 @@ func TestHostileHistories(t *testing.T) {
 			if !h.show(h.one[:270]) {
 				t.Fatal("the witness does not go on")
 			}
-			alerts, err, _ = x.look()
+			alerts, _, err = x.look()
 			if strings.Contains(alerts, tc.alert) || err != nil {
 				t.Errorf("afterwards: alerts %q, mirror %v", alerts, err)
 			}
@@ -350,7 +350,7 @@ func TestHostileAnswers(t *testing.T) {
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
 			begin := time.Now()
-			alerts, err, r := x.look()
+			alerts, r, err := x.look()
 			took := time.Since(begin)
 			runtime.ReadMemStats(&after)
 			if !errors.Is(err, tc.mirror) {
@@ -373,7 +373,7 @@ func TestHostileAnswers(t *testing.T) {
 			}
 			h.do(nil)
 			for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-				_, err, r := x.look()
+				_, r, err := x.look()
 				if err == nil && r.Verdict == audit.Pass {
 					break
 				}
