@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"runtime"
 	"strconv"
 	"strings"
@@ -16,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sealtap/sealtap/checkpoint"
 	"github.com/sealtap/sealtap/keys"
 	"github.com/sealtap/sealtap/witness"
 )
@@ -346,5 +348,108 @@ func TestHostileWitness(t *testing.T) {
 		if n := asked[i].Load(); n == 0 || n > most {
 			t.Errorf("hostile witness %d was asked %d times", i, n)
 		}
+	}
+}
+
+// A thousand requests of two histories, all at once and in every order of sizes:
+// whatever is cosigned is of one history, whoever looks sees sizes that never go
+// back, and no request is answered with less than was answered before it came.
+func TestThousandAtOnce(t *testing.T) {
+	const requests, sizes = 1000, 50
+	front := newLog(t, newKey(t, origin, keys.Ed25519), "front", sizes)
+	back := newLog(t, front.key, "back", sizes)
+	s := newServer(t, front)
+	h := s.Handler()
+	serve := func(method, path, body string) answer {
+		rec := httptest.NewRecorder()
+		h.ServeHTTP(rec, httptest.NewRequest(method, path, strings.NewReader(body)))
+		return answer{rec.Code, rec.Header().Get("Content-Type"), rec.Body.String()}
+	}
+	var mu sync.Mutex
+	roots := make(map[uint64][32]byte)
+	var finished uint64 // the largest size that was answered
+	floor := func() uint64 {
+		mu.Lock()
+		defer mu.Unlock()
+		return finished
+	}
+	saw := func(size uint64, root [32]byte, floor uint64) {
+		mu.Lock()
+		defer mu.Unlock()
+		if r, ok := roots[size]; ok && r != root {
+			t.Errorf("two roots of size %d are cosigned", size)
+		}
+		if roots[size] = root; size < floor {
+			t.Errorf("size %d is cosigned after %d", size, floor)
+		}
+		finished = max(finished, size)
+	}
+	start := make(chan struct{})
+	var requesters, readers sync.WaitGroup
+	for i := range requests {
+		requesters.Go(func() {
+			l := front
+			if i%2 == 1 {
+				l = back
+			}
+			<-start
+			for old, tries := uint64(0), 0; tries < 3; tries++ { // as a client that resyncs
+				was := floor()
+				to := min(old+uint64(i/2%4), sizes)
+				a := serve("POST", "/add-checkpoint", l.request(t, old, to))
+				if a.status == 200 {
+					saw(to, l.body(to).Root, was)
+					return
+				}
+				n, err := strconv.ParseUint(strings.TrimSuffix(a.body, "\n"), 10, 64)
+				switch {
+				case a.status == 409 && (err != nil || n < was):
+					t.Errorf("conflict with %q after %d", a.body, was)
+				case a.status == 409:
+					old = n
+				case a.status == 422: // the other history was first
+					return
+				default:
+					t.Errorf("%+v", a)
+					return
+				}
+			}
+		})
+	}
+	stop := make(chan struct{})
+	for range 4 {
+		readers.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				was := floor()
+				a := serve("GET", "/"+witness.OriginHash(origin)+"/checkpoint", "")
+				if a.status == 404 && was == 0 {
+					continue
+				}
+				text, err := checkpoint.Text([]byte(a.body))
+				if err != nil {
+					t.Errorf("%v: %+v", err, a)
+					return
+				}
+				b, _, err := checkpoint.Parse(text)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				saw(b.Size, b.Root, was)
+			}
+		})
+	}
+	close(start)
+	requesters.Wait()
+	close(stop)
+	readers.Wait()
+	head, _, err := s.store.Head(t.Context(), origin)
+	if err != nil || head.Size != finished || finished == 0 {
+		t.Errorf("head is %d, %v; %d was answered", head.Size, err, finished)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sealtap/sealtap/failpoint"
 	"github.com/sealtap/sealtap/witness"
 )
 
@@ -220,9 +221,11 @@ func (w *Witness) commit(batch []*advance) error {
 			written[n.Origin] = cosigned
 		}
 	}
+	failpoint.Here("head-written")
 	if err := tx.Commit(); err != nil {
 		return err
 	}
+	failpoint.Here("head-committed")
 	w.db.wal.wrote(0)
 	w.mu.Lock()
 	defer w.mu.Unlock()
