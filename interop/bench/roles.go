@@ -35,6 +35,9 @@ const (
 	roleBuilder  = "builder" // Tessera's ProofBuilder
 	roleAudit    = "audit"
 	roleFsck     = "fsck" // Tessera's fsck
+	roleMirror   = "mirror"
+	roleWitness  = "witness"
+	roleCosign   = "cosign" // asks a witness
 )
 
 const listening = "listening on "
@@ -52,6 +55,12 @@ func play(role string, args []string) error {
 		return serve(func(ln net.Listener) error { return reverseProxy(ln, spec, role == roleTuned) })
 	case roleFiles:
 		return serve(func(ln net.Listener) error { return serveFiles(ln, spec) })
+	case roleWitness:
+		return serve(func(ln net.Listener) error { return serveWitness(ln, spec) })
+	case roleCosign:
+		return measure(spec, cosign)
+	case roleMirror:
+		return measure(spec, mirrorOurs)
 	case roleLoad:
 		return measure(spec, load)
 	case roleAppend:
