@@ -16,6 +16,9 @@ import (
 // the case; a bound keeps a log gone mad from filling the witness's disk.
 const maxForks = 64
 
+// pageBytes is about what a head adds to a commit: it may lie on a page of its own.
+const pageBytes = 4 << 10
+
 // witnessSchema describes the database of a witness. Sizes are kept as the
 // signed integer of the same 64 bits, and only ever compared for equality.
 func witnessSchema() Schema {
@@ -77,7 +80,7 @@ func OpenWitness(ctx context.Context, path string) (*Witness, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err = db.keepWAL(ctx, path); err != nil {
+	if err = errors.Join(db.keepWAL(ctx, path), makeRoom(path)); err != nil {
 		return nil, fmt.Errorf("opening database %s: %w", path, errors.Join(err, db.Close()))
 	}
 	w := &Witness{
@@ -226,7 +229,7 @@ func (w *Witness) commit(batch []*advance) error {
 		return err
 	}
 	failpoint.Here("head-committed")
-	w.db.wal.wrote(0)
+	w.db.wal.wrote(len(batch) * pageBytes)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for origin, cosigned := range written {
