@@ -25,6 +25,7 @@ import (
 	"github.com/sealtap/sealtap/keys"
 	"github.com/sealtap/sealtap/mirror"
 	"github.com/sealtap/sealtap/monitor"
+	sealtapv1 "github.com/sealtap/sealtap/proto/sealtap/v1"
 	"github.com/sealtap/sealtap/record"
 	"github.com/sealtap/sealtap/storage/sqlite"
 	"github.com/sealtap/sealtap/tlog/client"
@@ -38,6 +39,7 @@ import (
 type hostileLog struct {
 	t        *testing.T
 	key      *keys.Private
+	operator *keys.Private
 	witness  *witness.Client
 	policy   *policy.Policy
 	one, two [][]byte // the two histories
@@ -55,6 +57,7 @@ func newHostileLog(t *testing.T) *hostileLog {
 	t.Helper()
 	h := &hostileLog{t: t, key: newKey(t, origin, keys.Ed25519), timeout: 20 * time.Second}
 	operator := newKey(t, "operator.example", keys.Ed25519)
+	h.operator = operator
 	genesis, err := record.NewGenesis(h.key.Public, operator, time.Unix(1_800_000_000, 0))
 	if err != nil {
 		t.Fatal(err)
@@ -382,5 +385,76 @@ func TestHostileAnswers(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// stream is a producer that the log has enrolled.
+type stream struct {
+	record.Stream
+	tree   *record.Tree
+	signer note.Signer
+	next   uint64
+}
+
+// write returns a record of the time and the seal over everything so far.
+func (s *stream) write(t *testing.T, at time.Time) [][]byte {
+	t.Helper()
+	r := &sealtapv1.Record{Producer: s.Producer[:], Incarnation: s.Incarnation[:], Sequence: s.next, Time: at.UnixNano()}
+	r.About = &sealtapv1.Record_Request{Request: &sealtapv1.Request{Method: "GET", Path: "/"}}
+	if s.next == 0 {
+		r.About = &sealtapv1.Record_Start{Start: &sealtapv1.Start{Version: "test"}}
+	}
+	e, err := record.Encode(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.tree.Append(record.LeafHash(e), nil)
+	s.next++
+	seal, err := record.NewSeal(s.Stream, s.next, s.tree.Root(), s.signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return [][]byte{e, seal}
+}
+
+// A producer whose heartbeat is missing is told of, once, and again when it falls
+// silent another time. A log that withholds what the producer writes looks the same.
+func TestMissingHeartbeat(t *testing.T) {
+	h := newHostileLog(t)
+	key := newKey(t, "shop", keys.Ed25519)
+	signer, err := key.Signer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &stream{Stream: record.Stream{Producer: key.ID(), Incarnation: [16]byte{1}}, tree: record.NewTree(), signer: signer}
+	enrol, err := record.NewKeyChange(record.KeyChange{Origin: origin, Number: 1, Enrol: []keys.Public{key.Public}}, h.operator)
+	if err != nil {
+		t.Fatal(err)
+	}
+	entries := [][]byte{h.one[0], enrol}
+	x := h.follow(h.policy)
+	for i, step := range []struct {
+		writes bool
+		ago    time.Duration
+		silent bool // we are told
+	}{
+		{true, 2 * time.Hour, true},
+		{false, 0, false},
+		{true, time.Hour, true},
+		{false, 0, false},
+		{true, 0, false},
+	} {
+		if step.writes {
+			entries = append(entries, s.write(t, time.Now().Add(-step.ago))...)
+		}
+		if !h.show(entries) {
+			t.Fatal("not cosigned")
+		}
+		if _, err := x.mon.Look(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := x.told.take(); strings.Contains(got, string(audit.ProducerSilent)) != step.silent {
+			t.Errorf("step %d: told %q", i, got)
+		}
 	}
 }
