@@ -278,7 +278,7 @@ func TestSlowBytes(t *testing.T) {
 				t.Fatalf("same log, size %d: %+v", size+1, a)
 			}
 		}
-		if took := time.Since(begin); took > 8*time.Second {
+		if took := time.Since(begin); took > 30*time.Second {
 			t.Errorf("40 checkpoints beside %d slow clients took %v", slow, took)
 		}
 	})
@@ -335,7 +335,7 @@ func TestHostileWitness(t *testing.T) {
 			}
 		}
 	})
-	if took := time.Since(begin); took > 8*time.Second {
+	if took := time.Since(begin); took > 30*time.Second {
 		t.Errorf("11 checkpoints took %v", took)
 	}
 	if cost > 16<<20 {
