@@ -11,7 +11,7 @@ BUF_VERSION := v1.75.0
 PROTOC_GEN_GO_VERSION := v1.36.11
 PROTOC_GEN_CONNECT_GO_VERSION := v1.21.0
 
-.PHONY: build check test unit race interop crash soak lint fuzz bench bench-growth vectors proto demo
+.PHONY: build check test unit race interop crash cluster soak lint fuzz bench bench-growth vectors proto demo
 
 build:
 	$(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o sealtap ./cmd/sealtap
@@ -42,6 +42,12 @@ ROUNDS ?= 200
 crash:
 	$(GO) test -count=6 -timeout 30m -run 'DiskFails|SyncFails' ./storage/sqlite
 	cd interop && $(GO) test -count=1 -timeout 60m -v -run '^Test(Crash|WitnessKilled|MonitorKilled)$$' ./crash -rounds $(ROUNDS)
+
+# Kills, pauses and cuts off the parts of a log on Trillian, FAULTS times; seven
+# seconds each. make test does less of it. It needs PostgreSQL.
+FAULTS ?= 50
+cluster:
+	cd interop && SEALTAP_REQUIRE_CLUSTER=1 $(GO) test -count=1 -timeout 60m -v -run '^TestFaults$$' ./trillian -rounds $(FAULTS)
 
 # The whole stack under steady load; fails if memory, descriptors or disk grow.
 SOAK ?= 15m

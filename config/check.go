@@ -124,18 +124,9 @@ func (f *File) check() error {
 			c.fail("log.prune_interval", ": it is at least 100ms")
 		}
 		c.limits(l.Limits)
+		c.storage(l)
 	}
-	names := make(map[string]bool)
-	for i, w := range f.Witnesses {
-		section := fmt.Sprintf("witnesses.[%d]", i)
-		c.needed(section, need{"name", w.Name != ""}, need{"listen", w.Listen != ""}, need{"database", w.Database != ""},
-			need{"key", w.Key != ""}, need{"logs", len(w.Logs) > 0})
-		c.address(section+".listen", w.Listen)
-		if names[w.Name] {
-			c.fail(section+".name", ": %q is taken", w.Name)
-		}
-		names[w.Name] = true
-	}
+	c.witnesses(f.Witnesses)
 	return c.err
 }
 

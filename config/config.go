@@ -114,6 +114,8 @@ type Log struct {
 	OpeningsIdentity   Path    `yaml:"openings_identity"`   // age identity that opens sealed fields for readers
 	Readers            Readers `yaml:"readers"`
 	Limits             Limits  `yaml:"limits"`
+
+	Storage *Storage `yaml:"storage"` // without it the log is in database
 }
 
 // Limits bound what a log takes at once.
@@ -131,15 +133,6 @@ type Limits struct {
 type Readers struct {
 	Loopback bool `yaml:"loopback"` // clients on this machine
 	Tokens   Path `yaml:"tokens"`   // file of lines NAME HEX-SHA-256 of bearer tokens
-}
-
-// Witness configures one witness.
-type Witness struct {
-	Name     string `yaml:"name"`     // tells the witnesses of one file apart
-	Listen   string `yaml:"listen"`   // required
-	Database Path   `yaml:"database"` // SQLite file; required
-	Key      Path   `yaml:"key"`      // required
-	Logs     []VKey `yaml:"logs"`     // verifier keys of the logs that it cosigns; required
 }
 
 // Path is a path in the file's directory, or an absolute one.
@@ -217,9 +210,10 @@ func (f *File) resolve(dir string) {
 	}
 	if l := f.Log; l != nil {
 		at(&l.Database, &l.Key, &l.PostQuantumKey, &l.OperatorKey, &l.Genesis, &l.Policy, &l.OpeningsIdentity, &l.Readers.Tokens)
+		l.Storage.resolve(at)
 	}
 	for i := range f.Witnesses {
-		at(&f.Witnesses[i].Database, &f.Witnesses[i].Key)
+		f.Witnesses[i].resolve(at)
 	}
 }
 

@@ -35,7 +35,9 @@ func items(t testing.TB) []Item {
 		return e
 	}
 	ask := Item{Index: 41, Entry: entry(0, &sealtapv1.Record{About: &sealtapv1.Record_Request{Request: &sealtapv1.Request{
-		Method: "GET", Path: `/a,"b"`, Who: &sealtapv1.Who{Id: "=cmd|' /C calc'!A0", How: "basic"}, Source: "192.0.2.1:99", Trace: bytes.Repeat([]byte{9}, 16),
+		Method: "GET", Path: `/a,"b"`, Who: &sealtapv1.Who{Id: "=cmd|' /C calc'!A0", How: "basic",
+			Issuer: "https://issuer.example", Certificate: bytes.Repeat([]byte{4}, 32), Claims: []*sealtapv1.Claim{{Name: "team", Value: `o"ps`}}},
+		Operation: &sealtapv1.Operation{Protocol: "mcp", Name: "tools/call", Target: "delete"}, Template: "/{x}", Decision: &sealtapv1.Decision{Rule: "tools", Allowed: true}, Source: "192.0.2.1:99", Trace: bytes.Repeat([]byte{9}, 16),
 		Body: &sealtapv1.Body{Size: 3, Sha256: bytes.Repeat([]byte{1}, 32)},
 	}}})}
 	answer := Item{Index: 42, Request: &ask, Entry: entry(1, &sealtapv1.Record{About: &sealtapv1.Record_Response{Response: &sealtapv1.Response{

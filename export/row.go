@@ -11,6 +11,8 @@ package export
 import (
 	"encoding/base64"
 	"encoding/hex"
+	"encoding/json"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -38,18 +40,29 @@ type Row struct {
 	Who          string    `parquet:"who,dict"`
 	WhoHow       string    `parquet:"who_how,dict"`
 	WhoVerified  *bool     `parquet:"who_verified,optional"`
+	WhoIssuer    string    `parquet:"who_issuer,dict"`
+	WhoCert      string    `parquet:"who_certificate,dict"`
+	WhoClaims    string    `parquet:"who_claims,dict"` // JSON
 	Source       string    `parquet:"source"`
 	Service      string    `parquet:"service,dict"`
 	Method       string    `parquet:"method,dict"`
 	Scheme       string    `parquet:"scheme,dict"`
 	Authority    string    `parquet:"authority,dict"`
 	Path         string    `parquet:"path"`
+	Template     string    `parquet:"template,dict"`
 	Query        string    `parquet:"query"`
 	Protocol     string    `parquet:"protocol,dict"`
+	OpProtocol   string    `parquet:"operation_protocol,dict"`
+	Operation    string    `parquet:"operation,dict"`
+	OpKind       string    `parquet:"operation_kind,dict"`
+	OpTarget     string    `parquet:"operation_target,dict"`
+	Rule         string    `parquet:"rule,dict"`
 	RequestSize  *uint64   `parquet:"request_size,optional"`
 	RequestSHA   string    `parquet:"request_sha256"`
 	Status       *uint64   `parquet:"status,optional"`
 	Outcome      string    `parquet:"outcome,dict"`
+	Detail       string    `parquet:"detail,dict"`
+	Attempts     *uint64   `parquet:"attempts,optional"` // where there was a choice of upstreams
 	DurationNS   *uint64   `parquet:"duration_ns,optional"`
 	ReceivedSize *uint64   `parquet:"received_size,optional"`
 	ReceivedSHA  string    `parquet:"received_sha256"`
@@ -70,10 +83,12 @@ func (r *Row) cells() []cell {
 		{"index", number(&r.Index)}, {"leaf_hash", r.LeafHash}, {"stage", r.Stage}, {"time", r.Time.UTC().Format(timeFormat)},
 		{"producer", r.Producer}, {"producer_key", r.ProducerKey}, {"incarnation", r.Incarnation}, {"sequence", number(&r.Sequence)},
 		{"exchange", r.Exchange}, {"request_index", number(r.RequestIndex)}, {"trace", r.Trace},
-		{"who", r.Who}, {"who_how", r.WhoHow}, {"who_verified", truth(r.WhoVerified)}, {"source", r.Source},
-		{"service", r.Service}, {"method", r.Method}, {"scheme", r.Scheme}, {"authority", r.Authority}, {"path", r.Path}, {"query", r.Query},
-		{"protocol", r.Protocol}, {"request_size", number(r.RequestSize)}, {"request_sha256", r.RequestSHA},
-		{"status", number(r.Status)}, {"outcome", r.Outcome}, {"duration_ns", number(r.DurationNS)},
+		{"who", r.Who}, {"who_how", r.WhoHow}, {"who_verified", truth(r.WhoVerified)},
+		{"who_issuer", r.WhoIssuer}, {"who_certificate", r.WhoCert}, {"who_claims", r.WhoClaims}, {"source", r.Source},
+		{"service", r.Service}, {"method", r.Method}, {"scheme", r.Scheme}, {"authority", r.Authority}, {"path", r.Path}, {"template", r.Template}, {"query", r.Query},
+		{"protocol", r.Protocol}, {"operation_protocol", r.OpProtocol}, {"operation", r.Operation}, {"operation_kind", r.OpKind}, {"operation_target", r.OpTarget},
+		{"rule", r.Rule}, {"request_size", number(r.RequestSize)}, {"request_sha256", r.RequestSHA},
+		{"status", number(r.Status)}, {"outcome", r.Outcome}, {"detail", r.Detail}, {"attempts", number(r.Attempts)}, {"duration_ns", number(r.DurationNS)},
 		{"received_size", number(r.ReceivedSize)}, {"received_sha256", r.ReceivedSHA}, {"sent_size", number(r.SentSize)}, {"sent_sha256", r.SentSHA},
 		{"sealed", r.Sealed},
 	}
@@ -135,9 +150,16 @@ func (row *Row) request(e record.Entry) {
 	if w := q.GetWho(); w != nil {
 		verified := w.GetVerified()
 		row.Who, row.WhoHow, row.WhoVerified = w.GetId(), w.GetHow(), &verified
+		row.WhoIssuer, row.WhoClaims = w.GetIssuer(), claims(e.Record, w.GetClaims())
+		if c := w.GetCertificate(); len(c) > 0 {
+			row.WhoCert = b64(c)
+		}
 	}
 	row.Source, row.Service, row.Method, row.Scheme, row.Authority = q.GetSource(), q.GetService(), q.GetMethod(), q.GetScheme(), q.GetAuthority()
-	row.Path, row.Query, row.Protocol = q.GetPath(), q.GetQuery(), q.GetProtocol()
+	row.Path, row.Template, row.Query, row.Protocol = q.GetPath(), q.GetTemplate(), q.GetQuery(), q.GetProtocol()
+	o := q.GetOperation()
+	row.OpProtocol, row.Operation, row.OpKind, row.OpTarget = o.GetProtocol(), o.GetName(), o.GetKind(), o.GetTarget()
+	row.Rule = q.GetDecision().GetRule()
 	row.RequestSize, row.RequestSHA = body(q.GetBody())
 }
 
@@ -150,8 +172,33 @@ func (row *Row) response(p *sealtapv1.Response) {
 	}
 	took := p.GetDurationNs()
 	row.Outcome, row.DurationNS = record.OutcomeName(p.GetOutcome()), &took
+	row.Detail = p.GetDetail()
+	if n := uint64(len(p.GetAttempts())); n > 0 {
+		row.Attempts = &n
+	}
 	row.ReceivedSize, row.ReceivedSHA = body(p.GetReceived())
 	row.SentSize, row.SentSHA = body(p.GetSent())
+}
+
+// claims are a list in JSON. Of sealed ones only the names are known.
+func claims(r *record.Record, list []*sealtapv1.Claim) string {
+	if len(list) == 0 {
+		return ""
+	}
+	sealed := slices.ContainsFunc(r.GetSealed(), func(s *sealtapv1.SealedField) bool { return s.GetField() == record.FieldClaims })
+	type claim struct {
+		Name  string  `json:"name"`
+		Value *string `json:"value,omitempty"`
+	}
+	out := make([]claim, len(list))
+	for i, c := range list {
+		if out[i].Name = c.GetName(); !sealed {
+			value := c.GetValue()
+			out[i].Value = &value
+		}
+	}
+	b, _ := json.Marshal(out) // cannot fail
+	return string(b)
 }
 
 func body(b *sealtapv1.Body) (*uint64, string) {

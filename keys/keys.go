@@ -234,6 +234,12 @@ func (p *Private) Signer() (note.Signer, error) {
 	return fnote.NewSignerForCosignatureV1(p.Encode())
 }
 
+// SubtreeSigner returns a signer of subtrees and checkpoints (tlog-cosignature). The
+// key is of type [MLDSA44].
+func (p *Private) SubtreeSigner() (*fnote.SubtreeSigner, error) {
+	return fnote.NewMLDSASigner(p.Encode())
+}
+
 // ValidName reports whether name can be the name of a key in a signed note.
 func ValidName(name string) bool {
 	return name != "" && utf8.ValidString(name) && !strings.ContainsFunc(name, func(r rune) bool {

@@ -93,7 +93,7 @@ func (c *copying) bundles(ctx context.Context, first uint64, nodes []record.Hash
 // attempt left is used if it is right.
 func (c *copying) bundle(ctx context.Context, n uint64, want record.Hash) error {
 	m, name := c.mirror, client.TilePath("entries", n, tileWidth)
-	raw, err := os.ReadFile(m.path(name))
+	raw, err := readRegular(m.path(name))
 	if err == nil {
 		if _, leaves, err := client.BundleLeaves(raw, tileWidth); err == nil && client.Subtree(leaves) == want {
 			return m.write(client.TilePath("0", n, tileWidth), join(leaves))
@@ -192,7 +192,7 @@ func join(hashes []record.Hash) []byte {
 // returns.
 func (m *Mirror) write(name string, data []byte) error {
 	to := m.path(name)
-	if old, err := os.ReadFile(to); err == nil && bytes.Equal(old, data) {
+	if old, err := readRegular(to); err == nil && bytes.Equal(old, data) {
 		return nil
 	}
 	part := filepath.Join(filepath.Dir(to), ".new-"+path.Base(name))

@@ -99,7 +99,7 @@ func Open(c Config) (_ *Mirror, err error) {
 			err = errors.Join(err, m.Close())
 		}
 	}()
-	note, err := os.ReadFile(m.path(checkpointFile))
+	note, err := readRegular(m.path(checkpointFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return m, nil
 	}

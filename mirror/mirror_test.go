@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -409,5 +410,28 @@ func TestHandler(t *testing.T) {
 		if forever := strings.Contains(res.Header.Get("Cache-Control"), "immutable"); res.StatusCode == 200 && forever != strings.HasPrefix(path, "/tile") {
 			t.Errorf("GET %s: Cache-Control %q", path, res.Header.Get("Cache-Control"))
 		}
+	}
+}
+
+// A pipe where a file belongs has nobody at its other end: nothing waits for one.
+func TestPipe(t *testing.T) {
+	w, dir := newWorld(t, 300), t.TempDir()
+	if _, err := w.update(dir); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "tile", "entries", "000")
+	if err := errors.Join(os.Remove(path), syscall.Mkfifo(path, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.NewServer(mirror.Handler(dir))
+	defer srv.Close()
+	client := &http.Client{Timeout: 20 * time.Second}
+	resp, err := client.Get(srv.URL + "/tile/entries/000")
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusNotFound {
+		t.Errorf("a pipe is served as %d", resp.StatusCode)
 	}
 }

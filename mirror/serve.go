@@ -3,7 +3,6 @@ package mirror
 import (
 	"fmt"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -39,17 +38,12 @@ type served string
 
 // file serves a file whose name was checked.
 func (s served) file(w http.ResponseWriter, r *http.Request, name, kind, cache string) {
-	f, err := os.Open(filepath.Join(string(s), filepath.FromSlash(name)))
+	f, st, err := openRegular(filepath.Join(string(s), filepath.FromSlash(name)))
 	if err != nil {
 		http.Error(w, "the mirror does not have it", http.StatusNotFound)
 		return
 	}
 	defer f.Close()
-	st, err := f.Stat()
-	if err != nil || !st.Mode().IsRegular() {
-		http.Error(w, "the mirror does not have it", http.StatusNotFound)
-		return
-	}
 	w.Header().Set("Content-Type", kind)
 	w.Header().Set("Cache-Control", cache)
 	http.ServeContent(w, r, "", st.ModTime(), f)

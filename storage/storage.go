@@ -170,3 +170,17 @@ type WrappedKey struct {
 	ID      record.KeyID
 	Wrapped []byte
 }
+
+// OpeningRow is what an [Openings] keeps for one record.
+type OpeningRow struct {
+	Index uint64
+	Leaf  []byte // first 8 bytes of the record's leaf hash
+	Box   []byte // nil if the openings were erased
+}
+
+// KeyRow is what is kept of one data key.
+type KeyRow struct {
+	ID      record.KeyID
+	Wrapped []byte // nil if the key was erased
+	Last    uint64 // no opening under it is of a later entry
+}

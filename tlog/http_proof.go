@@ -197,12 +197,22 @@ type witnessInfo struct {
 	Key  string `json:"key"` // vkey
 	// Size and Time are of its cosignature on the published checkpoint, or of
 	// the newest that is known; absent if it has not cosigned yet.
-	Size  uint64     `json:"size,omitempty"`
-	Time  *time.Time `json:"time,omitempty"`
-	Error string     `json:"error,omitempty"`
+	Size uint64     `json:"size,omitempty"`
+	Time *time.Time `json:"time,omitempty"`
+	// Lag is how many entries of the published checkpoint it has not cosigned.
+	Lag       uint64 `json:"lag"`
+	LatencyNS int64  `json:"latency_ns,omitempty"` // of the request with which it last cosigned
+	Failures  uint64 `json:"failures"`             // requests that it did not cosign, since the start
+	WentBack  uint64 `json:"went_back,omitempty"`  // how often it had forgotten what it cosigned
+	Error     string `json:"error,omitempty"`
 }
 
 func (l *Log) serveWitnesses(w http.ResponseWriter, _ *http.Request) error {
+	return serveJSON(w, http.StatusOK, map[string]any{"witnesses": l.witnesses(), "quorum": l.config.Policy.Quorum, "published": l.Published(), "size": l.Size()})
+}
+
+// witnesses returns what is known of the witnesses of the policy.
+func (l *Log) witnesses() []witnessInfo {
 	status := make(map[string]witness.WitnessStatus)
 	if l.config.Cosigner != nil {
 		for _, s := range l.config.Cosigner.Status() {
@@ -213,7 +223,7 @@ func (l *Log) serveWitnesses(w http.ResponseWriter, _ *http.Request) error {
 	list := []witnessInfo{}
 	for _, p := range l.config.Policy.Witnesses {
 		s := status[p.Name]
-		info := witnessInfo{Name: p.Name, Key: p.Key.String(), Size: s.Size, Error: s.LastError}
+		info := witnessInfo{Name: p.Name, Key: p.Key.String(), Size: s.Size, LatencyNS: s.Latency.Nanoseconds(), Failures: s.Failures, WentBack: s.WentBack, Error: s.LastError}
 		if !s.LastSeen.IsZero() {
 			seen := s.LastSeen.UTC().Truncate(time.Second)
 			info.Time = &seen
@@ -225,8 +235,9 @@ func (l *Log) serveWitnesses(w http.ResponseWriter, _ *http.Request) error {
 					info.Size, info.Time = cp.Size, &at
 				}
 			}
+			info.Lag = cp.Size - min(cp.Size, info.Size)
 		}
 		list = append(list, info)
 	}
-	return serveJSON(w, http.StatusOK, map[string]any{"witnesses": list, "quorum": l.config.Policy.Quorum, "published": l.Published(), "size": l.Size()})
+	return list
 }

@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/transparency-dev/formats/proof"
 	sumdb "golang.org/x/mod/sumdb/tlog"
@@ -20,6 +21,7 @@ import (
 	sealtapv1 "github.com/sealtap/sealtap/proto/sealtap/v1"
 	"github.com/sealtap/sealtap/record"
 	"github.com/sealtap/sealtap/tlog"
+	"github.com/sealtap/sealtap/witness/policy"
 )
 
 // call makes one request; header lines are "Name: value".
@@ -366,6 +368,8 @@ func TestWitnessesOverHTTP(t *testing.T) {
 		Witnesses []struct {
 			Name, Key, Time string
 			Size            uint64
+			Lag             *uint64
+			Latency         int64 `json:"latency_ns"`
 		}
 		Published uint64
 	}
@@ -373,11 +377,46 @@ func TestWitnessesOverHTTP(t *testing.T) {
 		t.Fatalf("%s: %v", body, err)
 	}
 	for i, w := range answer.Witnesses {
-		if w.Name != fmt.Sprint("w", i) || w.Key != ws[i].key.Public.String() || w.Size != 1 || w.Time == "" {
+		if w.Name != fmt.Sprint("w", i) || w.Key != ws[i].key.Public.String() || w.Size != 1 || w.Time == "" || w.Lag == nil || *w.Lag != 0 || w.Latency <= 0 {
 			t.Errorf("%s", body)
 		}
 	}
 }
+
+// How far a witness is behind shows where people and programs look.
+func TestWitnessLag(t *testing.T) {
+	f := newFixture(t)
+	ws := f.witnesses(2)
+	f.policy = f.newPolicy(f.policy.Witnesses, "g", policy.Group{Name: "g", K: 1, Members: []string{"w0", "w1"}})
+	f.start()
+	f.published(1)
+	url := f.serve().URL
+	// Both have to have cosigned the first head before one goes down.
+	lag := func() string { return string(second(call(t, "GET", url+"/v1/witnesses", nil))) }
+	for end := time.Now().Add(20 * time.Second); strings.Count(lag(), `"lag":0`) != 2; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal(lag())
+		}
+	}
+	ws[1].down.Store(true)
+	f.mustSubmit(f.producer("proxy-1").batch(3)...)
+	size := f.log.Size()
+	f.published(size)
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		body := lag()
+		metrics := string(second(call(t, "GET", url+"/metrics", nil)))
+		if strings.Contains(body, fmt.Sprintf(`"lag":%d`, size-1)) && strings.Contains(body, "502") &&
+			strings.Contains(metrics, fmt.Sprintf(`sealtap_log_witness_lag{witness="w1"} %d`, size-1)) && strings.Contains(metrics, `sealtap_log_witness_lag{witness="w0"} 0`) &&
+			!strings.Contains(metrics, `sealtap_log_witness_failures_total{witness="w1"} 0`) {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%s\n%s", body, metrics)
+		}
+	}
+}
+
+func second[A, B any](_ A, b B) B { return b }
 
 // FuzzRead asks for any path: whatever is answered is what the published log
 // holds, and no answer is an internal error.

@@ -68,6 +68,10 @@ type Config struct {
 	Begin [][]byte
 	// Storage keeps the log. The caller closes it, after Run has returned. Required.
 	Storage storage.Log
+	// Follow says that others share the storage: Run is called while this log is the
+	// one that writes, and Follow while it is not. Open starts a new log only if the
+	// storage lets it.
+	Follow bool
 	// Openings keeps encrypted openings. Nil: submissions with openings are refused.
 	Openings storage.Openings
 	// Policy says what must be true of a checkpoint to be published. It names
@@ -153,7 +157,7 @@ func (c *Config) check() error {
 }
 
 // Log is a transparency log. Its methods can be called by many goroutines, Run
-// once.
+// once. With Config.Follow, Run and Follow are called in turns.
 type Log struct {
 	config   Config
 	origin   string
@@ -170,10 +174,9 @@ type Log struct {
 	queuedBytes atomic.Int64 // theirs
 	waiting     atomic.Int64 // submissions that wait for a checkpoint
 	budgets     *budgets
-	bodies      bodies        // of the requests that are being read
-	stopped     chan struct{} // closed when Run returns
-	asked       chan struct{} // closed when the witnesses were asked for the first time
-	behind      atomic.Bool   // a witness has cosigned more than is stored
+	bodies      bodies // of the requests that are being read
+	term        atomic.Pointer[term]
+	behind      atomic.Bool // a witness has cosigned more than is stored
 
 	// durable is what is stored. The writer replaces it.
 	durable atomic.Pointer[snapshot]
@@ -219,9 +222,8 @@ func Open(ctx context.Context, c Config) (*Log, error) {
 		origin:  c.Key.Name,
 		queue:   make(chan *submission, c.MaxQueue),
 		budgets: newBudgets(c.ProducerBytesPerSecond, c.MaxBatchBytes),
-		stopped: make(chan struct{}),
-		asked:   make(chan struct{}),
 	}
+	l.term.Store(newTerm())
 	l.bodies.max, l.bodies.patience = int64(max(c.MaxReadingBytes, l.bodyLimit())), bodyPatience
 	var err error
 	if err = l.openKeys(); err != nil {
@@ -245,10 +247,14 @@ func Open(ctx context.Context, c Config) (*Log, error) {
 		return nil, fmt.Errorf("opening log %q: %w", l.origin, err)
 	}
 	if l.signed == nil {
-		close(l.asked) // there is nothing to ask them about
+		close(l.term.Load().asked) // there is nothing to ask them about
 	}
 	if l.metrics, err = newMetrics(l); err != nil {
 		return nil, fmt.Errorf("opening log %q: %w", l.origin, err)
+	}
+	if c.Follow {
+		close(l.term.Load().stopped) // until it writes
+		return l, nil
 	}
 	if err := l.nameKey(); err != nil {
 		return nil, fmt.Errorf("opening log %q: %w", l.origin, err)
@@ -299,12 +305,17 @@ func (l *Log) Wait(ctx context.Context, size uint64) error {
 // Run takes submissions and publishes checkpoints until the context ends. After
 // that submissions are refused with [ErrStopped].
 func (l *Log) Run(ctx context.Context) error {
+	if l.config.Follow {
+		if err := l.takeOver(ctx); err != nil {
+			return fmt.Errorf("taking over log %q: %w", l.origin, err)
+		}
+	}
 	var wg sync.WaitGroup
 	wg.Go(func() { l.write(ctx) })
 	wg.Go(func() { l.publishLoop(ctx) })
 	wg.Go(func() { l.pruneLoop(ctx) })
 	wg.Wait()
-	close(l.stopped)
+	close(l.term.Load().stopped)
 	l.refuseQueued()
 	return nil
 }
@@ -346,10 +357,8 @@ func (l *Log) Ready() error {
 	case l.published.Load() == nil:
 		return fmt.Errorf("no checkpoint is published yet")
 	}
-	select {
-	case <-l.stopped:
+	if !l.config.Follow && !l.Writing() {
 		return ErrStopped
-	default:
-		return nil
 	}
+	return nil
 }

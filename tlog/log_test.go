@@ -418,7 +418,7 @@ func TestAlteredEntry(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := db.Writer.Exec(`UPDATE head SET data = CAST(substr(data, 1, length(data)-1) || x'00' AS BLOB) WHERE first = 2`); err != nil {
+	if _, err := db.Writer.Exec(`UPDATE head SET data = CAST(substr(data, 1, length(data)-1) || iif(substr(data, length(data)) = x'00', x'01', x'00') AS BLOB) WHERE first = 2`); err != nil {
 		t.Fatal(err)
 	}
 	if err := db.Close(); err != nil {

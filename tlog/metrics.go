@@ -50,6 +50,13 @@ func newMetrics(l *Log) (*metrics, error) {
 		gauge("sealtap_log_size", "Entries stored.", func() float64 { return float64(l.Size()) }),
 		gauge("sealtap_log_published_size", "Entries under the published checkpoint.", func() float64 { return float64(l.Published()) }),
 		gauge("sealtap_log_reading_bytes", "Bytes of requests that are being read.", func() float64 { return float64(l.bodies.used.Load()) }),
+		gauge("sealtap_log_writing", "1 on the server that writes the log, 0 on others.", func() float64 {
+			if l.Writing() {
+				return 1
+			}
+			return 0
+		}),
+		witnessMetrics{l},
 		gauge("sealtap_log_queue", "Submissions that wait.", func() float64 { return float64(l.queued.Load()) }),
 	} {
 		if err := l.config.Metrics.Register(c); err != nil {
@@ -86,7 +93,7 @@ func (m *metrics) submitted(err error) {
 		result = "rate"
 	case errors.Is(err, ErrUnpublished):
 		result = "unpublished"
-	case errors.Is(err, ErrUnavailable), errors.Is(err, ErrStopped):
+	case errors.Is(err, ErrUnavailable), errors.Is(err, ErrStopped), errors.Is(err, ErrFollows):
 		result = "unavailable"
 	case errors.As(err, new(*ClosedError)):
 		result = "closed"

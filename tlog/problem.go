@@ -97,7 +97,7 @@ func describe(err error) problem {
 		p.Status = http.StatusUnsupportedMediaType
 	case errors.Is(err, errNotAcceptable):
 		p.Status = http.StatusNotAcceptable
-	case errors.Is(err, ErrBusy), errors.Is(err, ErrUnavailable), errors.Is(err, ErrStopped):
+	case errors.Is(err, ErrBusy), errors.Is(err, ErrUnavailable), errors.Is(err, ErrStopped), errors.Is(err, ErrFollows):
 		p.Status, p.retryAfter = http.StatusServiceUnavailable, retryAfter
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		p.Status, p.retryAfter = http.StatusServiceUnavailable, retryAfter

@@ -60,7 +60,7 @@ func (l *Log) publishLoop(ctx context.Context) {
 		}
 		if first {
 			first = false
-			close(l.asked)
+			close(l.term.Load().asked)
 		}
 		if err == nil {
 			l.metrics.published(time.Since(last))

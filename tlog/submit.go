@@ -140,8 +140,8 @@ func (l *Log) submit(ctx context.Context, req *sealtapv1.SubmitRequest) (*sealta
 	case o = <-s.done:
 	case <-ctx.Done():
 		return nil, fmt.Errorf("%w: %w before the batch was stored", ErrUnavailable, ctx.Err())
-	case <-l.stopped:
-		return nil, ErrStopped
+	case <-l.term.Load().stopped:
+		return nil, l.notWriting()
 	}
 	if o.err == nil && req.GetLevel() == sealtapv1.Level_LEVEL_PUBLISHED {
 		o.err = l.awaitPublished(ctx, o.response)
@@ -153,10 +153,8 @@ func (l *Log) submit(ctx context.Context, req *sealtapv1.SubmitRequest) (*sealta
 }
 
 func (l *Log) enqueue(s *submission) error {
-	select {
-	case <-l.stopped:
-		return ErrStopped
-	default:
+	if !l.Writing() {
+		return l.notWriting()
 	}
 	// An empty queue takes a submission of any allowed size.
 	before := l.queuedBytes.Add(int64(s.bytes)) - int64(s.bytes)

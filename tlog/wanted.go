@@ -82,8 +82,8 @@ func (l *Log) awaitPublished(ctx context.Context, response *sealtapv1.SubmitResp
 			return l.unpublished(size, fmt.Errorf("waited %s", bound.Round(time.Millisecond)))
 		case <-ctx.Done():
 			return l.unpublished(size, ctx.Err())
-		case <-l.stopped:
-			return l.unpublished(size, ErrStopped)
+		case <-l.term.Load().stopped:
+			return l.unpublished(size, l.notWriting())
 		}
 	}
 }

@@ -52,7 +52,7 @@ type writer struct {
 func (l *Log) write(ctx context.Context) {
 	w := &writer{log: l, next: l.seq.newGroup(), done: make(chan error, 1)}
 	// Were the storage an older copy, what is taken now would be a second history.
-	wait(ctx, l.asked, askPatience)
+	wait(ctx, l.term.Load().asked, askPatience)
 	for {
 		queue := l.queue
 		if w.full() {
@@ -320,7 +320,7 @@ func (l *Log) refuseQueued() {
 		select {
 		case s := <-l.queue:
 			l.leaveQueue(s)
-			s.done <- outcome{err: ErrStopped}
+			s.done <- outcome{err: l.notWriting()}
 		default:
 			return
 		}

@@ -36,7 +36,7 @@ func (e *conflictError) Error() string {
 // request is the body of an add-checkpoint.
 type request struct {
 	old   uint64
-	proof [][]byte
+	proof [][32]byte
 	note  []byte
 	body  checkpoint.Body // of the note, unverified
 }
@@ -67,7 +67,7 @@ func parseRequest(data []byte) (request, error) {
 		if err != nil {
 			return request{}, fmt.Errorf("proof line %d: %w", n, err)
 		}
-		r.proof = append(r.proof, h[:])
+		r.proof = append(r.proof, h)
 	}
 	text, err := checkpoint.Text(signed)
 	if err != nil {
@@ -84,8 +84,8 @@ func (s *Server) addCheckpoint(ctx context.Context, data []byte) ([]byte, error)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errMalformed, err)
 	}
-	l, ok := s.logs[r.body.Origin]
-	if !ok {
+	l := s.logs.Load().origins[r.body.Origin]
+	if l == nil || l.keys == nil {
 		return nil, fmt.Errorf("%w: %.80q", errUnknownLog, r.body.Origin)
 	}
 	n, err := checkpoint.Verify(r.note, l.keys)
@@ -104,7 +104,14 @@ func (s *Server) addCheckpoint(ctx context.Context, data []byte) ([]byte, error)
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+	if err := s.trusted(l.origin); err != nil {
+		return nil, err
+	}
 	if err := s.advance(ctx, l, r, n); err != nil {
+		return nil, err
+	}
+	// Another log may have shown meanwhile that the state is old.
+	if err := s.trusted(l.origin); err != nil {
 		return nil, err
 	}
 	return s.sign(ctx, l, n)
@@ -117,20 +124,32 @@ func (s *Server) advance(ctx context.Context, l *logState, r request, n *note.No
 	if err != nil {
 		return err
 	}
+	if err := s.checkOwn(ctx, l, n, r.body, latest); err != nil {
+		return err
+	}
 	signed, err := note.Sign(&note.Note{Text: n.Text, Sigs: n.Sigs}) // without the signatures nobody verified
 	if err != nil {
 		return err
 	}
 	next := Head{Origin: l.origin, Size: r.body.Size, Root: r.body.Root, Note: signed}
-	if kind, err := r.fits(latest, found); err != nil {
-		if kind != "" {
-			s.addFork(ctx, kind, next, latest)
+	if misfit, err := r.fits(latest, found); err != nil {
+		if misfit {
+			s.addFork(ctx, l, next, latest, r.proof)
+		}
+		if limited := s.spend(&l.others); limited != nil {
+			return limited
 		}
 		return err
 	}
 	if found && next.Size == latest.Size {
+		if err := s.spend(&l.others); err != nil {
+			return err
+		}
 		s.counts.repeated.Add(1)
 		return nil // durable already, so there is nothing to keep
+	}
+	if err := s.spend(&l.advances); err != nil {
+		return err
 	}
 	from := &latest
 	if !found {
@@ -145,37 +164,42 @@ func (s *Server) advance(ctx context.Context, l *logState, r request, n *note.No
 	}
 	if err == nil {
 		s.counts.advanced.Add(1)
+		s.dropForks(ctx, l, next)
 	}
 	return err
 }
 
-// fits checks the request against the latest head. With an error it returns the
-// kind of fork that the checkpoint is evidence of, "" for none.
-func (r request) fits(latest Head, found bool) (kind string, err error) {
+// fits checks the request against the latest head. With an error it reports
+// whether the checkpoint does not fit, so that it is to be kept.
+func (r request) fits(latest Head, found bool) (misfit bool, err error) {
 	// Two roots for one size prove a fork whatever the old size was.
-	if found && r.body.Size == latest.Size && r.body.Root != latest.Root {
-		kind = ForkRoot
-	}
-	if r.body.CheckEmpty() != nil {
-		kind = ForkEmpty
-	}
+	other := found && r.body.Size == latest.Size && r.body.Root != latest.Root
+	empty := r.body.CheckEmpty() != nil
 	switch {
 	case r.old != latest.Size:
-		return kind, &conflictError{latest.Size}
-	case kind == ForkEmpty:
-		return kind, fmt.Errorf("%w: the root hash of size 0 is not that of the empty tree", errInconsistent)
-	case kind == ForkRoot:
-		return kind, fmt.Errorf("%w: another root hash was cosigned for size %d", errInconsistent, latest.Size)
+		return other || empty, &conflictError{latest.Size}
+	case empty:
+		return true, fmt.Errorf("%w: the root hash of size 0 is not that of the empty tree", errInconsistent)
+	case other:
+		return true, fmt.Errorf("%w: another root hash was cosigned for size %d", errInconsistent, latest.Size)
 	case r.old == 0 && len(r.proof) != 0:
-		return "", fmt.Errorf("%w: a proof from size 0 must be empty", errInconsistent)
+		return false, fmt.Errorf("%w: a proof from size 0 must be empty", errInconsistent)
 	case r.old == 0:
-		return "", nil
+		return false, nil
 	}
-	if err := proof.VerifyConsistency(rfc6962.DefaultHasher, r.old, r.body.Size, r.proof, latest.Root[:], r.body.Root[:]); err != nil {
+	if err := proof.VerifyConsistency(rfc6962.DefaultHasher, r.old, r.body.Size, hashes(r.proof), latest.Root[:], r.body.Root[:]); err != nil {
 		if r.old == r.body.Size {
-			return "", fmt.Errorf("%w: a proof between equal sizes must be empty", errInconsistent)
+			return false, fmt.Errorf("%w: a proof between equal sizes must be empty", errInconsistent)
 		}
-		return ForkProof, fmt.Errorf("%w: proof from size %d to %d: %w", errInconsistent, r.old, r.body.Size, checkpoint.Unproven(err))
+		return true, fmt.Errorf("%w: proof from size %d to %d: %w", errInconsistent, r.old, r.body.Size, checkpoint.Unproven(err))
 	}
-	return "", nil
+	return false, nil
+}
+
+func hashes(proof [][32]byte) [][]byte {
+	list := make([][]byte, len(proof))
+	for i := range proof {
+		list[i] = proof[i][:]
+	}
+	return list
 }

@@ -67,9 +67,12 @@ type WitnessStatus struct {
 	Name      string // in the policy
 	URL       string // empty: it is not asked
 	KeyID     uint32
-	Size      uint64    // of the latest checkpoint it is known to have cosigned
-	LastSeen  time.Time // when it last cosigned; zero: not yet
-	LastError string    // empty once it cosigns again
+	Size      uint64        // of the latest checkpoint it is known to have cosigned
+	LastSeen  time.Time     // when it last cosigned; zero: not yet
+	Latency   time.Duration // of the request with which it last cosigned
+	LastError string        // empty once it cosigns again
+	Failures  uint64        // requests that it did not cosign, since the client was made
+	WentBack  uint64        // how often it knew of a smaller checkpoint than it had cosigned: its state is an old one
 }
 
 // NewClient makes a client. [Client.Close] ends it.
@@ -145,6 +148,7 @@ func (c *Client) Close() error {
 type answerOf struct {
 	cosignatures []policy.Cosignature
 	err          error
+	late         bool // it was busy with an earlier checkpoint when it was asked
 }
 
 // Cosign has a checkpoint, signed by the log, cosigned. It asks all witnesses at
@@ -162,7 +166,8 @@ func (c *Client) Cosign(ctx context.Context, signed []byte, consistency Consiste
 	waiting, leave := context.WithCancel(ctx)
 	defer leave()
 	answers := make(chan answerOf, len(c.endpoints))
-	if !c.askAll(waiting, cp, consistency, answers) {
+	prompt, ok := c.askAll(waiting, cp, consistency, answers)
+	if !ok {
 		return nil, fmt.Errorf("collecting cosignatures: %w", ErrClosed)
 	}
 
@@ -174,12 +179,20 @@ func (c *Client) Cosign(ctx context.Context, signed []byte, consistency Consiste
 	var errs []error
 	var straggle <-chan time.Time // set once the quorum is satisfied
 	for left := len(c.endpoints); left > 0; {
-		if straggle == nil && c.config.Policy.Satisfied(have) {
-			straggle = time.After(c.config.Straggle)
+		if c.config.Policy.Satisfied(have) {
+			if prompt == 0 {
+				break // those that are left have been slow before
+			}
+			if straggle == nil {
+				straggle = time.After(c.config.Straggle)
+			}
 		}
 		select {
 		case a := <-answers:
 			left--
+			if !a.late {
+				prompt--
+			}
 			errs = append(errs, a.err)
 			for _, s := range a.cosignatures {
 				have[s.Witness] = true
@@ -201,12 +214,13 @@ func (c *Client) Cosign(ctx context.Context, signed []byte, consistency Consiste
 }
 
 // askAll asks each endpoint in a goroutine that ends with the client at the
-// latest. It reports whether the client is open.
-func (c *Client) askAll(waiting context.Context, cp *policy.Checkpoint, consistency Consistency, answers chan<- answerOf) bool {
+// latest. It returns how many of them were not busy, and reports whether the
+// client is open.
+func (c *Client) askAll(waiting context.Context, cp *policy.Checkpoint, consistency Consistency, answers chan<- answerOf) (prompt int, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
-		return false
+		return 0, false
 	}
 	a := ask{
 		policy:      c.config.Policy,
@@ -215,15 +229,37 @@ func (c *Client) askAll(waiting context.Context, cp *policy.Checkpoint, consiste
 		consistency: consistency,
 	}
 	for _, e := range c.endpoints {
+		late := len(e.turn) > 0
+		if !late {
+			prompt++
+		}
 		c.asking.Go(func() {
 			got, err := e.cosign(waiting, a)
 			if err != nil {
 				err = fmt.Errorf("witness %s: %w", e.witnesses[0].Name, err)
 			}
-			answers <- answerOf{got, err}
+			answers <- answerOf{got, err, late}
 		})
 	}
-	return true
+	return prompt, true
+}
+
+// Remember tells the client of a checkpoint that was cosigned before it was made,
+// so that it knows where the witnesses are, and can show them their own
+// cosignatures should they have gone back. What does not verify is ignored.
+func (c *Client) Remember(cosigned []byte) {
+	cp, err := c.config.Policy.VerifyLogOnly(cosigned)
+	if err != nil {
+		return
+	}
+	for _, e := range c.endpoints {
+		if own := ofWitnesses(cp.Cosignatures, e.witnesses); len(own) > 0 {
+			e.mu.Lock()
+			e.cosigned(cp, own)
+			e.size = max(e.size, cp.Size)
+			e.mu.Unlock()
+		}
+	}
 }
 
 // Status returns what is known of the witnesses, those without a URL last.
@@ -253,18 +289,23 @@ func (a ask) verify(lines []byte, from []policy.Witness) ([]policy.Cosignature, 
 	if err != nil {
 		return nil, fmt.Errorf("its answer is not one of signature lines: %w", err)
 	}
-	var own []policy.Cosignature
-	for _, s := range cp.Cosignatures {
-		for _, w := range from {
+	own := ofWitnesses(cp.Cosignatures, from)
+	if len(own) == 0 {
+		return nil, fmt.Errorf("its answer has no valid cosignature by %s", names(from))
+	}
+	return own, nil
+}
+
+// ofWitnesses returns the cosignatures by some witnesses.
+func ofWitnesses(all []policy.Cosignature, ws []policy.Witness) (own []policy.Cosignature) {
+	for _, s := range all {
+		for _, w := range ws {
 			if s.Witness == w.Name {
 				own = append(own, s)
 			}
 		}
 	}
-	if len(own) == 0 {
-		return nil, fmt.Errorf("its answer has no valid cosignature by %s", names(from))
-	}
-	return own, nil
+	return own
 }
 
 func names(ws []policy.Witness) string {

@@ -7,8 +7,10 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 
 	"github.com/sealtap/sealtap/serve"
+	"github.com/sealtap/sealtap/witness/fork"
 )
 
 const (
@@ -22,12 +24,16 @@ const (
 )
 
 // Handler returns the HTTP interface of the witness, with submission prefix and
-// monitoring prefix "/", and besides /healthz and /metrics.
+// monitoring prefix "/", and besides /healthz, /readyz and /metrics.
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /add-checkpoint", s.serveAdd)
+	mux.HandleFunc("POST /sign-subtree", s.serveSubtree)
 	mux.HandleFunc("GET /{hash}/checkpoint", s.serveLatest)
+	mux.HandleFunc("GET /{hash}/forks", s.serveForks)
+	mux.HandleFunc("GET /{hash}/forks/{id}", s.serveFork)
 	mux.HandleFunc("GET /healthz", s.serveHealth)
+	mux.HandleFunc("GET /readyz", s.serveReady)
 	mux.HandleFunc("GET /metrics", s.serveMetrics)
 	return mux
 }
@@ -40,13 +46,18 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 
 // serveAdd serves add-checkpoint.
 func (s *Server) serveAdd(w http.ResponseWriter, r *http.Request) {
+	s.submit(w, r, s.addCheckpoint)
+}
+
+// submit serves a call of the submission prefix.
+func (s *Server) submit(w http.ResponseWriter, r *http.Request, process func(context.Context, []byte) ([]byte, error)) {
 	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequest))
 	if err != nil {
 		err = fmt.Errorf("%w: reading: %w", errMalformed, err)
 	}
 	var lines []byte
 	if err == nil {
-		lines, err = s.addCheckpoint(r.Context(), data)
+		lines, err = process(r.Context(), data)
 	}
 	if err != nil {
 		s.refuse(w, r, err)
@@ -59,13 +70,17 @@ func (s *Server) serveAdd(w http.ResponseWriter, r *http.Request) {
 func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	status := s.statusOf(err)
 	var conflict *conflictError
+	var limited *limitError
+	if errors.As(err, &limited) {
+		w.Header().Set("Retry-After", strconv.FormatInt(limited.seconds(), 10))
+	}
 	switch {
 	case errors.As(err, &conflict):
 		answer(w, status, typeSize, fmt.Appendf(nil, "%d\n", conflict.size))
 	case status == http.StatusInternalServerError:
 		// What went wrong in here is the operator's to know, not the client's.
 		if r.Context().Err() == nil {
-			s.logger.Error("add-checkpoint failed", "err", err)
+			s.logger.Error("request failed", "path", r.URL.Path, "err", err)
 		}
 		answer(w, status, typeText, []byte("the witness could not cosign; try again\n"))
 	default:
@@ -77,7 +92,11 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 func (s *Server) statusOf(err error) int {
 	var conflict *conflictError
 	var tooLarge *http.MaxBytesError
+	var limited *limitError
 	switch {
+	case errors.As(err, &limited):
+		s.counts.limited.Add(1)
+		return http.StatusTooManyRequests
 	case errors.As(err, &conflict):
 		s.counts.conflict.Add(1)
 		return http.StatusConflict
@@ -90,9 +109,14 @@ func (s *Server) statusOf(err error) int {
 	case errors.Is(err, errSignature):
 		s.counts.badSignature.Add(1)
 		return http.StatusForbidden
+	case errors.Is(err, errNoSubtrees):
+		return http.StatusNotFound
 	case errors.Is(err, errUnknownLog):
 		s.counts.unknownLog.Add(1)
 		return http.StatusNotFound
+	case errors.Is(err, errDoubt):
+		s.counts.doubted.Add(1)
+		return http.StatusServiceUnavailable
 	case errors.Is(err, errInconsistent):
 		s.counts.inconsistent.Add(1)
 		return http.StatusUnprocessableEntity
@@ -103,7 +127,10 @@ func (s *Server) statusOf(err error) int {
 
 // serveLatest serves the latest cosigned checkpoint of a log to monitors.
 func (s *Server) serveLatest(w http.ResponseWriter, r *http.Request) {
-	if l, ok := s.hashes[r.PathValue("hash")]; ok {
+	if l := s.logs.Load().hashes[r.PathValue("hash")]; l != nil {
+		if s.doubt(l.origin) != nil {
+			w.Header().Set(doubtHeader, "the witness may have cosigned more")
+		}
 		if cosigned := l.cosigned.Load(); cosigned != nil {
 			answer(w, http.StatusOK, typeText, *cosigned)
 			return
@@ -131,13 +158,21 @@ func (s *Server) serveMetrics(w http.ResponseWriter, _ *http.Request) {
 		result string
 		count  uint64
 	}{
-		{"advanced", c.Advanced}, {"repeated", c.Repeated}, {"malformed", c.Malformed},
+		{"advanced", c.Advanced}, {"repeated", c.Repeated}, {"subtree", c.Subtrees}, {"malformed", c.Malformed},
 		{"unknown_log", c.UnknownLog}, {"bad_signature", c.BadSignature}, {"conflict", c.Conflict},
-		{"inconsistent", c.Inconsistent}, {"failed", c.Failed},
+		{"inconsistent", c.Inconsistent}, {"limited", c.Limited}, {"doubted", c.Doubted}, {"failed", c.Failed},
 	} {
 		b = fmt.Appendf(b, "sealtap_witness_requests_total{result=%q} %d\n", m.result, m.count)
 	}
 	b = fmt.Appendf(b, "# TYPE sealtap_witness_forks_total counter\nsealtap_witness_forks_total %d\n", c.Forks)
+	b = append(b, "# TYPE sealtap_witness_forks_kept gauge\n"...)
+	for _, k := range fork.Kinds() {
+		b = fmt.Appendf(b, "sealtap_witness_forks_kept{kind=%q} %d\n", k, s.kept.total(k))
+	}
+	b = fmt.Appendf(b, "# TYPE sealtap_witness_doubts gauge\nsealtap_witness_doubts %d\n", len(*s.doubts.Load()))
+	b = fmt.Appendf(b, "# TYPE sealtap_witness_logs gauge\nsealtap_witness_logs %d\n", s.cosigned())
+	b = fmt.Appendf(b, "# TYPE sealtap_witness_reloads_total counter\nsealtap_witness_reloads_total{result=\"good\"} %d\nsealtap_witness_reloads_total{result=\"bad\"} %d\n",
+		s.counts.reloaded.Load(), s.counts.notReloaded.Load())
 	answer(w, http.StatusOK, "text/plain; version=0.0.4", b)
 }
 

@@ -234,7 +234,7 @@ func TestHugeBodies(t *testing.T) {
 
 // Clients that send a byte now and then, or nothing more, hold up nobody: neither
 // other logs nor the one that they speak of.
-func TestSlowBytes(t *testing.T) {
+func TestSlowClients(t *testing.T) {
 	w := newHostileWorld(t)
 	const slow = 200
 	whole := w.front.request(t, 0, 40)

@@ -13,8 +13,13 @@ import (
 	"github.com/sealtap/sealtap/witness/policy"
 )
 
-// ErrNoURL is wrapped where a policy does not say where a witness can be asked.
-var ErrNoURL = errors.New("the policy has no URL of it")
+var (
+	// ErrNoURL is wrapped where a policy does not say where a witness can be asked.
+	ErrNoURL = errors.New("the policy has no URL of it")
+	// ErrInDoubt is wrapped where a witness says that it may have cosigned more than
+	// it shows: its state was put back from a copy.
+	ErrInDoubt = errors.New("it says that it may have cosigned more than it knows")
+)
 
 // View is the newest checkpoint of a log that one witness says it has cosigned.
 type View struct {
@@ -64,10 +69,13 @@ func latest(ctx context.Context, p *policy.Policy, w policy.Witness, origin stri
 		return nil, err
 	}
 	defer resp.Body.Close()
+	doubtful := resp.Header.Get(doubtHeader) != ""
 	signed, err := io.ReadAll(io.LimitReader(resp.Body, maxResponse+1))
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("reading the answer of %s: %w", url, err)
+	case resp.StatusCode == http.StatusNotFound && doubtful:
+		return nil, fmt.Errorf("%s: %w", url, ErrInDoubt)
 	case resp.StatusCode == http.StatusNotFound:
 		return nil, nil // tlog-witness: it has never cosigned one
 	case resp.StatusCode != http.StatusOK:
@@ -83,7 +91,9 @@ func latest(ctx context.Context, p *policy.Policy, w policy.Witness, origin stri
 		return nil, fmt.Errorf("the answer of %s is about another log, %q", url, cp.Origin)
 	}
 	for _, s := range cp.Cosignatures {
-		if s.Witness == w.Name {
+		if s.Witness == w.Name && doubtful {
+			return cp, fmt.Errorf("%s: %w", url, ErrInDoubt)
+		} else if s.Witness == w.Name {
 			return cp, nil
 		}
 	}

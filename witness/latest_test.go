@@ -2,6 +2,7 @@ package witness_test
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -72,4 +73,39 @@ func TestLatest(t *testing.T) {
 			t.Errorf("%s: %+v", name, v)
 		}
 	}
+}
+
+// A witness whose state may be old says so to those who ask what it has seen.
+func TestLatestInDoubt(t *testing.T) {
+	log := newLog(t, newKey(t, "log.example/one", keys.Ed25519), "leaf", 20)
+	w := newServer(t, log)
+	p, err := policy.New([]policy.Log{{Key: log.key.Public}}, []policy.Witness{{Name: "w", Key: w.key.Public, URL: w.http.URL}}, nil, policy.None, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := w.key.Signer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := func(size uint64) {
+		t.Helper()
+		v := witness.Latest(t.Context(), p, log.origin, nil, time.Minute)[0]
+		if !errors.Is(v.Err, witness.ErrInDoubt) || (v.Checkpoint != nil) != (size > 0) || size > 0 && v.Checkpoint.Size != size {
+			t.Errorf("at size %d: %+v", size, v)
+		}
+	}
+	if a := w.add(t, body("0", nil, log.sign(t, string(log.body(9).Marshal()), signer))); a.status != 503 {
+		t.Fatal(a)
+	}
+	ask(0)
+	w = newServer(t, log)
+	w.add(t, log.request(t, 0, 7))
+	if signer, err = w.key.Signer(); err != nil {
+		t.Fatal(err)
+	}
+	w.add(t, body("7", nil, log.sign(t, string(log.body(9).Marshal()), signer)))
+	if p, err = policy.New([]policy.Log{{Key: log.key.Public}}, []policy.Witness{{Name: "w", Key: w.key.Public, URL: w.http.URL}}, nil, policy.None, nil); err != nil {
+		t.Fatal(err)
+	}
+	ask(7)
 }

@@ -210,33 +210,6 @@ func TestReferenceReads(t *testing.T) {
 	}
 }
 
-// Both heads of a fork are kept, whatever old size the log named.
-func TestForkKept(t *testing.T) {
-	l := newLog(t, newKey(t, origin, keys.Ed25519), "a", 20)
-	fork := newLog(t, l.key, "b", 20)
-	s := newServer(t, l)
-	s.add(t, l.request(t, 0, 7))
-	for range 3 {
-		s.add(t, fork.request(t, 0, 7)) // answered 409
-		s.add(t, fork.request(t, 7, 9)) // answered 422
-		s.add(t, l.request(t, 5, 5))    // smaller, which proves nothing
-	}
-	forks, err := s.store.Forks(t.Context(), origin)
-	if err != nil || len(forks) != 2 || s.Counters().Forks != 2 {
-		t.Fatalf("%d forks, %v", len(forks), err)
-	}
-	for i, want := range []struct {
-		kind string
-		size uint64
-	}{{witness.ForkRoot, 7}, {witness.ForkProof, 9}} {
-		f := forks[i]
-		if f.Kind != want.kind || string(f.Offered.Note) != string(fork.checkpoint(t, want.size)) ||
-			f.Offered.Root != fork.body(want.size).Root || string(f.Latest.Note) != string(l.checkpoint(t, 7)) {
-			t.Errorf("fork %d is %+v", i, f)
-		}
-	}
-}
-
 // Persist, then sign: without the one there is never the other.
 func TestStoreFails(t *testing.T) {
 	l := newLog(t, newKey(t, origin, keys.Ed25519), "a", 20)
@@ -391,12 +364,14 @@ func TestNewRefuses(t *testing.T) {
 	store := openStore(t, filepath.Join(t.TempDir(), "w.db"))
 	logs := map[string][]keys.Public{origin: {l.Public}}
 	for name, c := range map[string]witness.Config{
-		"no key":          {Logs: logs, Store: store},
-		"no store":        {Key: w, Logs: logs},
-		"a log's key":     {Key: l, Logs: logs, Store: store},
-		"no log key":      {Key: w, Logs: map[string][]keys.Public{origin: nil}, Store: store},
-		"a witness's key": {Key: w, Logs: map[string][]keys.Public{origin: {w.Public}}, Store: store},
-		"empty origin":    {Key: w, Logs: map[string][]keys.Public{"": {l.Public}}, Store: store},
+		"no key":                {Logs: logs, Store: store},
+		"no store":              {Key: w, Logs: logs},
+		"a log's key":           {Key: l, Logs: logs, Store: store},
+		"no log key":            {Key: w, Logs: map[string][]keys.Public{origin: nil}, Store: store},
+		"a witness's key":       {Key: w, Logs: map[string][]keys.Public{origin: {w.Public}}, Store: store},
+		"a second Ed25519 key":  {Key: w, PostQuantumKey: newKey(t, "w2.example", keys.Cosignature), Logs: logs, Store: store},
+		"two post-quantum keys": {Key: newKey(t, "w.example", keys.MLDSA44), PostQuantumKey: newKey(t, "w2.example", keys.MLDSA44), Logs: logs, Store: store},
+		"empty origin":          {Key: w, Logs: map[string][]keys.Public{"": {l.Public}}, Store: store},
 	} {
 		if _, err := witness.New(t.Context(), c); err == nil {
 			t.Errorf("%s: New succeeds", name)

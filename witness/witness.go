@@ -5,9 +5,10 @@
 // To run a witness, call [New] and then [Server.Serve]. To have checkpoints
 // cosigned, call [NewClient] and then [Client.Cosign].
 //
-// BUG: a witness whose store is restored from an old copy may cosign a second
-// history of what a log did since that copy; from the store alone it cannot
-// know. Cosigned checkpoints that others keep show both.
+// A witness whose store was put back from an old copy could cosign a second history
+// of what a log did since. It does not sign while its store is in doubt, see
+// [Doubt], and it stops where it sees its own cosignature on a head that the store
+// does not know. Package recovery ends doubts.
 package witness
 
 import (
@@ -18,23 +19,33 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"sync/atomic"
-	"time"
 
 	"golang.org/x/mod/sumdb/note"
 
-	"github.com/sealtap/sealtap/checkpoint"
 	"github.com/sealtap/sealtap/failpoint"
 	"github.com/sealtap/sealtap/keys"
 )
 
+// maxMLDSAName is the longest origin or cosigner name that an ML-DSA-44 signature
+// can commit to (tlog-cosignature, "ML-DSA-44 signed message").
+const maxMLDSAName = 255
+
 // Config is what a witness is made of.
 type Config struct {
-	// Key signs the cosignatures. Its type is [keys.Cosignature]. Required.
+	// Key signs the cosignatures. Its type is [keys.Cosignature], or [keys.MLDSA44]
+	// for a witness that signs so only. Required.
 	Key *keys.Private
+	// PostQuantumKey signs beside it. Its type is [keys.MLDSA44]. Nil: nothing does.
+	PostQuantumKey *keys.Private
 	// Logs gives, for each log origin, the keys that its checkpoints may be
-	// signed with. Empty: no log is known.
+	// signed with. Empty: no log is known. [Server.SetLogs] changes them.
 	Logs map[string][]keys.Public
+	// Rate bounds how many signed requests of each log are answered, twice: those
+	// that go on from its latest checkpoint, and all others. What is above it is
+	// refused with 429. Zero: no bound.
+	Rate Rate
 	// Store keeps the latest checkpoints. Required. The server must be the
 	// only one to use it.
 	Store Store
@@ -44,24 +55,19 @@ type Config struct {
 
 // Server is a witness.
 type Server struct {
-	signer note.Signer
-	logs   map[string]*logState // by origin
-	hashes map[string]*logState // by origin hash, see [OriginHash]
-	store  Store
-	logger *slog.Logger
-	counts counters
-}
+	name    string // of the key
+	signers []signer
+	own     note.Verifiers
+	store   Store
+	logger  *slog.Logger
+	counts  counters
+	kept    keptForks
+	rate    atomic.Pointer[Rate]
+	logs    atomic.Pointer[logSet]
+	setting sync.Mutex // is held while logs is replaced
 
-// logState is one log that the witness knows.
-type logState struct {
-	origin string
-	keys   note.Verifiers
-	// turn is held from reading the head to signing the next one, so that a
-	// cosignature never states a smaller tree than one made before it.
-	turn chan struct{}
-	// cosigned is the latest cosigned checkpoint, nil for none. Whoever has
-	// the turn writes it.
-	cosigned atomic.Pointer[[]byte]
+	doubts   atomic.Pointer[doubts]
+	doubting sync.Mutex // is held while doubts is replaced
 }
 
 // New makes a witness and restores what the store knows.
@@ -69,98 +75,31 @@ func New(ctx context.Context, c Config) (*Server, error) {
 	if c.Key == nil || c.Store == nil {
 		return nil, errors.New("a witness needs a key and a store")
 	}
-	if c.Key.Type != keys.Cosignature {
-		return nil, fmt.Errorf("key %s has type 0x%02x; a witness needs type 0x%02x", c.Key.Name, byte(c.Key.Type), byte(keys.Cosignature))
-	}
-	signer, err := c.Key.Signer()
-	if err != nil {
-		return nil, fmt.Errorf("preparing key %s: %w", c.Key.Name, err)
-	}
-	own, err := c.Key.Verifier()
-	if err != nil {
-		return nil, fmt.Errorf("preparing key %s: %w", c.Key.Name, err)
-	}
-	s := &Server{
-		signer: signer,
-		logs:   make(map[string]*logState, len(c.Logs)),
-		hashes: make(map[string]*logState, len(c.Logs)),
-		store:  c.Store,
-		logger: c.Logger,
+	s := &Server{name: c.Key.Name, store: c.Store, logger: c.Logger}
+	if err := s.setKeys(c.Key, c.PostQuantumKey); err != nil {
+		return nil, err
 	}
 	if s.logger == nil {
 		s.logger = slog.New(slog.DiscardHandler)
 	}
-	for origin, ks := range c.Logs {
-		l, err := newLog(origin, ks)
-		if err != nil {
-			return nil, fmt.Errorf("log %s: %w", origin, err)
-		}
-		if err := s.restore(ctx, l, own); err != nil {
-			return nil, fmt.Errorf("log %s: restoring: %w", origin, err)
-		}
-		s.logs[origin] = l
-		s.hashes[OriginHash(origin)] = l
+	s.SetRate(c.Rate)
+	if err := s.restoreForks(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.restoreDoubts(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.SetLogs(ctx, c.Logs); err != nil {
+		return nil, err
 	}
 	return s, nil
 }
 
-// newLog prepares the keys of one log.
-func newLog(origin string, ks []keys.Public) (*logState, error) {
-	if origin == "" || strings.Contains(origin, "\n") {
-		return nil, errors.New("the origin is empty or more than one line")
-	}
-	if len(ks) == 0 {
-		return nil, errors.New("no key is given")
-	}
-	var vs []note.Verifier
-	for _, k := range ks {
-		// tlog-cosignature: a type 0x06 signature commits to origins of at most 255 bytes.
-		if k.Type != keys.Ed25519 && (k.Type != keys.MLDSA44 || len(origin) > 255) {
-			return nil, fmt.Errorf("key %s: type 0x%02x cannot sign its checkpoints", k.Name, byte(k.Type))
-		}
-		v, err := k.Verifier()
-		if err != nil {
-			return nil, fmt.Errorf("key %s: %w", k.Name, err)
-		}
-		vs = append(vs, v)
-	}
-	return &logState{origin: origin, keys: note.VerifierList(vs...), turn: make(chan struct{}, 1)}, nil
-}
-
-// restore finds the cosigned checkpoint of a log, or signs the head anew: a
-// crash may have come between keeping the head and publishing it, and the key
-// may have changed.
-func (s *Server) restore(ctx context.Context, l *logState, own note.Verifier) error {
-	head, ok, err := s.store.Head(ctx, l.origin)
-	if err != nil || !ok {
-		return err
-	}
-	cosigned, err := s.store.Published(ctx, l.origin)
-	if err != nil {
-		return err
-	}
-	b, _, err := checkpoint.Open(cosigned, note.VerifierList(own))
-	if err == nil && b == (checkpoint.Body{Origin: head.Origin, Size: head.Size, Root: head.Root}) {
-		l.cosigned.Store(&cosigned)
-		return nil
-	}
-	n, err := checkpoint.Verify(head.Note, l.keys)
-	if errors.Is(err, checkpoint.ErrSignature) {
-		// The log's key was replaced since. The size still counts.
-		s.logger.Warn("latest checkpoint is not by a current key of the log", "origin", l.origin, "size", head.Size)
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	_, err = s.sign(ctx, l, n)
-	return err
-}
-
 // sign cosigns a checkpoint that is the durable head of the log already,
-// publishes it, and returns the signature line.
+// publishes it, and returns the signature lines.
 func (s *Server) sign(ctx context.Context, l *logState, n *note.Note) ([]byte, error) {
-	cosigned, err := note.Sign(&note.Note{Text: n.Text, Sigs: n.Sigs}, s.signer)
+	signers := s.signersFor(l.origin)
+	cosigned, err := note.Sign(&note.Note{Text: n.Text, Sigs: n.Sigs}, signers...)
 	if err != nil {
 		return nil, fmt.Errorf("cosigning: %w", err)
 	}
@@ -169,9 +108,9 @@ func (s *Server) sign(ctx context.Context, l *logState, n *note.Note) ([]byte, e
 	if err := s.store.Publish(ctx, l.origin, cosigned); err != nil {
 		return nil, fmt.Errorf("publishing: %w", err)
 	}
-	// The signature made last stands last.
+	// The signatures made last stand last, and behind them what follows the newline.
 	lines := strings.SplitAfter(string(cosigned), "\n")
-	return []byte(lines[len(lines)-2]), nil
+	return []byte(strings.Join(lines[len(lines)-1-len(signers):], "")), nil
 }
 
 // OriginHash returns the name of a log in the monitoring interface (tlog-witness,
@@ -185,11 +124,14 @@ func OriginHash(origin string) string {
 type Counters struct {
 	Advanced     uint64 // cosigned a larger checkpoint
 	Repeated     uint64 // cosigned the latest checkpoint again
+	Subtrees     uint64 // signed a subtree
 	Malformed    uint64 // refused with 400
 	UnknownLog   uint64 // refused with 404
 	BadSignature uint64 // refused with 403
 	Conflict     uint64 // refused with 409
 	Inconsistent uint64 // refused with 422
+	Limited      uint64 // refused with 429
+	Doubted      uint64 // refused with 503, since the state may be old
 	Failed       uint64 // could not say: the store or the signer failed
 	Forks        uint64 // kept a checkpoint as evidence
 }
@@ -197,7 +139,8 @@ type Counters struct {
 // counters are the live form of Counters.
 type counters struct {
 	advanced, repeated, malformed, unknownLog, badSignature atomic.Uint64
-	conflict, inconsistent, failed, forks                   atomic.Uint64
+	conflict, inconsistent, limited, failed, forks          atomic.Uint64
+	subtrees, doubted, reloaded, notReloaded                atomic.Uint64
 }
 
 // Counters returns the counters as they are now.
@@ -206,27 +149,15 @@ func (s *Server) Counters() Counters {
 	return Counters{
 		Advanced:     c.advanced.Load(),
 		Repeated:     c.repeated.Load(),
+		Subtrees:     c.subtrees.Load(),
 		Malformed:    c.malformed.Load(),
 		UnknownLog:   c.unknownLog.Load(),
 		BadSignature: c.badSignature.Load(),
 		Conflict:     c.conflict.Load(),
 		Inconsistent: c.inconsistent.Load(),
+		Limited:      c.limited.Load(),
+		Doubted:      c.doubted.Load(),
 		Failed:       c.failed.Load(),
 		Forks:        c.forks.Load(),
-	}
-}
-
-// addFork keeps a checkpoint that the log signed and that does not fit. The
-// answer to the client is the same whether or not that works.
-func (s *Server) addFork(ctx context.Context, kind string, offered, latest Head) {
-	f := Fork{Kind: kind, Offered: offered, Latest: latest, Seen: time.Now()}
-	added, err := s.store.AddFork(context.WithoutCancel(ctx), f)
-	if err != nil {
-		s.logger.Error("fork evidence could not be kept", "origin", offered.Origin, "size", offered.Size, "err", err)
-	}
-	if added {
-		s.counts.forks.Add(1)
-		s.logger.Error("log signed a checkpoint that does not fit", "origin", offered.Origin, "kind", kind,
-			"size", offered.Size, "latest", latest.Size)
 	}
 }

@@ -147,6 +147,11 @@ func startServer(t testing.TB, key *keys.Private, store witness.Store, logs ...*
 	if err != nil {
 		t.Fatal(err)
 	}
+	return serveWitness(t, s, key, store)
+}
+
+func serveWitness(t testing.TB, s *witness.Server, key *keys.Private, store witness.Store) *server {
+	t.Helper()
 	h := httptest.NewServer(s.Handler())
 	t.Cleanup(h.Close)
 	return &server{Server: s, key: key, store: store, http: h}

@@ -103,7 +103,7 @@ func (x *exporting) run(cmd *cobra.Command, args []string) error {
 	if err := out.keep(); err != nil {
 		return err
 	}
-	fmt.Fprintf(cmd.ErrOrStderr(), "%d of %d entries written, all of them proven under the checkpoint cosigned by %s\n", n, s.tree.Size()-s.begin, strings.Join(s.cosigners(), ", "))
+	fmt.Fprintf(cmd.ErrOrStderr(), "%d records written, of %d entries that were read; each is proven under the checkpoint cosigned by %s\n", n, s.tree.Size()-s.begin, strings.Join(s.cosigners(), ", "))
 	return nil
 }
 

@@ -185,7 +185,3 @@ func loadTokens(path string) (list [][32]byte, err error) {
 	}
 	return list, err
 }
-
-func readWitnessFiles(c config.Witness) (*keys.Private, error) {
-	return loadKey("witness "+c.Name+": key", string(c.Key), keys.Cosignature)
-}

@@ -23,8 +23,8 @@ prints its verifier key (C2SP signed-note vkey), which is public. The name of a 
 key is the log's origin, such as log.example.com/audit. A key has one role: make another
 one for every proxy, log, witness and operator.
 
-With --post-quantum it is an ML-DSA-44 key (signature type 0x06) that a log holds beside
-its Ed25519 key, under the same NAME: log.post_quantum_key in the configuration.
+With --post-quantum it is an ML-DSA-44 key (signature type 0x06) that a log or a witness holds
+beside its Ed25519 key, under the same NAME: post_quantum_key in the configuration.
 
 With --ca it is a certificate authority for proxy.forward.intercept, in PEM: the key in
 FILE, the certificate in FILE with .crt in the place of .key. Clients that trust it let the
@@ -40,12 +40,10 @@ Keep its key as you would the passwords of all of them: docs/deploy.md.`,
 				return makeAuthority(cmd.ErrOrStderr(), args[0], out, permit, days)
 			case permit != nil || cmd.Flags().Changed("days"):
 				return usagef("--permit and --days are for --ca")
-			case cosigner && quantum:
-				return usagef("--witness and --post-quantum are keys of two kinds: say one of them")
-			case cosigner:
-				t = keys.Cosignature
 			case quantum:
 				t = keys.MLDSA44
+			case cosigner:
+				t = keys.Cosignature
 			}
 			k, err := keys.Generate(args[0], t)
 			if err != nil {
@@ -72,7 +70,7 @@ Keep its key as you would the passwords of all of them: docs/deploy.md.`,
 	cmd.Flags().StringArrayVar(&permit, "permit", nil, "`DOMAIN` that the authority is good for; again for more (with --ca)")
 	cmd.Flags().IntVar(&days, "days", 730, "how long the authority is valid (with --ca)")
 	cmd.Flags().BoolVar(&cosigner, "witness", false, "make a witness's key (signature type 0x04)")
-	cmd.Flags().BoolVar(&quantum, "post-quantum", false, "make a log's second key, ML-DSA-44 (signature type 0x06)")
+	cmd.Flags().BoolVar(&quantum, "post-quantum", false, "make the second key of a log or a witness, ML-DSA-44 (signature type 0x06)")
 	return cmd
 }
 

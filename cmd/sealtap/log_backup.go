@@ -32,6 +32,14 @@ func logSection(cmd *cobra.Command, file string) (*config.Log, error) {
 	return f.Log, nil
 }
 
+// inFile refuses a log that is not kept in a file of its own.
+func inFile(cmd *cobra.Command, c *config.Log) error {
+	if c.Storage != nil {
+		return usagef("%s works on a log in a SQLite file; this one is in PostgreSQL and Trillian: use the tools of PostgreSQL (docs/scaling.md)", cmd.CommandPath())
+	}
+	return nil
+}
+
 func newLogBackup() *cobra.Command {
 	var file string
 	var without, asJSON bool
@@ -51,6 +59,9 @@ out, since the log makes it again.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := logSection(cmd, file)
 			if err != nil {
+				return err
+			}
+			if err := inFile(cmd, c); err != nil {
 				return err
 			}
 			p, err := loadPolicy("log.policy", string(c.Policy))

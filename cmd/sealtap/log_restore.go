@@ -62,6 +62,9 @@ else stands in the way, 3 entries are missing or not every witness could be aske
 			if err != nil {
 				return err
 			}
+			if err := inFile(cmd, c); err != nil {
+				return err
+			}
 			return r.run(cmd, c, args)
 		},
 	}

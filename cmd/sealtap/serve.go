@@ -15,7 +15,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sealtap/sealtap/config"
-	"github.com/sealtap/sealtap/keys"
 	"github.com/sealtap/sealtap/proxy"
 	"github.com/sealtap/sealtap/proxy/spool"
 	"github.com/sealtap/sealtap/query"
@@ -68,35 +67,6 @@ func listenOn(addr string) (net.Listener, error) {
 	return net.Listen("tcp", addr)
 }
 
-// startWitness opens a witness.
-func startWitness(ctx context.Context, c config.Witness, logger *slog.Logger) (*service, error) {
-	key, err := readWitnessFiles(c)
-	if err != nil {
-		return nil, err
-	}
-	ln, err := listen("witness "+c.Name, c.Listen)
-	if err != nil {
-		return nil, err
-	}
-	store, err := sqlite.OpenWitness(ctx, string(c.Database))
-	if err != nil {
-		return nil, errors.Join(err, ln.Close())
-	}
-	logs := make(map[string][]keys.Public)
-	for _, k := range c.Logs {
-		logs[k.Name] = append(logs[k.Name], k.Public)
-	}
-	w, err := witness.New(ctx, witness.Config{Key: key, Logs: logs, Store: store, Logger: logger.With("component", "witness", "name", c.Name)})
-	if err != nil {
-		return nil, errors.Join(err, ln.Close(), store.Close())
-	}
-	return &service{
-		addr:  ln.Addr().String(),
-		run:   func(ctx context.Context) error { return w.Serve(ctx, ln) },
-		close: store.Close,
-	}, nil
-}
-
 // startLog opens a log server.
 func startLog(ctx context.Context, c *config.Log, logger *slog.Logger) (_ *service, err error) {
 	f, err := readLogFiles(c)
@@ -114,16 +84,11 @@ func startLog(ctx context.Context, c *config.Log, logger *slog.Logger) (_ *servi
 			err = errors.Join(err, closers.close())
 		}
 	}()
-	store, err := sqlite.OpenLog(ctx, string(c.Database))
+	kept, err := openStorage(ctx, c, ln, logger)
 	if err != nil {
 		return nil, err
 	}
-	closers = append(closers, store.Close)
-	openings, err := sqlite.OpenOpenings(ctx, string(c.Database)+".openings")
-	if err != nil {
-		return nil, err
-	}
-	closers = append(closers, openings.Close)
+	closers = append(closers, kept.close)
 	cosigner, err := witness.NewClient(witness.ClientConfig{Policy: f.policy})
 	if err != nil {
 		return nil, err
@@ -131,8 +96,8 @@ func startLog(ctx context.Context, c *config.Log, logger *slog.Logger) (_ *servi
 	closers = append(closers, cosigner.Close)
 	var index *query.Index
 	limits := c.Limits
-	l, err := tlog.Open(ctx, tlog.Config{
-		Key: f.key, PostQuantumKey: f.quantum, Operator: f.operator, Begin: f.begin, Storage: store, Openings: openings, Policy: f.policy, Cosigner: cosigner,
+	l, err := kept.openLog(ctx, tlog.Config{
+		Key: f.key, PostQuantumKey: f.quantum, Operator: f.operator, Begin: f.begin, Storage: kept.log, Openings: kept.openings, Policy: f.policy, Cosigner: cosigner,
 		CheckpointInterval: time.Duration(c.CheckpointInterval), PruneInterval: time.Duration(c.PruneInterval), Logger: logger,
 		OnPrune:         func(uint64) { index.Trim() },
 		MaxBatchEntries: int(limits.BatchEntries), MaxBatchBytes: int(limits.BatchBytes), MaxQueue: int(limits.QueueBatches), MaxQueueBytes: int(limits.QueueBytes), MaxReadingBytes: int(limits.ReadingBytes),
@@ -142,17 +107,21 @@ func startLog(ctx context.Context, c *config.Log, logger *slog.Logger) (_ *servi
 	if err != nil {
 		return nil, notAsSigned(err, c)
 	}
+	if signed, _, ok := l.Checkpoint(); ok {
+		cosigner.Remember(signed)
+	}
 	if index, err = query.Open(string(c.Database)+".index", l, query.Config{Logger: logger}); err != nil {
 		return nil, err
 	}
 	closers = append(closers, index.Close)
-	handler := logHandler(c, f, l, index, openings)
+	handler := logHandler(c, f, l, index, kept.openings)
 	return &service{
 		addr: ln.Addr().String(),
 		run: func(ctx context.Context) error {
 			ctx, cancel := untilPublished(ctx, l)
 			defer cancel()
-			return together(ctx, l.Run, index.Run, func(ctx context.Context) error { return serve.HTTP(ctx, ln, handler) })
+			return together(ctx, func(ctx context.Context) error { return kept.run(ctx, l) }, index.Run,
+				func(ctx context.Context) error { return serve.HTTP(ctx, ln, kept.handler(l, handler)) })
 		},
 		ready: l.Ready,
 		mux:   handler,
@@ -161,7 +130,7 @@ func startLog(ctx context.Context, c *config.Log, logger *slog.Logger) (_ *servi
 }
 
 // logHandler serves everything under the log's URL.
-func logHandler(c *config.Log, f *logFiles, l *tlog.Log, index *query.Index, openings *sqlite.Openings) *serve.Mux {
+func logHandler(c *config.Log, f *logFiles, l *tlog.Log, index *query.Index, openings storage.Openings) *serve.Mux {
 	search := index.Handler(query.HandlerConfig{
 		Proofs: l, Openings: openings, Identities: f.identities,
 		Readers: query.Readers{Loopback: c.Readers.Loopback, Tokens: f.tokens},
@@ -186,7 +155,7 @@ func untilPublished(ctx context.Context, l *tlog.Log) (context.Context, context.
 	stop := context.AfterFunc(ctx, func() {
 		defer cancel()
 		size, end := l.Size(), time.Now().Add(publishTime)
-		for l.Published() < size && time.Now().Before(end) && later.Err() == nil {
+		for l.Writing() && l.Published() < size && time.Now().Before(end) && later.Err() == nil {
 			time.Sleep(5 * time.Millisecond)
 		}
 	})
@@ -411,25 +380,6 @@ func newLog() *cobra.Command {
 			s, err := startLog(ctx, f.Log, logger)
 			return "log", s, err
 		})
-	cmd.AddCommand(newRetention(), newSuccessor(), newLogBackup(), newLogRestore())
-	return cmd
-}
-
-func newWitness() *cobra.Command {
-	var name string
-	cmd := daemon("witness", "Run one witness", "Runs one witness of the configuration: the one that is there, or the one that --name names.",
-		func(ctx context.Context, f *config.File, logger *slog.Logger) (string, *service, error) {
-			for _, w := range f.Witnesses {
-				if w.Name == name || name == "" && len(f.Witnesses) == 1 {
-					s, err := startWitness(ctx, w, logger)
-					return "witness " + w.Name, s, err
-				}
-			}
-			if name == "" && len(f.Witnesses) > 1 {
-				return "", nil, usagef("%s has %d witnesses: say --name", f.Path, len(f.Witnesses))
-			}
-			return "", nil, usagef("%s has no witness %s", f.Path, name)
-		})
-	cmd.Flags().StringVar(&name, "name", "", "which witness of the file")
+	cmd.AddCommand(newLogInit(), newLogMigrate(), newRetention(), newSuccessor(), newLogBackup(), newLogRestore())
 	return cmd
 }

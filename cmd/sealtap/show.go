@@ -347,6 +347,7 @@ func (r *reading) evidence(ctx context.Context, id string, wait time.Duration, o
 func newVerify() *cobra.Command {
 	var r reading
 	var rows string
+	var logKeys []string
 	cmd := &cobra.Command{
 		Use:   "verify FILE",
 		Short: "Check an evidence file offline and say what it proves",
@@ -358,6 +359,10 @@ asked for their records: exit 0 where they are there, 3 where they are not yet d
 log lacks a record that was promised, or has another one in its place. Evidence of that is
 written to FILE.omission, which verify checks offline.
 
+FILE can be evidence of a fork, as witnesses keep and serve it: exit 0 where it proves that the
+log has shown two histories, 3 where it proves nothing yet, 1 where the heads fit or are not the
+log's. It needs no policy but the log's verifier key (--log-key).
+
 With --rows FILE it proves rows of sealtap export that come back from another tool, in any
 of its forms and in any order, against the log, or a mirror of it (--log). Columns may be
 missing and others may have come; what is left must say what the record says.`,
@@ -368,12 +373,20 @@ missing and others may have come; what is left must say what the record says.`,
 			return exactArgs("FILE")(cmd, args)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if rows != "" && len(logKeys) > 0 {
+				return usagef("--log-key is for evidence of a fork, and --rows needs the whole policy")
+			}
 			if rows != "" {
 				return r.verifyRows(cmd, rows)
 			}
 			text, err := readBounded(args[0])
 			if err != nil {
 				return usagef("reading evidence: %w", err)
+			}
+			if bytes.HasPrefix(text, []byte(audit.ForkStart)) {
+				return r.verifyFork(cmd, text, logKeys)
+			} else if len(logKeys) > 0 {
+				return usagef("--log-key is for evidence of a fork: what %s holds needs the whole policy", args[0])
 			}
 			p, err := r.policy()
 			if err != nil {
@@ -391,6 +404,7 @@ missing and others may have come; what is left must say what the record says.`,
 		},
 	}
 	r.flags(cmd)
+	cmd.Flags().StringArrayVar(&logKeys, "log-key", nil, "`VKEY` of the log, or a file with it, for evidence of a fork in the place of a policy; can be repeated")
 	cmd.Flags().StringVar(&rows, "rows", "", "`FILE` with rows of an export (jsonl, csv, parquet or ocsf) to prove against the log")
 	cmd.Flags().Lookup("log").Usage = "URL of the log, or a mirror of it, for --rows (default: the one in the policy, or http://" + defaultLogListen + ")"
 	cmd.Flags().Lookup("token").Hidden = true

@@ -16,6 +16,7 @@ import (
 
 	"github.com/sealtap/sealtap/record"
 	"github.com/sealtap/sealtap/storage"
+	"github.com/sealtap/sealtap/storage/signed"
 )
 
 // ErrFull is wrapped where the disk that a copy is written to has no room for it.
@@ -178,12 +179,12 @@ func full(err error) error {
 
 // ReadSigned returns the last signed checkpoint from the file beside the log
 // storage at path, unverified; nil if there is no file.
-func ReadSigned(path string) (*storage.Head, error) { return signedFile(path + ".signed").read() }
+func ReadSigned(path string) (*storage.Head, error) { return signed.File(path + ".signed").Read() }
 
 // WriteSigned puts a signed checkpoint into the file beside the log storage at
 // path, durably and at once. A log whose entries are older than that does not
 // start any more; so it is written before entries are put in place.
-func WriteSigned(path string, note []byte) error { return signedFile(path + ".signed").write(note) }
+func WriteSigned(path string, note []byte) error { return signed.File(path + ".signed").Write(note) }
 
 // Remove removes a database that nobody has open, with what SQLite keeps beside
 // it.
@@ -199,7 +200,7 @@ func Remove(path string) error {
 // Load returns the state as [Log.Load] does. Where the file with the signed
 // checkpoint is missing, it is the one of the database.
 func (f *LogFile) Load(ctx context.Context) (*storage.State, error) {
-	l := &Log{db: f.log.db, signed: signedFile(f.path + ".signed"), streams: make(map[record.Stream]int64)}
+	l := &Log{db: f.log.db, signed: signed.File(f.path + ".signed"), streams: make(map[record.Stream]int64)}
 	state, err := l.load(ctx)
 	if errors.Is(err, ErrNoSigned) {
 		state.Signed, err = f.signedRow(ctx)

@@ -44,6 +44,7 @@ type writer struct {
 	published uint64
 	drops     int
 	about     string // what is made to fail
+	end       func() // of the reader
 }
 
 func newWriter(t *testing.T) *writer {
@@ -206,18 +207,25 @@ func (w *writer) publish() bool {
 	return true
 }
 
-// reader begins to read, and goes on until end is called.
-func (w *writer) reader() (end func()) {
+// reader begins to read, and goes on until endReader, or until the process ends.
+func (w *writer) reader() {
 	if w.log == nil {
-		return func() {}
+		return
 	}
 	tx, err := w.log.db.Reader.Begin()
 	if err != nil {
-		return func() {}
+		return
 	}
 	var n int
 	_ = tx.QueryRow(`SELECT count(*) FROM tree`).Scan(&n) // it reads what it can
-	return func() { _ = tx.Rollback() }
+	w.end = func() { _ = tx.Rollback() }
+}
+
+func (w *writer) endReader() {
+	if w.end != nil {
+		w.end()
+	}
+	w.end = nil
 }
 
 // script is a short life of a log: bundles are completed, one in the middle of a
@@ -227,11 +235,11 @@ func (w *writer) script() {
 	for _, n := range []int{1, 5, 200, 60, 3} {
 		w.step(n)
 	}
-	end := w.reader()
+	w.reader()
 	for _, n := range []int{2, 7, 300} {
 		w.step(n)
 	}
-	end()
+	w.endReader()
 	w.step(1)
 	w.step(4)
 	w.drop()
@@ -257,6 +265,7 @@ func (w *writer) drop() {
 	if w.log == nil {
 		return
 	}
+	w.endReader()
 	w.drops++
 	if w.drops%2 == 0 || errors.Is(w.log.Close(), ErrSync) {
 		faultvfs.Kill(func() {
@@ -367,12 +376,12 @@ func TestSyncFailsAfterPartOfACopy(t *testing.T) {
 		for range 6 {
 			w.step(3)
 		}
-		end := w.reader()
+		w.reader()
 		for range 6 {
 			w.step(300)
 		}
 		_ = w.log.db.wal.copy(w.log.db.wal.own) // as far as the reader lets it
-		end()
+		w.endReader()
 		faultvfs.Arm(faultvfs.Ops()+ahead, 1, faultvfs.Nothing)
 		for range 3 {
 			w.log.db.wal.every = 0

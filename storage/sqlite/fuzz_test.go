@@ -7,6 +7,7 @@ import (
 
 	"github.com/sealtap/sealtap/checkpoint"
 	"github.com/sealtap/sealtap/storage"
+	"github.com/sealtap/sealtap/storage/signed"
 	"github.com/sealtap/sealtap/storage/sqlite/internal/faultvfs"
 )
 
@@ -21,7 +22,7 @@ func FuzzSignedFile(f *testing.F) {
 		if err := os.WriteFile(path, note, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		h, err := signedFile(path).read()
+		h, err := signed.File(path).Read()
 		if err != nil {
 			return
 		}

@@ -7,10 +7,10 @@ import (
 	"fmt"
 	"sync"
 
-	"github.com/klauspost/compress/zstd"
-
 	"github.com/sealtap/sealtap/record"
 	"github.com/sealtap/sealtap/storage"
+	"github.com/sealtap/sealtap/storage/pack"
+	"github.com/sealtap/sealtap/storage/signed"
 )
 
 // logSchema describes the database of a log.
@@ -84,9 +84,9 @@ CREATE TABLE fork (
 // Log is the storage of a log. It implements [storage.Log].
 type Log struct {
 	db      *DB
-	signed  signedFile
+	signed  signed.File
 	selects struct{ bundle, tile, run *sql.Stmt }
-	decoder *zstd.Decoder
+	packer  *pack.Packer
 
 	// signing is held by the one who changes a checkpoint.
 	signing sync.Mutex
@@ -94,10 +94,8 @@ type Log struct {
 	// mu is held by the one who adds entries.
 	mu      sync.Mutex
 	writes  writes
-	encoder *zstd.Encoder
 	streams map[record.Stream]int64 // rows known to exist
 	head    head                    // what is in the table, if it is of the right size
-	buffers sync.Pool               // of *[]byte
 }
 
 // head is the entries behind the last complete bundle.
@@ -118,20 +116,13 @@ func OpenLog(ctx context.Context, path string) (_ *Log, err error) {
 	if err != nil {
 		return nil, damage(err)
 	}
-	l := &Log{db: db, signed: signedFile(path + ".signed"), streams: make(map[record.Stream]int64)}
+	l := &Log{db: db, signed: signed.File(path + ".signed"), streams: make(map[record.Stream]int64)}
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("opening log storage %s: %w", path, errors.Join(err, l.Close()))
 		}
 	}()
-	// What is left of records once repetitions are taken out is hashes, salts and
-	// ids: coding them by frequency takes three quarters of the time and gains
-	// nothing. A dictionary gains nothing either, behind 256 records of one log.
-	if l.encoder, err = zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithNoEntropyCompression(true),
-		zstd.WithEncoderConcurrency(packers())); err != nil {
-		return nil, err
-	}
-	if l.decoder, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(maxBundle)); err != nil {
+	if l.packer, err = pack.New(); err != nil {
 		return nil, err
 	}
 	if err = l.prepare(ctx); err != nil {
@@ -147,9 +138,6 @@ const (
 	selectBundle = `SELECT data FROM bundle WHERE n = ?`
 	selectTile   = `SELECT hashes FROM tile WHERE id = ?`
 )
-
-// maxBundle is the size of a bundle of the largest entries.
-const maxBundle = storage.BundleWidth * (2 + record.MaxEntry)
 
 func (l *Log) prepare(ctx context.Context) error {
 	for _, s := range []struct {
@@ -185,8 +173,8 @@ func (l *Log) Health() error { return l.db.Health() }
 
 // Close closes the storage.
 func (l *Log) Close() error {
-	if l.decoder != nil {
-		l.decoder.Close()
+	if l.packer != nil {
+		l.packer.Close()
 	}
 	return l.db.Close()
 }

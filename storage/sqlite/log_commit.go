@@ -9,6 +9,7 @@ import (
 	"github.com/sealtap/sealtap/failpoint"
 	"github.com/sealtap/sealtap/record"
 	"github.com/sealtap/sealtap/storage"
+	"github.com/sealtap/sealtap/storage/pack"
 )
 
 // maxLogForks bounds what producers gone mad can make the log keep. The first
@@ -40,12 +41,8 @@ func (l *Log) transact(ctx context.Context, b *storage.Batch) (int, error) {
 		return 0, err
 	}
 	// The packing takes the most time: the database is not locked meanwhile.
-	packed := l.pack(before, b)
-	defer func() {
-		for _, frame := range packed.bundles {
-			l.reuse(frame)
-		}
-	}()
+	packed := l.packer.Pack(before, b)
+	defer l.packer.Done(packed)
 	tx, err := l.db.Writer.BeginTx(ctx, nil)
 	if err != nil {
 		return 0, err
@@ -63,8 +60,8 @@ func (l *Log) transact(ctx context.Context, b *storage.Batch) (int, error) {
 	for s, id := range added {
 		l.streams[s] = id
 	}
-	l.head = head{b.First + uint64(len(b.Entries)), packed.head}
-	return packed.bytes() + tileBytes(b.Tiles), nil
+	l.head = head{b.First + uint64(len(b.Entries)), packed.Head}
+	return packed.Bytes() + tileBytes(b.Tiles), nil
 }
 
 // headAt returns the entries behind the last complete bundle of a log of the
@@ -80,7 +77,7 @@ func (l *Log) headAt(ctx context.Context, size uint64) ([]byte, error) {
 	return rows.entries, err
 }
 
-func (l *Log) commit(ctx context.Context, tx *sql.Tx, b *storage.Batch, p packed) (added map[record.Stream]int64, err error) {
+func (l *Log) commit(ctx context.Context, tx *sql.Tx, b *storage.Batch, p pack.Packed) (added map[record.Stream]int64, err error) {
 	var size uint64
 	err = tx.QueryRowContext(ctx, `SELECT size FROM tree`).Scan(&size)
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
@@ -94,7 +91,7 @@ func (l *Log) commit(ctx context.Context, tx *sql.Tx, b *storage.Batch, p packed
 	}
 	tile := tx.StmtContext(ctx, l.writes.tile)
 	for _, t := range b.Tiles {
-		if partialLeaves(t) {
+		if pack.PartialLeaves(t) {
 			continue // in head
 		}
 		if _, err := tile.ExecContext(ctx, tileID(t.Level, t.N), t.Hashes); err != nil {
@@ -115,21 +112,21 @@ func (l *Log) commit(ctx context.Context, tx *sql.Tx, b *storage.Batch, p packed
 
 // commitEntries writes the bundles that the batch completes, and puts the rest
 // into the head.
-func (l *Log) commitEntries(ctx context.Context, tx *sql.Tx, p packed) error {
-	for i, frame := range p.bundles {
-		if _, err := tx.StmtContext(ctx, l.writes.bundle).ExecContext(ctx, p.first+uint64(i), frame); err != nil {
+func (l *Log) commitEntries(ctx context.Context, tx *sql.Tx, p pack.Packed) error {
+	for i, frame := range p.Bundles {
+		if _, err := tx.StmtContext(ctx, l.writes.bundle).ExecContext(ctx, p.First+uint64(i), frame); err != nil {
 			return err
 		}
 	}
-	if len(p.bundles) > 0 {
+	if len(p.Bundles) > 0 {
 		if _, err := tx.StmtContext(ctx, l.writes.fold).ExecContext(ctx); err != nil {
 			return err
 		}
 	}
-	if len(p.row) == 0 {
+	if len(p.Row) == 0 {
 		return nil
 	}
-	_, err := tx.StmtContext(ctx, l.writes.head).ExecContext(ctx, p.rowFirst, p.row, p.leaves)
+	_, err := tx.StmtContext(ctx, l.writes.head).ExecContext(ctx, p.RowFirst, p.Row, p.Leaves)
 	return err
 }
 
@@ -184,11 +181,6 @@ func (l *Log) AddFork(ctx context.Context, f storage.Fork) (bool, error) {
 	l.db.wal.wrote(len(f.Entry) + len(f.Seal))
 	n, err := res.RowsAffected()
 	return n > 0, err
-}
-
-// partialLeaves reports whether a tile is the partial one of level 0.
-func partialLeaves(t storage.Tile) bool {
-	return t.Level == 0 && len(t.Hashes) < storage.BundleWidth*len(record.Hash{})
 }
 
 func tileBytes(list []storage.Tile) int {

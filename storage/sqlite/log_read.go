@@ -20,9 +20,9 @@ func short(ctx context.Context) context.Context { return context.WithoutCancel(c
 func (l *Log) Bundle(ctx context.Context, n uint64) ([]byte, error) {
 	packed, err := l.PackedBundle(ctx, n)
 	if err == nil {
-		bundle, err := l.decoder.DecodeAll(packed, nil)
+		bundle, err := l.packer.Unpack(packed)
 		if err != nil {
-			return nil, fmt.Errorf("reading bundle %d: %w: %w", n, storage.ErrCorrupt, err)
+			return nil, fmt.Errorf("reading bundle %d: %w", n, err)
 		}
 		return bundle, nil
 	}
@@ -65,7 +65,7 @@ func (l *Log) partialBundle(ctx context.Context, n uint64) ([]byte, error) {
 		return nil, fmt.Errorf("reading bundle %d: %w", n, storage.ErrPruned)
 	case n < size/storage.BundleWidth:
 		if err = tx.StmtContext(ctx, l.selects.bundle).QueryRowContext(ctx, int64(n)).Scan(&packed); err == nil {
-			bundle, err = l.decoder.DecodeAll(packed, nil)
+			bundle, err = l.packer.Unpack(packed)
 		}
 		if errors.Is(err, sql.ErrNoRows) {
 			err = fmt.Errorf("%w: it should be there, of %d entries", storage.ErrCorrupt, size)

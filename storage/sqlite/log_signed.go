@@ -5,46 +5,15 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"io/fs"
 
-	"github.com/sealtap/sealtap/checkpoint"
-	"github.com/sealtap/sealtap/durable"
 	"github.com/sealtap/sealtap/failpoint"
 	"github.com/sealtap/sealtap/record"
 	"github.com/sealtap/sealtap/storage"
+	"github.com/sealtap/sealtap/storage/signed"
 )
 
 // ErrNoSigned is wrapped where the file with the last signed checkpoint is gone.
 var ErrNoSigned = errors.New("the last signed checkpoint is missing")
-
-// signedFile is the path of a file that holds the last signed checkpoint, a
-// signed note and nothing else. It stands apart from the database so that a
-// database which is put back from an older copy gives itself away.
-type signedFile string
-
-// write replaces the checkpoint, durably and at once.
-func (f signedFile) write(note []byte) error { return durable.Rewrite(string(f), note, 0o600) }
-
-// read returns the checkpoint, nil if there is no file. Its signature is for
-// the log to check.
-func (f signedFile) read() (*storage.Head, error) {
-	note, err := durable.Read(string(f))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	text, err := checkpoint.Text(note)
-	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", f, err)
-	}
-	body, _, err := checkpoint.Parse(text)
-	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", f, err)
-	}
-	return &storage.Head{Size: body.Size, Root: body.Root, Note: note}, nil
-}
 
 // loadSigned returns the last signed checkpoint. The file is written before the
 // database, so either can be the newer one after a crash.
@@ -53,20 +22,14 @@ func (l *Log) loadSigned(ctx context.Context, tx *sql.Tx) (*storage.Head, error)
 	if err != nil {
 		return nil, err
 	}
-	inFile, err := l.signed.read()
+	inFile, err := l.signed.Read()
 	switch {
 	case err != nil:
 		return nil, err
-	case inDB == nil:
-		return inFile, nil
-	case inFile == nil:
+	case inDB != nil && inFile == nil:
 		return nil, fmt.Errorf("%w: put back %s; if it is lost, save the newest checkpoint that a witness of this log serves as that file", ErrNoSigned, l.signed)
-	case inDB.Size == inFile.Size && inDB.Root != inFile.Root:
-		return nil, fmt.Errorf("%w: %s and the database hold signed checkpoints of size %d with different roots", storage.ErrCorrupt, l.signed, inDB.Size)
-	case inDB.Size > inFile.Size:
-		return inDB, nil
 	}
-	return inFile, nil
+	return l.signed.Newer(inDB, inFile)
 }
 
 // SetSigned implements [storage.Log].
@@ -77,7 +40,7 @@ func (l *Log) SetSigned(ctx context.Context, h storage.Head) error {
 	defer l.signing.Unlock()
 	err := l.checkSigned(ctx, &h)
 	if err == nil {
-		err = l.signed.write(h.Note)
+		err = l.signed.Write(h.Note)
 	}
 	failpoint.Here("signed-file")
 	if err == nil {
@@ -106,14 +69,10 @@ func (l *Log) checkSigned(ctx context.Context, h *storage.Head) error {
 		return fmt.Errorf("%w: the log has %d entries", storage.ErrMoved, size)
 	}
 	last, err := l.loadSigned(ctx, tx)
-	switch {
-	case err != nil || last == nil || h.Size > last.Size:
+	if err != nil {
 		return err
-	case h.Size < last.Size || h.Root != last.Root:
-		return fmt.Errorf("%w: of size %d with root %s", storage.ErrConflict, last.Size, last.Root)
 	}
-	*h = *last
-	return nil
+	return signed.Check(h, last)
 }
 
 // SetPublished implements [storage.Log].
@@ -126,18 +85,15 @@ func (l *Log) SetPublished(ctx context.Context, h storage.Head) error {
 		return fmt.Errorf("keeping published checkpoint: %w", err)
 	}
 	defer tx.Rollback()
-	signed, err := readCheckpoint(ctx, tx, "signed")
+	inDB, err := readCheckpoint(ctx, tx, "signed")
 	var last *storage.Head
 	if err == nil {
 		last, err = readCheckpoint(ctx, tx, "published")
 	}
-	switch {
-	case err != nil:
-	case signed == nil || signed.Size < h.Size || signed.Size == h.Size && signed.Root != h.Root:
-		err = fmt.Errorf("%w: the checkpoint was not signed", storage.ErrConflict)
-	case last != nil && (last.Size > h.Size || last.Size == h.Size && last.Root != h.Root):
-		err = fmt.Errorf("%w: one of size %d was published", storage.ErrConflict, last.Size)
-	default:
+	if err == nil {
+		err = signed.CheckPublished(h, inDB, last)
+	}
+	if err == nil {
 		if _, err = tx.ExecContext(ctx, setCheckpoint, "published", h.Size, h.Root[:], h.Note); err == nil {
 			failpoint.Here("published-written")
 			err = tx.Commit()

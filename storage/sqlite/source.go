@@ -9,11 +9,11 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/klauspost/compress/zstd"
 	"github.com/mattn/go-sqlite3"
 
 	"github.com/sealtap/sealtap/record"
 	"github.com/sealtap/sealtap/storage"
+	"github.com/sealtap/sealtap/storage/pack"
 )
 
 // LogFile reads the storage of a log without the log, for an audit of the files
@@ -49,7 +49,7 @@ func OpenLogFile(ctx context.Context, path string) (*LogFile, error) {
 	if f.log.selects.tile, err = f.log.db.Reader.PrepareContext(ctx, selectTile); err != nil {
 		return fail(err)
 	}
-	if f.log.decoder, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(maxBundle)); err != nil {
+	if f.log.packer, err = pack.NewUnpacker(); err != nil {
 		return fail(err)
 	}
 	return f, nil

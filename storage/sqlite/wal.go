@@ -34,11 +34,16 @@ var ErrSync = errors.New("the disk has failed to keep the database; end this pro
 //
 // SQLite drops the error when it copies by itself, and that is not safe: it copies
 // in parts, of which only the last is synced, and after a sync that failed it
-// syncs again. But the kernel reports a page that could not be written once, to
-// one sync, and takes it for written from then on. The second sync succeeds, SQLite
-// starts the WAL anew, and the page is lost with the next loss of power. So nothing
-// is copied after a sync that failed: everything stays in the WAL, where commits go
-// on, until the next process begins with the first page again.
+// syncs again. But the kernel reports a page that could not be written once to each
+// that has the file open, and takes it for written from then on. The second sync
+// succeeds, SQLite starts the WAL anew, and the page is lost with the next loss of
+// power. So nothing is copied after a sync that failed: everything stays in the WAL,
+// where commits go on, until the next process begins with the first page again.
+//
+// The copier syncs the WAL as well, maybe while the writer waits for a sync of its
+// own. If the copier's fails, what the writer wrote can be lost by it, and the writer
+// must be told: it is, since the two have the file open apart, and Linux from 4.13 on
+// tells each (fsync(2)). The commit fails then, and is written again.
 type walKeeper struct {
 	writer *sql.DB
 	own    *sql.DB // nil: SQLite's own rule holds

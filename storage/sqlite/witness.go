@@ -6,15 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"time"
 
 	"github.com/sealtap/sealtap/failpoint"
 	"github.com/sealtap/sealtap/witness"
 )
-
-// maxForks is how many forks of a log and kind are kept. The first one proves
-// the case; a bound keeps a log gone mad from filling the witness's disk.
-const maxForks = 64
 
 // pageBytes is about what a head adds to a commit: it may lie on a page of its own.
 const pageBytes = 4 << 10
@@ -47,6 +42,19 @@ CREATE TABLE fork (
 	seen         INTEGER NOT NULL, -- nanoseconds since 1970
 	UNIQUE (origin, kind, offered_size, offered_root)
 ) STRICT;
+`, `
+ALTER TABLE fork ADD COLUMN proof BLOB;     -- hashes of 32 bytes
+ALTER TABLE fork ADD COLUMN beginning BLOB; -- the root that the proof leads from
+UPDATE fork SET kind = 'unproven' WHERE kind = 'proof';
+CREATE TABLE doubt (
+	origin TEXT PRIMARY KEY, -- '' for all
+	why    TEXT NOT NULL,
+	since  INTEGER NOT NULL, -- seconds since 1970
+	note   BLOB              -- a head that was cosigned by us and is not known here
+) STRICT;
+CREATE TABLE life (
+	id BLOB NOT NULL -- of the one row, as in the file beside the database
+) STRICT;
 `},
 	}
 }
@@ -54,6 +62,7 @@ CREATE TABLE fork (
 // Witness is the store of a witness. It implements [witness.Store].
 type Witness struct {
 	db                            *DB
+	path                          string
 	selectHead                    *sql.Stmt
 	insertHead, updateHead        *sql.Stmt
 	selectPublished, setPublished *sql.Stmt
@@ -85,6 +94,7 @@ func OpenWitness(ctx context.Context, path string) (*Witness, error) {
 	}
 	w := &Witness{
 		db:         db,
+		path:       path,
 		committing: make(chan struct{}, 1),
 		published:  make(map[string][]byte),
 		heads:      make(map[string]witness.Head),
@@ -143,6 +153,24 @@ func (w *Witness) Head(ctx context.Context, origin string) (witness.Head, bool, 
 	}
 	h.Size = uint64(size)
 	return h, true, nil
+}
+
+// Origins implements [witness.Store].
+func (w *Witness) Origins(ctx context.Context) ([]string, error) {
+	rows, err := w.db.Reader.QueryContext(ctx, `SELECT origin FROM head UNION SELECT origin FROM fork`)
+	if err != nil {
+		return nil, fmt.Errorf("reading origins: %w", err)
+	}
+	defer rows.Close()
+	var all []string
+	for rows.Next() {
+		var origin string
+		if err := rows.Scan(&origin); err != nil {
+			return nil, fmt.Errorf("reading origins: %w", err)
+		}
+		all = append(all, origin)
+	}
+	return all, rows.Err()
 }
 
 // Advance implements [witness.Store]. Advances of several logs that wait at the
@@ -262,46 +290,6 @@ func (w *Witness) Published(ctx context.Context, origin string) (cosigned []byte
 		return nil, fmt.Errorf("reading cosigned checkpoint of %s: %w", origin, err)
 	}
 	return cosigned, nil
-}
-
-// AddFork implements [witness.Store].
-func (w *Witness) AddFork(ctx context.Context, f witness.Fork) (bool, error) {
-	res, err := w.db.Writer.ExecContext(ctx, `
-INSERT INTO fork (origin, kind, offered_size, offered_root, offered_note, latest_size, latest_root, latest_note, seen)
-SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9
-WHERE (SELECT count(*) FROM fork WHERE origin = ?1 AND kind = ?2) < ?10
-ON CONFLICT DO NOTHING`,
-		f.Offered.Origin, f.Kind, int64(f.Offered.Size), f.Offered.Root[:], f.Offered.Note,
-		int64(f.Latest.Size), f.Latest.Root[:], f.Latest.Note, f.Seen.UnixNano(), maxForks)
-	if err != nil {
-		return false, fmt.Errorf("keeping fork of %s: %w", f.Offered.Origin, err)
-	}
-	n, err := res.RowsAffected()
-	return n == 1, err
-}
-
-// Forks implements [witness.Store].
-func (w *Witness) Forks(ctx context.Context, origin string) ([]witness.Fork, error) {
-	rows, err := w.db.Reader.QueryContext(ctx, `
-SELECT kind, offered_size, offered_root, offered_note, latest_size, latest_root, latest_note, seen
-FROM fork WHERE origin = ? ORDER BY id`, origin)
-	if err != nil {
-		return nil, fmt.Errorf("reading forks of %s: %w", origin, err)
-	}
-	defer rows.Close()
-	var forks []witness.Fork
-	for rows.Next() {
-		f := witness.Fork{Offered: witness.Head{Origin: origin}, Latest: witness.Head{Origin: origin}}
-		var offeredSize, latestSize, seen int64
-		if err := rows.Scan(&f.Kind, &offeredSize, (*hash)(&f.Offered.Root), &f.Offered.Note,
-			&latestSize, (*hash)(&f.Latest.Root), &f.Latest.Note, &seen); err != nil {
-			return nil, fmt.Errorf("reading forks of %s: %w", origin, err)
-		}
-		f.Offered.Size, f.Latest.Size = uint64(offeredSize), uint64(latestSize)
-		f.Seen = time.Unix(0, seen)
-		forks = append(forks, f)
-	}
-	return forks, rows.Err()
 }
 
 // hash reads a column that holds a hash; a damaged database must not panic.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/sealtap/sealtap/storage/sqlite"
 	"github.com/sealtap/sealtap/witness"
+	"github.com/sealtap/sealtap/witness/fork"
 )
 
 func openWitness(t *testing.T, path string) *sqlite.Witness {
@@ -96,17 +97,18 @@ func TestWitnessPublished(t *testing.T) {
 func TestWitnessForks(t *testing.T) {
 	w := openWitness(t, filepath.Join(t.TempDir(), "w.db"))
 	ctx := t.Context()
-	f := witness.Fork{Kind: witness.ForkRoot, Offered: head("o", 5), Latest: head("o", 5), Seen: time.Unix(7, 8)}
+	f := witness.Fork{Kind: fork.Root, Offered: head("o", 5), Latest: head("o", 5), Proof: [][32]byte{{1}, {2}}, Seen: time.Unix(7, 8)}
 	for i, want := range []bool{true, false} {
 		if added, err := w.AddFork(ctx, f); added != want || err != nil {
 			t.Errorf("AddFork %d = %v, %v", i, added, err)
 		}
 	}
-	none := witness.Fork{Kind: witness.ForkEmpty, Offered: head("p", 0), Latest: witness.Head{Origin: "p"}, Seen: time.Unix(9, 0)}
+	none := witness.Fork{Kind: fork.Empty, Offered: head("p", 0), Latest: witness.Head{Origin: "p"}, Seen: time.Unix(9, 0)}
 	if added, err := w.AddFork(ctx, none); !added || err != nil {
 		t.Errorf("AddFork without latest = %v, %v", added, err)
 	}
 	for origin, want := range map[string]witness.Fork{"o": f, "p": none} {
+		want.ID = map[string]int64{"o": 1, "p": 2}[origin]
 		if got, err := w.Forks(ctx, origin); err != nil || !reflect.DeepEqual(got, []witness.Fork{want}) {
 			t.Errorf("Forks = %+v, %v", got, err)
 		}
@@ -118,12 +120,41 @@ func TestWitnessForks(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	f.Kind = witness.ForkProof
+	f.Kind = fork.Unproven
 	if added, err := w.AddFork(ctx, f); !added || err != nil {
 		t.Errorf("AddFork of another kind = %v, %v", added, err)
 	}
-	if got, err := w.Forks(ctx, "o"); err != nil || len(got) != 65 {
+	if got, err := w.Forks(ctx, "o"); err != nil || len(got) != 17 {
 		t.Errorf("%d forks, %v", len(got), err)
+	}
+	// So is what is kept of heads that are huge, but for the first.
+	for i := range 4 {
+		f.Kind, f.Offered = fork.Prefix, head("o", uint64(1000+i))
+		f.Offered.Note = make([]byte, 600<<10)
+		if added, err := w.AddFork(ctx, f); added != (i == 0) || err != nil {
+			t.Errorf("huge fork %d: %v, %v", i, added, err)
+		}
+	}
+	// What was not proven to fit, and does, is dropped; what is proven is not.
+	for _, kind := range []fork.Kind{fork.Root, fork.Unproven} {
+		f.Kind, f.Offered = kind, head("q", 9)
+		if added, err := w.AddFork(ctx, f); !added || err != nil {
+			t.Errorf("AddFork of %s: %v, %v", kind, added, err)
+		}
+	}
+	other := head("q", 9)
+	other.Root[5]++
+	for _, fits := range []struct {
+		head witness.Head
+		want int
+	}{{head("q", 8), 0}, {other, 0}, {head("q", 9), 1}, {head("q", 9), 0}} {
+		if n, err := w.DropFork(ctx, fits.head); n != fits.want || err != nil {
+			t.Errorf("DropFork of %d: %d, %v", fits.head.Size, n, err)
+		}
+	}
+	counts, err := w.CountForks(ctx)
+	if want := map[string]map[fork.Kind]int{"o": {fork.Root: 16, fork.Unproven: 1, fork.Prefix: 1}, "p": {fork.Empty: 1}, "q": {fork.Root: 1}}; err != nil || !reflect.DeepEqual(counts, want) {
+		t.Errorf("CountForks = %v, %v", counts, err)
 	}
 }
 

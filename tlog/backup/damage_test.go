@@ -31,7 +31,7 @@ func TestDamagedLog(t *testing.T) {
 	good, err := os.ReadFile(w.db)
 	w.check(err)
 	for _, c := range []struct{ name, change, want string }{
-		{"the newest entry", `UPDATE head SET data = CAST(substr(data, 1, length(data) - 1) || x'00' AS BLOB) WHERE first = (SELECT max(first) FROM head)`, "has been altered"},
+		{"the newest entry", `UPDATE head SET data = CAST(substr(data, 1, length(data) - 1) || iif(substr(data, length(data)) = x'00', x'01', x'00') AS BLOB) WHERE first = (SELECT max(first) FROM head)`, "has been altered"},
 		{"an entry gone", `DELETE FROM head WHERE first = (SELECT max(first) FROM head)`, "bundle"},
 		{"a bundle", `UPDATE bundle SET data = CAST(substr(data, 1, length(data) - 5) || x'0000000000' AS BLOB) WHERE n = 1`, "reading bundle 1"},
 		{"a bundle gone", `DELETE FROM bundle WHERE n = 0`, "bundle 0"},
@@ -94,7 +94,7 @@ func TestUpperTile(t *testing.T) {
 	w.stop()
 	db, err := sql.Open("sqlite3", w.db)
 	w.check(err)
-	_, err = db.Exec(`UPDATE tile SET hashes = CAST(substr(hashes, 1, 8191) || x'00' AS BLOB) WHERE id = 1 << 56`)
+	_, err = db.Exec(`UPDATE tile SET hashes = CAST(substr(hashes, 1, 8191) || iif(substr(hashes, 8192) = x'00', x'01', x'00') AS BLOB) WHERE id = 1 << 56`)
 	w.check(errors.Join(err, db.Close()))
 	_, err = backup.Write(context.Background(), backup.WriteConfig{Database: w.db, Policy: w.policy}, dir)
 	if !errors.Is(err, backup.ErrDamaged) || !strings.Contains(err.Error(), "tile 1/0") {

@@ -154,6 +154,19 @@ func (t *Tree) InclusionProof(ctx context.Context, index uint64) ([]record.Hash,
 	return convert(p), nil
 }
 
+// ConsistencyProof returns the proof from the tree of the first size entries, at
+// least one and fewer than all, to this one, as RFC 6962 orders it.
+func (t *Tree) ConsistencyProof(ctx context.Context, size uint64) ([]record.Hash, error) {
+	if size == 0 || size >= t.size {
+		return nil, t.outOfRange(size)
+	}
+	p, err := tlog.ProveTree(int64(t.size), int64(size), t.hashReader(ctx))
+	if err != nil {
+		return nil, fmt.Errorf("proving consistency from %d: %w", size, kind(err))
+	}
+	return convert(p), nil
+}
+
 func (t *Tree) outOfRange(index uint64) error {
 	return fmt.Errorf("%w: %w: index %d, the checkpoint covers %d entries", ErrUnavailable, ErrNotFound, index, t.size)
 }

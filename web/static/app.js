@@ -189,7 +189,8 @@ async function tables() {
   }));
   $("witnesses").replaceChildren(...(w.witnesses || []).map((x) => {
     const tr = el("tr");
-    tr.append(el("td", x.name), el("td", x.size), el("td", when(x.time)));
+    tr.append(el("td", x.name), el("td", x.size), el("td", x.lag || (x.error ? "not answering" : "")), el("td", when(x.time)));
+    if (x.error) tr.title = x.error;
     return tr;
   }));
 }

@@ -142,6 +142,9 @@ func (p *Process) Kill() {
 	<-p.done
 }
 
+// Signal sends the program a signal.
+func (p *Process) Signal(sig syscall.Signal) { _ = p.cmd.Process.Signal(sig) } // it may have ended
+
 // Stop asks the program to end, and waits for it. A program that does not end
 // within 20 s is killed, which is an error.
 func (p *Process) Stop() error {

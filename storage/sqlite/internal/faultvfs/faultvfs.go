@@ -1,7 +1,8 @@
 // Package faultvfs makes the disk under SQLite fail, for tests: chosen writes,
 // syncs and truncations return errors, and the power can be cut, after which the
 // files hold what had reached the disk and no more. A sync that fails loses what it
-// should have written, and says so once, as Linux does it.
+// should have written, and says so once to each that has the file open, as Linux does
+// it.
 //
 // Call [Register] before the first database is opened, and [Reset] with the
 // directory of those that shall fail. No other package than a test imports this one.
@@ -15,6 +16,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"time"
 	"unsafe"
 )
 
@@ -46,6 +48,10 @@ func Reset(dir string) {
 // Arm makes changes fail: that number at, counted from the last Reset, which is 1
 // or more, and those behind it until there were count. With at 0 none fails.
 func Arm(at, count int, m Mode) { C.fv_arm(C.int(at), C.int(count), C.int(m)) }
+
+// Slow makes every sync take so long, until the next Reset, so that more happens
+// beside it.
+func Slow(d time.Duration) { C.fv_slow(C.int(d.Microseconds())) }
 
 // Ops is how many changes there were since the last Reset.
 func Ops() int { return int(C.fv_ops()) }

@@ -2,7 +2,8 @@
 // chosen calls fail, and remembers of each file what has reached the disk, apart
 // from what the kernel's page cache holds, as Linux treats them: a write is in the
 // cache; a sync puts the dirty pages on the disk; a sync that fails leaves them in
-// the cache, clean, and never writes them again.
+// the cache, clean, and never writes them again. Whoever else has the file open is
+// told of the failure by his own next sync, once (errseq_t, since Linux 4.13).
 
 #include <pthread.h>
 #include <stddef.h>
@@ -10,6 +11,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <fcntl.h>
+#include <unistd.h>
 
 #include "shim.h"
 
@@ -83,12 +85,14 @@ typedef struct {
 	int64_t size, cap;
 	unsigned char *dirty; // by page: in the cache only, on its way to the disk
 	int64_t cacheSize;    // of the file in the cache
+	unsigned errors;      // syncs that failed
 	unsigned char *cache; // the file in the cache
 } disk;
 
 typedef struct {
 	sqlite3_file base;
-	disk *d; // NULL: not tracked
+	disk *d;         // NULL: not tracked
+	unsigned errors; // of d that this opener was told of, or that were before it
 	sqlite3_file *real;
 } shim_file;
 
@@ -97,6 +101,7 @@ static sqlite3_vfs *real_vfs, shim_vfs;
 static disk disks[MAX_FILES];
 static char *watched; // the directory; NULL or empty: none
 static int ndisks, ops, hits, fail_at, fail_count, fail_mode, cut;
+static _Atomic int slow;
 
 static int is_watched(const char *path) { return watched && *watched && !strncmp(path, watched, strlen(watched)); }
 
@@ -173,17 +178,23 @@ static int shim_truncate(sqlite3_file *f, sqlite3_int64 size) {
 }
 
 static int shim_sync(sqlite3_file *f, int flags) {
-	disk *d = ((shim_file *)f)->d;
+	shim_file *s = (shim_file *)f;
+	disk *d = s->d;
 	(void)flags; // nothing here outlives the test: the real disk is left in peace
 	if (!d) return SQLITE_OK;
+	if (slow) usleep(slow);
 	pthread_mutex_lock(&mu);
 	int fails = step();
 	if (!fails) {
 		for (int64_t i = 0; i < d->cap / PAGE; i++)
 			if (d->dirty[i]) memcpy(d->data + i * PAGE, d->cache + i * PAGE, PAGE);
 		d->size = d->cacheSize;
+	} else if (!cut) {
+		d->errors++;
 	}
 	if (d->cap && !cut) memset(d->dirty, 0, d->cap / PAGE);
+	fails |= s->errors != d->errors;
+	s->errors = d->errors;
 	pthread_mutex_unlock(&mu);
 	return fails ? SQLITE_IOERR_FSYNC : SQLITE_OK;
 }
@@ -213,7 +224,7 @@ static int track(shim_file *s, const char *path) {
 	for (int i = 0; i < ndisks; i++)
 		if (disks[i].path && !strcmp(disks[i].path, path)) d = &disks[i];
 	if (d && is_marked(d)) {
-		s->d = d;
+		s->d = d, s->errors = d->errors;
 		return SQLITE_OK;
 	}
 	if (!d && ndisks == MAX_FILES) return SQLITE_NOMEM;
@@ -229,7 +240,7 @@ static int track(shim_file *s, const char *path) {
 	free(d->path);
 	d->path = strdup(path);
 	mark(d);
-	s->d = d;
+	s->d = d, s->errors = d->errors;
 	return SQLITE_OK;
 }
 
@@ -282,7 +293,7 @@ void fv_reset(const char *dir) {
 		free(disks[i].path), free(disks[i].data), free(disks[i].cache), free(disks[i].dirty);
 	}
 	memset(disks, 0, sizeof disks);
-	ndisks = ops = hits = fail_at = cut = 0;
+	ndisks = ops = hits = fail_at = cut = slow = 0;
 	pthread_mutex_unlock(&mu);
 }
 
@@ -291,6 +302,8 @@ void fv_arm(int at, int count, int mode) {
 	fail_at = at, fail_count = count, fail_mode = mode, hits = 0;
 	pthread_mutex_unlock(&mu);
 }
+
+void fv_slow(int microseconds) { slow = microseconds; }
 
 void fv_cut(int on) {
 	pthread_mutex_lock(&mu);

@@ -1,0 +1,214 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/sealtap/sealtap/config"
+	"github.com/sealtap/sealtap/storage/postgres"
+	"github.com/sealtap/sealtap/storage/trillian"
+	"github.com/sealtap/sealtap/tlog"
+)
+
+const (
+	// clusterRetry is the time between two attempts at what another server, or a
+	// database, is in the way of.
+	clusterRetry = time.Second
+	// releaseTime is how long a server that stops tries to give the lease up.
+	releaseTime = 2 * time.Second
+)
+
+// cluster is one of the log servers that share a log in PostgreSQL and Trillian. The
+// one that holds the lease writes, the others follow.
+type cluster struct {
+	db       *postgres.DB
+	trillian *trillian.Log
+	url      string // where others reach this one
+	logger   *slog.Logger
+	lease    *postgres.Lease // that it has from the start, nil if none
+}
+
+func (c *cluster) close() error {
+	err := c.release()
+	return errors.Join(err, c.trillian.Close(), c.db.Close())
+}
+
+func (c *cluster) release() error {
+	if c.lease == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), releaseTime)
+	defer cancel()
+	err := c.lease.Release(ctx)
+	c.lease = nil
+	return err
+}
+
+const trillianSection = "log.storage.trillian"
+
+// openDB opens the database of a log that is kept in Trillian.
+func openDB(ctx context.Context, t *config.Trillian) (*postgres.DB, error) {
+	password, err := readPassword(t.PasswordFile)
+	if err != nil {
+		return nil, err
+	}
+	return postgres.Open(ctx, postgres.Config{URL: t.Postgres, Password: password})
+}
+
+func readPassword(path config.Path) (string, error) {
+	if path == "" {
+		return "", nil
+	}
+	b, err := os.ReadFile(string(path))
+	if err != nil {
+		return "", usagef("%s.password_file: %w", trillianSection, err)
+	}
+	password := strings.TrimRight(string(b), "\r\n")
+	if password == "" || strings.ContainsAny(password, "\r\n") {
+		return "", usagef("%s.password_file: %s has to hold one line, the password", trillianSection, path)
+	}
+	return password, nil
+}
+
+// trillianConfig says where Trillian is.
+func trillianConfig(t *config.Trillian, logger *slog.Logger) (trillian.Config, error) {
+	c := trillian.Config{Address: t.Address, TreeID: int64(t.TreeID), Logger: logger}
+	if t.TLS == nil {
+		return c, nil
+	}
+	c.TLS = &tls.Config{MinVersion: tls.VersionTLS12}
+	if t.TLS.CA != "" {
+		pem, err := os.ReadFile(string(t.TLS.CA))
+		if err != nil {
+			return c, usagef("%s.tls.ca: %w", trillianSection, err)
+		}
+		if c.TLS.RootCAs = x509.NewCertPool(); !c.TLS.RootCAs.AppendCertsFromPEM(pem) {
+			return c, usagef("%s.tls.ca: %s has no certificate in PEM form", trillianSection, t.TLS.CA)
+		}
+	}
+	if t.TLS.Cert != "" {
+		pair, err := tls.LoadX509KeyPair(string(t.TLS.Cert), string(t.TLS.Key))
+		if err != nil {
+			return c, usagef("%s.tls: %w", trillianSection, err)
+		}
+		c.TLS.Certificates = []tls.Certificate{pair}
+	}
+	return c, nil
+}
+
+func openCluster(ctx context.Context, c *config.Log, addr string, logger *slog.Logger) (_ *cluster, err error) {
+	t := c.Storage.Trillian
+	if t.TreeID == 0 {
+		return nil, usagef("%s.tree_id is not set: make a tree with sealtap log init --config FILE, and set it to the id that this prints", trillianSection)
+	}
+	tc, err := trillianConfig(t, logger)
+	if err != nil {
+		return nil, err
+	}
+	k := &cluster{url: "http://" + addr, logger: logger}
+	if t.Advertise.URL != nil {
+		k.url = t.Advertise.String()
+	}
+	if k.db, err = openDB(ctx, t); err != nil {
+		return nil, err
+	}
+	inner, err := k.db.Log(string(c.Database) + ".signed")
+	if err == nil {
+		k.trillian, err = trillian.Open(ctx, tc, inner)
+	}
+	if err != nil {
+		return nil, errors.Join(err, k.db.Close())
+	}
+	return k, nil
+}
+
+// open opens the log. One that is empty is begun by the server that gets the lease;
+// the others wait for that.
+func (c *cluster) open(ctx context.Context, config tlog.Config) (*tlog.Log, error) {
+	config.Follow = true
+	for told := false; ; told = true {
+		if c.lease == nil {
+			short, cancel := context.WithTimeout(ctx, clusterRetry)
+			lease, err := c.db.Acquire(short, c.url)
+			cancel()
+			switch {
+			case err == nil:
+				c.lease = lease
+			case ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded):
+				return nil, err
+			}
+		}
+		l, err := tlog.Open(ctx, config)
+		if !errors.Is(err, postgres.ErrNotWriter) {
+			return l, err
+		}
+		if !told {
+			c.logger.Info("waiting for another server to begin the log")
+		}
+	}
+}
+
+// run writes while it has the lease, and follows while it has not, until the context
+// ends.
+func (c *cluster) run(ctx context.Context, l *tlog.Log) error {
+	for ctx.Err() == nil {
+		if c.lease == nil {
+			if err := c.follow(ctx, l); err != nil {
+				c.logger.Warn("the lease of the log cannot be had; it is tried again", "error", err)
+				pause(ctx, clusterRetry)
+			}
+			continue
+		}
+		c.logger.Info("this server writes the log", "size", l.Size())
+		err := c.write(ctx, l)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err == nil {
+			err = context.Cause(c.lease.Context)
+		}
+		c.logger.Warn("this server no longer writes the log", "error", errors.Join(err, c.release()))
+		pause(ctx, clusterRetry) // for another to be first
+	}
+	return nil
+}
+
+// follow follows until this server has the lease.
+func (c *cluster) follow(ctx context.Context, l *tlog.Log) error {
+	following, stop := context.WithCancel(ctx)
+	done := make(chan error, 1)
+	go func() { done <- l.Follow(following) }()
+	lease, err := c.db.Acquire(ctx, c.url)
+	stop()
+	c.lease = lease
+	err = errors.Join(err, <-done)
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// write writes until the lease is over.
+func (c *cluster) write(ctx context.Context, l *tlog.Log) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(c.lease.Context, cancel)()
+	if err := together(ctx, l.Run, c.trillian.HandOver); err != nil {
+		return fmt.Errorf("writing: %w", err)
+	}
+	return nil
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}

@@ -1,0 +1,106 @@
+package cluster
+
+import (
+	"net"
+	"sync"
+)
+
+// Relay stands between a server and the database, and can be cut: then nothing passes
+// any more in either direction, and nobody is told, as when a network is partitioned.
+type Relay struct {
+	Addr   string
+	ln     net.Listener
+	target string // socket
+	mu     sync.Mutex
+	whole  *sync.Cond
+	cut    bool
+	closed bool
+	conns  []net.Conn
+}
+
+func newRelay(target string) (*Relay, error) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	r := &Relay{Addr: ln.Addr().String(), ln: ln, target: target}
+	r.whole = sync.NewCond(&r.mu)
+	go r.accept()
+	return r, nil
+}
+
+// Cut lets nothing pass, until Heal.
+func (r *Relay) Cut() { r.set(func() { r.cut = true }) }
+
+// Heal lets everything pass that was held up.
+func (r *Relay) Heal() { r.set(func() { r.cut = false }) }
+
+// Close ends all connections.
+func (r *Relay) Close() {
+	r.ln.Close()
+	r.set(func() {
+		r.closed = true
+		for _, c := range r.conns {
+			c.Close()
+		}
+	})
+}
+
+func (r *Relay) set(f func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	f()
+	r.whole.Broadcast()
+}
+
+// pass waits while the relay is cut, and reports whether anything can pass.
+func (r *Relay) pass() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for r.cut && !r.closed {
+		r.whole.Wait()
+	}
+	return !r.closed
+}
+
+func (r *Relay) accept() {
+	for {
+		from, err := r.ln.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer from.Close()
+			if !r.pass() {
+				return
+			}
+			to, err := net.Dial("unix", r.target)
+			if err != nil {
+				return
+			}
+			defer to.Close()
+			r.set(func() { r.conns = append(r.conns, from, to) })
+			var both sync.WaitGroup
+			both.Go(func() { r.copy(to, from) })
+			both.Go(func() { r.copy(from, to) })
+			both.Wait()
+		}()
+	}
+}
+
+func (r *Relay) copy(to, from net.Conn) {
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := from.Read(buf)
+		if n > 0 && r.pass() {
+			if _, err := to.Write(buf[:n]); err != nil {
+				break
+			}
+		}
+		if err != nil || !r.pass() {
+			break
+		}
+	}
+	to.Close()
+	from.Close()
+}

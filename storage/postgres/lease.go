@@ -1,0 +1,140 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+const (
+	// leaseTime is how long a lease lasts that is not renewed, by the clock of the
+	// database.
+	leaseTime = 2 * time.Second
+	// renewEvery is the time between two renewals, and between two looks of those who
+	// wait.
+	renewEvery = 500 * time.Millisecond
+)
+
+// Lease is the right to write.
+type Lease struct {
+	// Context ends when the lease is over: released, lost, or not renewed in time. It
+	// does not end with that of Acquire.
+	Context context.Context
+
+	db     *DB
+	epoch  int64
+	cancel context.CancelCauseFunc
+	done   chan struct{}
+	once   sync.Once
+}
+
+// Acquire waits until nobody holds the lease, and takes it. url is where its holder
+// takes submissions, for the others to know.
+func (db *DB) Acquire(ctx context.Context, url string) (*Lease, error) {
+	for {
+		epoch, err := db.tryAcquire(ctx, url)
+		if err != nil {
+			return nil, fmt.Errorf("taking the lease of the log: %w", err)
+		}
+		if epoch > 0 {
+			return db.hold(ctx, epoch), nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(renewEvery):
+		}
+	}
+}
+
+// tryAcquire takes the lease if it is over, and returns its number; 0 if somebody
+// holds it.
+func (db *DB) tryAcquire(ctx context.Context, url string) (epoch int64, err error) {
+	tx, err := db.writer.Begin(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+	var over bool
+	err = tx.QueryRow(ctx, `SELECT expires < clock_timestamp() FROM alive WHERE id = 0 FOR UPDATE SKIP LOCKED`).Scan(&over)
+	if errors.Is(err, pgx.ErrNoRows) || err == nil && !over {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	// The former writer may have been paused in the middle of a change, with a lock on
+	// the lease. Its connections go before the lease does.
+	_, err = tx.Exec(ctx, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+		WHERE application_name = (SELECT holder FROM lease) AND application_name <> $1 AND datname = current_database()`, db.holder)
+	if err != nil {
+		return 0, err
+	}
+	err = tx.QueryRow(ctx, `UPDATE lease SET epoch = epoch + 1, holder = $1, url = $2 WHERE id = 0 RETURNING epoch`, db.holder, url).Scan(&epoch)
+	if err != nil {
+		return 0, err
+	}
+	if _, err = tx.Exec(ctx, `UPDATE alive SET expires = clock_timestamp() + $1 * interval '1 second'`, leaseTime.Seconds()); err != nil {
+		return 0, err
+	}
+	return epoch, tx.Commit(ctx)
+}
+
+func (db *DB) hold(ctx context.Context, epoch int64) *Lease {
+	db.epoch.Store(epoch)
+	l := &Lease{db: db, epoch: epoch, done: make(chan struct{})}
+	l.Context, l.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
+	go l.renew()
+	return l
+}
+
+// renew keeps the lease until it is lost.
+func (l *Lease) renew() {
+	defer close(l.done)
+	last := time.Now()
+	for {
+		select {
+		case <-l.Context.Done():
+			return
+		case <-time.After(renewEvery):
+		}
+		began := time.Now()
+		ctx, cancel := context.WithDeadline(l.Context, last.Add(leaseTime))
+		tag, err := l.db.writer.Exec(ctx, `UPDATE alive SET expires = clock_timestamp() + $1 * interval '1 second'
+			WHERE (SELECT epoch FROM lease) = $2`, leaseTime.Seconds(), l.epoch)
+		cancel()
+		switch {
+		case err == nil && tag.RowsAffected() == 1:
+			last = began
+		case err == nil:
+			l.cancel(fmt.Errorf("%w: it took the lease over", ErrNotWriter))
+		case time.Since(last) >= leaseTime:
+			l.cancel(fmt.Errorf("%w: the lease could not be renewed: %w", ErrNotWriter, err))
+		}
+	}
+}
+
+// Release gives the lease up, for another to take at once.
+func (l *Lease) Release(ctx context.Context) error {
+	var err error
+	l.once.Do(func() {
+		l.cancel(errors.New("the lease was released"))
+		<-l.done
+		_, err = l.db.writer.Exec(ctx, `UPDATE alive SET expires = '-infinity' WHERE (SELECT epoch FROM lease) = $1`, l.epoch)
+	})
+	return err
+}
+
+// Writer returns where the holder of the lease takes submissions, and reports whether
+// there is one that is alive.
+func (db *DB) Writer(ctx context.Context) (url string, alive bool, err error) {
+	err = db.pool.QueryRow(ctx, `SELECT url, expires >= clock_timestamp() FROM lease, alive`).Scan(&url, &alive)
+	if err != nil {
+		return "", false, fmt.Errorf("reading the lease of the log: %w", err)
+	}
+	return url, alive, nil
+}

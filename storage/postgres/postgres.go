@@ -1,0 +1,270 @@
+// Package postgres keeps a log in PostgreSQL, where several log servers can share
+// it: one of them writes, by a lease, and all of them read. It implements the
+// interfaces of package storage, and passes the same contract as package sqlite.
+//
+// Start with [Open]; a writer goes on with [DB.Acquire].
+//
+// Nothing here believes that a writer has stopped because its lease is over: it may
+// have been paused and wake up. Every change names the number of the lease it is
+// made under, in the transaction that makes it, and fails if there is a newer one.
+package postgres
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"golang.org/x/sys/unix"
+
+	"github.com/sealtap/sealtap/storage"
+)
+
+var (
+	// ErrNotWriter is wrapped where somebody changes the log who holds no lease, or
+	// one that is over. Nothing has changed then.
+	ErrNotWriter = errors.New("another log server writes this log")
+	// ErrForeign is wrapped where the database holds something else.
+	ErrForeign = errors.New("not a database of this kind")
+	// ErrNewer is wrapped where a later version of Sealtap wrote the database.
+	ErrNewer = errors.New("database written by a newer version")
+	// ErrUnsafe is wrapped where the server is set to lose what it has acknowledged.
+	ErrUnsafe = errors.New("the server does not keep what it acknowledges")
+)
+
+// writeTime bounds a change: a server that cannot be reached must not hold up a
+// writer for ever.
+const writeTime = 30 * time.Second
+
+// viewTime bounds a read that takes several steps.
+const viewTime = 30 * time.Second
+
+// silence is how long a server may leave unanswered that it was sent something.
+const silence = 10 * time.Second
+
+// writerConnections are enough for entries, checkpoints, openings and the lease side
+// by side.
+const writerConnections = 6
+
+// Config says which database it is.
+type Config struct {
+	// URL is a connection string as libpq has it, without a password. Required.
+	URL string
+	// Password authenticates to the server; empty for none.
+	Password string
+	// TLS replaces what the URL says of it, if it is not nil.
+	TLS *tls.Config
+	// Connections bounds those to the server. 0: 16.
+	Connections int
+}
+
+// DB is a database, open. Many goroutines can use it.
+type DB struct {
+	pool   *pgxpool.Pool // for reading
+	writer *pgxpool.Pool // for what is done under the lease, or to get it
+	holder string        // application_name of writer's connections, of this process alone
+	epoch  atomic.Int64  // of the lease that is held, or was held last; 0: none
+}
+
+// Open connects to the database, and brings it to the newest version of the schema
+// or makes it where there is none.
+func Open(ctx context.Context, c Config) (*DB, error) {
+	config, err := parse(c)
+	if err != nil {
+		return nil, fmt.Errorf("reading the address of PostgreSQL: %w", withoutSecrets(err))
+	}
+	db := &DB{holder: newHolder()}
+	if db.pool, err = pgxpool.NewWithConfig(ctx, config); err != nil {
+		return nil, fmt.Errorf("opening PostgreSQL: %w", withoutSecrets(err))
+	}
+	config = config.Copy()
+	config.MaxConns = writerConnections
+	config.ConnConfig.RuntimeParams["application_name"] = db.holder
+	if db.writer, err = pgxpool.NewWithConfig(ctx, config); err != nil {
+		db.pool.Close()
+		return nil, fmt.Errorf("opening PostgreSQL: %w", withoutSecrets(err))
+	}
+	if err = db.checkServer(ctx); err == nil {
+		err = db.migrate(ctx)
+	}
+	if err != nil {
+		_ = db.Close()
+		return nil, fmt.Errorf("opening PostgreSQL at %s, database %q: %w", config.ConnConfig.Host, config.ConnConfig.Database, withoutSecrets(err))
+	}
+	return db, nil
+}
+
+// parse makes the configuration of the pools.
+func parse(c Config) (*pgxpool.Config, error) {
+	config, err := pgxpool.ParseConfig(c.URL)
+	if err != nil {
+		return nil, err
+	}
+	if config.MaxConns = int32(c.Connections); c.Connections == 0 {
+		config.MaxConns = 16
+	}
+	conn := config.ConnConfig
+	if c.Password != "" {
+		conn.Password = c.Password
+	}
+	if c.TLS != nil {
+		conn.TLSConfig, conn.Fallbacks = c.TLS.Clone(), nil
+		conn.TLSConfig.ServerName = conn.Host
+	}
+	if conn.ConnectTimeout == 0 {
+		conn.ConnectTimeout = 5 * time.Second
+	}
+	conn.DialFunc = Dialer().DialContext
+	for name, value := range map[string]string{
+		"application_name":                    "sealtap",
+		"search_path":                         "sealtap",
+		"synchronous_commit":                  "on",
+		"idle_in_transaction_session_timeout": "2000", // a writer that was paused holds no locks
+		"lock_timeout":                        "10000",
+		"tcp_user_timeout":                    "10000",
+	} {
+		conn.RuntimeParams[name] = value
+	}
+	return config, nil
+}
+
+// Close closes the database. A lease is over when it ends, or when it is released.
+func (db *DB) Close() error {
+	db.writer.Close()
+	db.pool.Close()
+	return nil
+}
+
+// Dialer makes connections that end some ten seconds after a network took the server
+// away, which says nothing: the kernel would try for a quarter of an hour.
+func Dialer() *net.Dialer {
+	return &net.Dialer{
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: 2 * time.Second, Count: 3},
+		Control: func(network, _ string, c syscall.RawConn) (err error) {
+			if strings.HasPrefix(network, "unix") {
+				return nil
+			}
+			outer := c.Control(func(fd uintptr) {
+				err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(silence.Milliseconds()))
+			})
+			return errors.Join(outer, err)
+		},
+	}
+}
+
+func newHolder() string {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return "sealtap-" + hex.EncodeToString(b[:])
+}
+
+// withoutSecrets leaves of an error about a connection string what names no password.
+func withoutSecrets(err error) error {
+	var parse *pgconn.ParseConfigError
+	if errors.As(err, &parse) && parse.Unwrap() != nil {
+		return parse.Unwrap()
+	}
+	// One address is tried in several ways, and the same is said of each.
+	var connect *pgconn.ConnectError
+	var server *pgconn.PgError
+	var dial *net.OpError
+	if errors.As(err, &connect) {
+		switch {
+		case errors.As(err, &server):
+			return fmt.Errorf("it refuses the connection: %w", server)
+		case errors.As(err, &dial):
+			return fmt.Errorf("it cannot be reached: %w", dial)
+		}
+	}
+	return err
+}
+
+// checkServer refuses a server that acknowledges what it has not kept.
+func (db *DB) checkServer(ctx context.Context) error {
+	for _, name := range []string{"fsync", "full_page_writes", "synchronous_commit"} {
+		var value string
+		if err := db.pool.QueryRow(ctx, `SELECT current_setting($1)`, name).Scan(&value); err != nil {
+			return err
+		}
+		if value == "off" || name == "synchronous_commit" && value == "local" {
+			return fmt.Errorf("%w: %s is %s; set it to on", ErrUnsafe, name, value)
+		}
+	}
+	return nil
+}
+
+// change makes changes under the lease, all of them or none. What is begun is
+// finished, whatever becomes of ctx.
+func (db *DB) change(ctx context.Context, f func(ctx context.Context, tx pgx.Tx) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeTime)
+	defer cancel()
+	tx, err := db.writer.Begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback(ctx) }()
+	if _, err := tx.Exec(ctx, `SELECT fence($1)`, db.epoch.Load()); err != nil {
+		return meaning(err)
+	}
+	if err := f(ctx, tx); err != nil {
+		return meaning(err)
+	}
+	return meaning(tx.Commit(ctx))
+}
+
+// view reads what was committed at one moment.
+func (db *DB) view(ctx context.Context, f func(ctx context.Context, tx pgx.Tx) error) error {
+	ctx, cancel := context.WithTimeout(ctx, viewTime)
+	defer cancel()
+	tx, err := db.pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+	return f(ctx, tx)
+}
+
+// What the functions of the schema raise.
+const (
+	codeFenced = "SL001"
+	codeMoved  = "SL002"
+)
+
+// meaning turns what the schema raises into the errors of package storage.
+func meaning(err error) error {
+	var e *pgconn.PgError
+	if !errors.As(err, &e) {
+		return err
+	}
+	switch e.Code {
+	case codeFenced:
+		return fmt.Errorf("%w: %s", ErrNotWriter, e.Message)
+	case codeMoved:
+		return fmt.Errorf("%w: %s", storage.ErrMoved, e.Message)
+	case "53100":
+		return fmt.Errorf("the disk of PostgreSQL is full: %s", e.Message)
+	}
+	return err
+}
+
+// damage marks errors of a database that contradicts itself.
+func damage(err error) error {
+	var e *pgconn.PgError
+	if errors.As(err, &e) && strings.HasPrefix(e.Code, "XX") {
+		return fmt.Errorf("%w: %w", storage.ErrCorrupt, err)
+	}
+	return err
+}

@@ -1,0 +1,34 @@
+package trillian
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/google/trillian"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/durationpb"
+)
+
+// CreateTree makes an empty tree for a log, with its first root, and returns its id.
+func CreateTree(ctx context.Context, c Config, name string) (int64, error) {
+	conn, err := Connect(c)
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(ctx, callTime)
+	defer cancel()
+	tree, err := trillian.NewTrillianAdminClient(conn).CreateTree(ctx, &trillian.CreateTreeRequest{Tree: &trillian.Tree{
+		TreeState: trillian.TreeState_ACTIVE, TreeType: trillian.TreeType_PREORDERED_LOG,
+		DisplayName: short(name, 20), Description: short("sealtap log "+name, 200), MaxRootDuration: durationpb.New(0),
+	}}, grpc.WaitForReady(true))
+	if err != nil {
+		return 0, fmt.Errorf("making a tree in Trillian at %s: %w", c.Address, reached(err))
+	}
+	if _, err = trillian.NewTrillianLogClient(conn).InitLog(ctx, &trillian.InitLogRequest{LogId: tree.TreeId}); err != nil {
+		return 0, fmt.Errorf("giving tree %d of Trillian its first root: %w", tree.TreeId, reached(err))
+	}
+	return tree.TreeId, nil
+}
+
+func short(s string, n int) string { return s[:min(n, len(s))] }
