@@ -11,7 +11,7 @@ BUF_VERSION := v1.75.0
 PROTOC_GEN_GO_VERSION := v1.36.11
 PROTOC_GEN_CONNECT_GO_VERSION := v1.21.0
 
-.PHONY: build check test unit race interop crash cluster soak lint fuzz bench bench-growth vectors proto demo
+.PHONY: build check test unit race interop crash crash-proxy cluster soak lint fuzz bench bench-growth vectors proto demo
 
 build:
 	$(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o sealtap ./cmd/sealtap
@@ -48,6 +48,10 @@ crash:
 FAULTS ?= 50
 cluster:
 	cd interop && SEALTAP_REQUIRE_CLUSTER=1 $(GO) test -count=1 -timeout 60m -v -run '^TestFaults$$' ./trillian -rounds $(FAULTS)
+# Kills the proxy under load, at random moments and at the steps of its spool.
+PROXY_ROUNDS ?= 100
+crash-proxy:
+	cd interop && $(GO) test -count=1 -timeout 30m -v -run '^TestCrashProxy$$' ./crash -rounds $(PROXY_ROUNDS)
 
 # The whole stack under steady load; fails if memory, descriptors or disk grow.
 SOAK ?= 15m

@@ -288,18 +288,16 @@ func (v *verifier) checkBeacon() error {
 		return err
 	}
 	signed := e.Record.GetBeacon().GetCheckpoint()
-	cp, err := v.policy.Verify(signed)
-	if v.weak = errors.Is(err, policy.ErrQuorum); v.weak { // as in an audit: it bounds no time, and that is all
-		cp, err = v.policy.VerifyLogOnly(signed)
-	}
+	cp, weak, err := withoutQuorum(v.policy, signed) // as in an audit: then it bounds no time, and that is all
 	if errors.Is(err, policy.ErrSignature) {
 		// As in an audit too: of a time when the log did not have the policy's key.
 		if all, err2 := v.policy.Also(v.own...); err2 == nil {
-			if older, err2 := all.VerifyLogOnly(signed); err2 == nil {
-				cp, v.weak, err = older, true, nil
+			if older, _, err2 := withoutQuorum(all, signed); err2 == nil {
+				cp, weak, err = older, true, nil
 			}
 		}
 	}
+	v.weak = weak
 	if err != nil {
 		return refuse(checkpointCode(err), "the checkpoint in the beacon is not to be trusted: %v", err)
 	}

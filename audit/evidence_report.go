@@ -61,31 +61,41 @@ func (v *verifier) describe() EvidenceEntry {
 
 func (v *verifier) proven(e EvidenceEntry) (list []string) {
 	say := func(format string, args ...any) { list = append(list, fmt.Sprintf(format, args...)) }
-	say("This %s stands at index %d of the log %s, unchanged, as its %d entries were signed by the log.", v.entry.Kind, v.evidence.Log.Index, v.head.Origin, v.head.Size)
+	say("By the log %s: this %s stands in it at index %d, unchanged, under its signed head of %d entries.", v.head.Origin, v.entry.Kind, v.evidence.Log.Index, v.head.Size)
 	if len(e.CosignedBy) > 0 {
-		say("The witnesses %s have cosigned that head, which satisfies the policy: everyone who trusts them is shown the same log.", strings.Join(e.CosignedBy, ", "))
+		say("By the witnesses %s: they cosigned that head, and are enough for the policy. Whoever trusts them is shown the same log.", v.cosigned())
 	}
+	operator := v.genesis.Operator.Name
 	if v.key.Name != "" {
-		say("The operator enrolled the producer %s before that.", v.key.Name)
+		say("By the operator %s: the producer %s was enrolled before that, at index %d.", operator, v.key.Name, v.evidence.KeyChange.Proof.Index)
 	}
 	switch {
 	case v.entry.Record != nil:
-		say("%s wrote it as number %d of its own tree, and sealed that tree with its key.", v.key.Name, v.entry.Record.GetSequence())
+		say("By the producer %s: it wrote this as record %d of its own tree, and sealed that tree of %d records with its key.", v.key.Name, v.entry.Record.GetSequence(), v.seal.Size)
 	case v.entry.Seal != nil:
-		say("%s signed it with its key.", v.key.Name)
-	case v.entry.KeyChange != nil, v.entry.Statement != nil:
-		say("The operator signed it.")
+		say("By the producer %s: it signed this seal over its first %d records of incarnation %s.", v.key.Name, v.entry.Seal.Size, v.entry.Seal.Stream.Incarnation)
+	case v.entry.Genesis != nil, v.entry.KeyChange != nil, v.entry.Statement != nil:
+		say("By the operator %s: it signed this.", operator)
 	}
 	switch {
 	case v.lower > 0 && v.bounded:
-		say("It was written after %s and before %s by the witnesses' clocks, and what it says of its own time lies between (give or take %s).", e.NotBefore, e.NotAfter, DefaultSkew)
+		say("By the witnesses' clocks: it was written after %s, when the checkpoint in the beacon before it was cosigned, and before %s, when the quorum had cosigned the head over it. The record's own time lies between (give or take %s).", e.NotBefore, e.NotAfter, DefaultSkew)
 	case v.bounded:
-		say("It was written before %s by the witnesses' clocks.", e.NotAfter)
+		say("By the witnesses' clocks: it was written before %s, when the quorum had cosigned the head over it.", e.NotAfter)
 	}
 	for _, f := range e.Openings {
-		say("The value shown for %q is the one that the record committed to.", f)
+		say("By the producer's commitment: the value shown for the sealed field %q is the one that was recorded.", f)
 	}
 	return list
+}
+
+// cosigned names the witnesses that cosigned the head, with their times.
+func (v *verifier) cosigned() string {
+	var list []string
+	for _, c := range v.head.Cosignatures {
+		list = append(list, fmt.Sprintf("%s (at %s)", c.Witness, seconds(c.Time)))
+	}
+	return strings.Join(list, ", ")
 }
 
 func (v *verifier) notProven(e EvidenceEntry) (list []string) {
@@ -101,7 +111,7 @@ func (v *verifier) notProven(e EvidenceEntry) (list []string) {
 		case v.weak:
 			say("Since when it can have been written: the checkpoint in its beacon does not satisfy the policy.")
 		case v.lower == 0:
-			say("Since when it can have been written: the evidence holds no beacon from before it.")
+			say("Since when it can have been written: the evidence holds no beacon from before it that the policy's quorum cosigned.")
 		default:
 			say("That the checkpoint in its beacon is of the same history as this head; an audit of the log shows it.")
 		}
@@ -121,16 +131,23 @@ func (r *EvidenceReport) Text() string {
 		if i > 0 {
 			b.WriteString("\n")
 		}
-		b.WriteString(wrap("", fmt.Sprintf("PROVEN: entry %d of %s", e.Record.Index, e.Origin), 2))
-		for _, s := range e.Proven {
-			b.WriteString(wrap("  + ", s, 4))
-		}
-		if len(e.NotProven) > 0 {
-			b.WriteString("Not proven by this evidence:\n")
-		}
-		for _, s := range e.NotProven {
-			b.WriteString(wrap("  - ", s, 4))
-		}
+		b.WriteString(e.Text())
+	}
+	return b.String()
+}
+
+// Text returns what is proven about the entry for people.
+func (e *EvidenceEntry) Text() string {
+	var b strings.Builder
+	b.WriteString(wrap("", fmt.Sprintf("PROVEN: entry %d of %s", e.Record.Index, e.Origin), 2))
+	for _, s := range e.Proven {
+		b.WriteString(wrap("  + ", s, 4))
+	}
+	if len(e.NotProven) > 0 {
+		b.WriteString("Not proven by this evidence:\n")
+	}
+	for _, s := range e.NotProven {
+		b.WriteString(wrap("  - ", s, 4))
 	}
 	return b.String()
 }

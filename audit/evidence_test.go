@@ -85,7 +85,7 @@ func TestEvidence(t *testing.T) {
 	if !r.Pinned || e.NotBefore != "2027-01-15T08:00:20Z" || e.NotAfter != "2027-01-15T08:00:27Z" || e.Record.Index != uint64(x.index) || e.Record.Producer != "shop" || e.Record.Path.String() != "/secret" {
 		t.Errorf("%+v\n%s", e, r.Text())
 	}
-	for _, want := range []string{"shop wrote it", "w1, w2", "after 2027-01-15T08:00:20Z", "before 2027-01-15T08:00:27Z", `"path"`, "no record is missing"} {
+	for _, want := range []string{"By the producer shop: it wrote this as record 7 of its own tree", "By the witnesses w1 (at 2027-01-15T08:00:27Z), w2", "By the operator operator.example: the producer shop was enrolled", "after 2027-01-15T08:00:20Z", "before 2027-01-15T08:00:27Z", `"path"`, "no record is missing"} {
 		if !strings.Contains(strings.Join(strings.Fields(r.Text()), " "), want) {
 			t.Errorf("no %q in\n%s", want, r.Text())
 		}
@@ -140,12 +140,15 @@ func TestEvidenceBits(t *testing.T) {
 	}
 }
 
-func TestForgedEvidence(t *testing.T) {
-	for _, test := range []struct {
-		name string
-		do   func(x *exhibit)
-		want audit.Code
-	}{
+// forgery makes bad evidence of good.
+type forgery struct {
+	name string
+	do   func(x *exhibit)
+	want audit.Code
+}
+
+func forgeries() []forgery {
+	return []forgery{
 		{"no genesis", func(x *exhibit) { x.proven.Genesis = nil }, audit.GenesisInvalid},
 		{"another entry as genesis", func(x *exhibit) { x.proven.Genesis = x.statement(1) }, audit.GenesisInvalid},
 		{"another operator", func(x *exhibit) { k := key(x.t, "operator.example", keys.Ed25519).Public; x.policy.Operator = &k }, audit.GenesisInvalid},
@@ -268,10 +271,20 @@ func TestForgedEvidence(t *testing.T) {
 			}
 			x.again(nil)
 		}, audit.GenesisInvalid},
+		{"a false cosignature in the beacon", func(x *exhibit) {
+			signed := x.checkpoint(5, x.witnesses[0])
+			signed = append(signed, cosign(x.t, x.witnesses[1], checkpoint.Body{Origin: origin, Size: 4}, epoch)...)
+			x.p.entries[6] = x.remake(6, beacon(signed))
+			x.reseal(7, 6)
+		}, audit.CheckpointSignature},
 		{"a guessed opening", func(x *exhibit) { x.proven.Openings[0].Value = []byte("/guess") }, audit.OpeningMismatch},
 		{"an opening of another field", func(x *exhibit) { x.proven.Openings[0].Field = record.FieldQuery }, audit.OpeningMismatch},
 		{"an opening twice", func(x *exhibit) { x.proven.Openings = append(x.proven.Openings, x.proven.Openings[0]) }, audit.EvidenceMalformed},
-	} {
+	}
+}
+
+func TestForgedEvidence(t *testing.T) {
+	for _, test := range forgeries() {
 		t.Run(strings.ReplaceAll(test.name, " ", "-"), func(t *testing.T) {
 			x := newExhibit(t)
 			test.do(x)

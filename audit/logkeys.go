@@ -43,11 +43,21 @@ func (p *producers) recognised(seen *sighting) *sighting {
 		}
 	}
 	// Its policy has all keys: a false signature by any of them is one.
-	cp, err := p.own.VerifyLogOnly(seen.signed)
+	cp, _, err := withoutQuorum(p.own, seen.signed)
 	if err != nil {
 		return seen
 	}
 	return &sighting{cp: cp, quorum: fmt.Errorf("no key of the policy signed the checkpoint in the beacon: %w", seen.err)}
+}
+
+// withoutQuorum verifies a checkpoint that may lack cosignatures, and reports whether it
+// does. It may not have a false one: somebody made that up.
+func withoutQuorum(p *policy.Policy, signed []byte) (cp *policy.Checkpoint, weak bool, err error) {
+	cp, err = p.Verify(signed)
+	if weak = errors.Is(err, policy.ErrQuorum); weak {
+		cp, err = p.VerifyLogOnly(signed)
+	}
+	return cp, weak, err
 }
 
 // alsoBy returns the policy with the keys of the log that the ring has.

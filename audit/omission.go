@@ -129,23 +129,23 @@ func (v *verifier) describeOmission(o *record.Omission, sealed uint64) *Omission
 	out := &OmissionReport{Verdict: Pass, Code: RecordOmitted, Origin: v.head.Origin, Size: v.head.Size, Producer: name, Sequence: r.Sequence, Due: clock(r.Due().UnixNano()), Other: o.Other != nil}
 	say := func(format string, args ...any) { out.Proven = append(out.Proven, fmt.Sprintf(format, args...)) }
 	not := func(format string, args ...any) { out.NotProven = append(out.NotProven, fmt.Sprintf(format, args...)) }
-	say("%s, whom the operator enrolled, promised that its record %d of incarnation %s exists, made at %s, with leaf hash %s, and would be in the log by %s.",
-		name, r.Sequence, r.Stream.Incarnation, clock(r.Time), r.Leaf, out.Due)
+	say("By the producer %s, whom the operator %s enrolled: it promised that its record %d of incarnation %s exists, made at %s, with leaf hash %s, and would be in the log by %s.",
+		name, v.genesis.Operator.Name, r.Sequence, r.Stream.Incarnation, clock(r.Time), r.Leaf, out.Due)
 	switch {
 	case o.Other != nil:
-		say("Another record with that sequence stands at index %d of %s: promise and log contradict each other.", o.Other.Proof.Index, v.head.Origin)
+		say("By the log %s: another record with that sequence stands in it at index %d. Promise and log contradict each other.", v.head.Origin, o.Other.Proof.Index)
 	default:
-		say("The log's head of %d entries was cosigned at %s, after that time.", v.head.Size, seconds(v.upper))
+		say("By the witnesses %s: the log's head of %d entries is from after that time; the quorum had cosigned it at %s.", v.cosigned(), v.head.Size, seconds(v.upper))
 		not("That the record is nowhere among those entries: whoever has them can look, with sealtap verify and the receipt. One proof of the record in that tree refutes this file.")
 	}
 	switch {
 	case o.Seal == nil:
 		not("Whose doing it is: no seal of that incarnation is shown, so the producer may never have handed over the record, or the log withholds everything.")
 	case sealed > r.Sequence && o.Other == nil:
-		say("The producer has sealed %d records of that incarnation, the promised one's place among them, and the log has that seal: it holds back a record that its producer sealed.", sealed)
+		say("By the producer and the log: %s sealed %d records of that incarnation, the promised one's place among them, and the log has that seal: it holds back a record that its producer sealed.", name, sealed)
 		not("That no later seal is in the log.")
 	case o.Other == nil:
-		say("A seal over %d records of that incarnation is in the log, and does not reach the promised one.", sealed)
+		say("By the producer and the log: a seal over %d records of that incarnation is in the log, and does not reach the promised one.", sealed)
 		not("Whose doing it is: the producer may never have handed over the record. Nor that no later seal is in the log.")
 	case sealed > r.Sequence:
 		not("Which of the two lies under the seal over %d records: an audit of the log shows it. If it is the other one, the producer has signed both.", sealed)

@@ -127,12 +127,17 @@ func (w *world) sign(body checkpoint.Body, witnesses ...*keys.Private) []byte {
 // cosign makes a cosignature line of any time. (tlog-cosignature)
 func cosign(t testing.TB, k *keys.Private, body checkpoint.Body, unix int64) string {
 	t.Helper()
+	return cosignText(t, k, string(body.Marshal()), unix)
+}
+
+func cosignText(t testing.TB, k *keys.Private, text string, unix int64) string {
+	t.Helper()
 	f := strings.Split(k.Encode(), "+")
 	raw, err := base64.StdEncoding.DecodeString(strings.Join(f[4:], "+")) // base64 has plus signs too
 	if err != nil {
 		t.Fatal(err)
 	}
-	sig := ed25519.Sign(ed25519.NewKeyFromSeed(raw[1:]), fmt.Appendf(nil, "cosignature/v1\ntime %d\n%s", unix, body.Marshal()))
+	sig := ed25519.Sign(ed25519.NewKeyFromSeed(raw[1:]), fmt.Appendf(nil, "cosignature/v1\ntime %d\n%s", unix, text))
 	blob := binary.BigEndian.AppendUint32(nil, k.KeyID())
 	blob = binary.BigEndian.AppendUint64(blob, uint64(unix))
 	return "— " + k.Name + " " + base64.StdEncoding.EncodeToString(append(blob, sig...)) + "\n"

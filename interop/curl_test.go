@@ -52,20 +52,30 @@ func curl(t *testing.T, args ...string) (header textproto.MIMEHeader, body []byt
 
 // facts are what a test looks at in the records of an exchange.
 type facts struct {
-	Stage   string
-	Method  string
-	Path    string
-	Request struct {
-		Size   uint64
-		SHA256 string
-	}
-	Response struct {
+	Stage     string
+	Method    string
+	Scheme    string
+	Path      string
+	Protocol  string
+	Operation struct{ Protocol, Name string }
+	Index     uint64
+	Headers   json.RawMessage
+	Request   bodyFacts
+	Response  struct {
 		Status         int
 		Size           uint64
 		Outcome        string
 		ReceivedSHA256 string `json:"received_sha256"`
 		SentSHA256     string `json:"sent_sha256"`
+		MessagesUp     int    `json:"messages_up"`
+		MessagesDown   int    `json:"messages_down"`
 	}
+	Tunnel struct{ Up, Down bodyFacts }
+}
+
+type bodyFacts struct {
+	Size   uint64
+	SHA256 string
 }
 
 // recorded waits for both records of an exchange.

@@ -242,7 +242,7 @@ func read(d *description) {
 	d.t.Helper()
 	d.get(200, "/checkpoint", "/tile/0/000", "/tile/0/000.p/7", "/tile/1/000.p/1", "/tile/entries/000", "/tile/entries/000.p/3",
 		"/v1/proof/inclusion?index=5", "/v1/proof/inclusion?index=5&size=9", "/v1/proof/consistency?from=3&to=9", "/v1/records/5/proof",
-		"/v1/witnesses", "/healthz", "/readyz", "/metrics", "/", "/explorer/app.js", "/explorer/style.css", "/explorer/icon.svg",
+		"/v1/witnesses", "/healthz", "/readyz", "/metrics", "/", "/explorer/app.js", "/explorer/style.css", "/explorer/icon.svg", "/verifier",
 		"/v1/records", "/v1/records?method=GET&status=2xx&limit=1", "/v1/records?path=/ec*&stage=request&since=2020-01-01T00:00:00Z", "/v1/records?operation=tools/call", "/v1/producers")
 	d.call(200, http.MethodGet, "/tile/entries/000", nil, "Accept-Encoding: zstd")
 	d.call(200, http.MethodGet, "/tile/entries/000", nil, "Accept-Encoding: gzip")

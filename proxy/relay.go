@@ -354,6 +354,11 @@ func (x *exchange) deliver(res *http.Response, body []byte) {
 	if len(body) > 0 {
 		_, _ = x.w.Write(body)
 	}
+	if x.r.ProtoMajor > 1 && len(res.Trailer) > 0 {
+		// net/http would give a length to an answer that ends now, and there are clients
+		// (curl) that read no further than that.
+		_ = x.control().Flush() // what is wrong shows when the handler returns
+	}
 	x.sendTrailers(res)
 }
 

@@ -282,3 +282,34 @@ func TestPooling(t *testing.T) {
 		t.Errorf("%d exchanges have no response record", len(open))
 	}
 }
+
+// TestHTTP2TrailersWithoutLength: a small answer with trailers gets no length that the
+// upstream did not give. There are clients that read no further.
+func TestHTTP2TrailersWithoutLength(t *testing.T) {
+	settled(t)
+	for _, body := range []string{"part", ""} {
+		up := backend(t, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Trailer", "X-Sum")
+			_, _ = io.WriteString(w, body)
+			w.(http.Flusher).Flush()
+			w.Header().Set("X-Sum", "7")
+		})
+		s := start(t, up, nil)
+		tr := &http.Transport{Protocols: new(http.Protocols)}
+		tr.Protocols.SetUnencryptedHTTP2(true)
+		defer tr.CloseIdleConnections()
+		res, err := tr.RoundTrip(request(t, "GET", s.url("/"), nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(res.Body)
+		if err != nil || string(b) != body || res.Trailer.Get("X-Sum") != "7" || res.ContentLength != -1 {
+			t.Errorf("%q, %v, trailer %v, length %d, want %q and none", b, err, res.Trailer, res.ContentLength, body)
+		}
+		res.Body.Close()
+		_, p := s.rec.last(t)
+		wantOutcome(t, p, complete)
+		wantBody(t, "sent", p.rec.GetResponse().GetSent(), []byte(body))
+		s.stop()
+	}
+}

@@ -166,8 +166,9 @@ func parseBase64Line(text []byte) ([]byte, error) {
 }
 
 func parseOpening(text []byte) (*sealtapv1.Opening, error) {
-	f := strings.Split(strings.TrimSuffix(string(text), "\n"), " ")
-	if len(f) != 4 {
+	line := strings.TrimSuffix(string(text), "\n")
+	f := strings.Split(line, " ")
+	if len(f) != 4 || strings.Contains(line, "\n") {
 		return nil, fmt.Errorf("%w: an opening is FIELD TYPE SALT VALUE", ErrMalformed)
 	}
 	salt, err1 := base64.StdEncoding.Strict().DecodeString(f[2])

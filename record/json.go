@@ -324,7 +324,11 @@ func producerDetail(r Record) any {
 	case *sealtapv1.Record_Stop:
 		return map[string]any{"reason": a.Stop.GetReason()}
 	case *sealtapv1.Record_Beacon:
-		return map[string]any{"checkpoint": string(a.Beacon.GetCheckpoint())}
+		out := map[string]any{"checkpoint": string(a.Beacon.GetCheckpoint())}
+		if back := a.Beacon.GetClockBackNs(); back > 0 {
+			out["clock_back_ns"] = back
+		}
+		return out
 	case *sealtapv1.Record_Gap:
 		return map[string]any{
 			"since":     time.Unix(0, a.Gap.GetSince()).UTC().Format(time.RFC3339Nano),

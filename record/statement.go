@@ -79,6 +79,9 @@ func ParseGenesis(body []byte) (Genesis, error) {
 	if g.Operator, err = keyLine(lines[1], "operator "); err != nil {
 		return Genesis{}, err
 	}
+	if g.Log.Type != keys.Ed25519 || g.Operator.Type != keys.Ed25519 {
+		return Genesis{}, fmt.Errorf("%w: the first key of the log and the operator's are of type 0x01", ErrMalformed)
+	}
 	created, ok := strings.CutPrefix(lines[2], "created ")
 	if g.Created, err = time.Parse(time.RFC3339, created); err != nil || !ok || g.Created.UTC().Format(time.RFC3339) != created {
 		return Genesis{}, fmt.Errorf("%w: %q is not a time of creation", ErrMalformed, lines[2])

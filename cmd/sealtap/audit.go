@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -97,17 +96,8 @@ func evidenceFile(source string) ([]byte, bool, error) {
 
 func (r *reading) verify(cmd *cobra.Command, text []byte, p *policy.Policy) error {
 	report, err := audit.VerifyEvidence(text, p, nil)
-	if bad := (*audit.EvidenceError)(nil); errors.As(err, &bad) {
-		if r.json {
-			out := map[string]any{"verdict": audit.Fail, "findings": []map[string]any{{"code": bad.Code, "detail": bad.Detail}}}
-			if err := printJSON(cmd.OutOrStdout(), out); err != nil {
-				return err
-			}
-			return failure{errReported}
-		}
-		return failure{fmt.Errorf("this evidence proves nothing: %w", err)}
-	} else if err != nil {
-		return err
+	if err != nil {
+		return r.unproven(cmd.OutOrStdout(), err)
 	}
 	if r.json {
 		return printJSON(cmd.OutOrStdout(), struct {
@@ -115,8 +105,7 @@ func (r *reading) verify(cmd *cobra.Command, text []byte, p *policy.Policy) erro
 			Findings []audit.Finding `json:"findings"` // as in the report of a log
 		}{report, []audit.Finding{}})
 	}
-	_, err = io.WriteString(cmd.OutOrStdout(), harmless(report.Text()))
-	return err
+	return printProven(cmd.OutOrStdout(), text, report)
 }
 
 func (r *reading) audit(cmd *cobra.Command, source string, f auditFlags, p *policy.Policy) error {

@@ -70,6 +70,7 @@ func TestScript(t *testing.T) {
 			"answered":   answered,
 			"killing":    killing,
 			"dump":       dump,
+			"choose":     choose,
 			"expand":     expand,
 
 			"answers":    answers,

@@ -270,7 +270,7 @@ func (s *receiptScan) omission(ctx context.Context, x *promised) ([]byte, error)
 func (r *reading) verifyOmission(cmd *cobra.Command, text []byte, p *policy.Policy) error {
 	report, err := audit.VerifyOmission(text, p, nil)
 	if err != nil {
-		return failure{fmt.Errorf("this evidence proves nothing: %w", err)}
+		return r.unproven(cmd.OutOrStdout(), err)
 	}
 	if r.json {
 		err = printJSON(cmd.OutOrStdout(), report)

@@ -141,6 +141,7 @@ func logHandler(c *config.Log, f *logFiles, l *tlog.Log, index *query.Index, ope
 	mux.Mount(search)
 	mux.Handle("/{$}", web.Handler())
 	mux.Handle("/explorer/", web.Handler())
+	mux.Handle("/verifier", web.Handler())
 	return mux
 }
 

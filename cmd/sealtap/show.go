@@ -132,7 +132,7 @@ func viewLines(r row) [][2]string {
 		case v.Sealed == nil:
 			return plain(v.Open)
 		case v.Shown != nil:
-			return plain(*v.Shown) + "  (sealed; shown to you as a reader)"
+			return plain(*v.Shown) + "  (sealed; opened for you)"
 		}
 		return "(sealed)"
 	}
@@ -346,7 +346,7 @@ func (r *reading) evidence(ctx context.Context, id string, wait time.Duration, o
 
 func newVerify() *cobra.Command {
 	var r reading
-	var rows string
+	var rows, page string
 	var logKeys []string
 	cmd := &cobra.Command{
 		Use:   "verify FILE",
@@ -365,9 +365,15 @@ log's. It needs no policy but the log's verifier key (--log-key).
 
 With --rows FILE it proves rows of sealtap export that come back from another tool, in any
 of its forms and in any order, against the log, or a mirror of it (--log). Columns may be
-missing and others may have come; what is left must say what the record says.`,
+missing and others may have come; what is left must say what the record says.
+
+With --page FILE it writes a page that checks evidence in a browser: another program, in one file
+that needs no server and no network, for those who would rather not trust this one.`,
 		Args: func(cmd *cobra.Command, args []string) error {
-			if rows != "" {
+			if rows != "" && page != "" {
+				return usagef("--rows and --page are for two runs")
+			}
+			if rows != "" || page != "" {
 				return exactArgs()(cmd, args)
 			}
 			return exactArgs("FILE")(cmd, args)
@@ -375,6 +381,9 @@ missing and others may have come; what is left must say what the record says.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if rows != "" && len(logKeys) > 0 {
 				return usagef("--log-key is for evidence of a fork, and --rows needs the whole policy")
+			}
+			if page != "" {
+				return writePage(cmd.OutOrStdout(), page)
 			}
 			if rows != "" {
 				return r.verifyRows(cmd, rows)
@@ -406,6 +415,7 @@ missing and others may have come; what is left must say what the record says.`,
 	r.flags(cmd)
 	cmd.Flags().StringArrayVar(&logKeys, "log-key", nil, "`VKEY` of the log, or a file with it, for evidence of a fork in the place of a policy; can be repeated")
 	cmd.Flags().StringVar(&rows, "rows", "", "`FILE` with rows of an export (jsonl, csv, parquet or ocsf) to prove against the log")
+	cmd.Flags().StringVar(&page, "page", "", "`FILE` to write the page to that checks evidence in a browser, - for standard output")
 	cmd.Flags().Lookup("log").Usage = "URL of the log, or a mirror of it, for --rows (default: the one in the policy, or http://" + defaultLogListen + ")"
 	cmd.Flags().Lookup("token").Hidden = true
 	return cmd

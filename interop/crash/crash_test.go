@@ -11,7 +11,7 @@
 //   - sealtap audit passes, also with the state of the audits before.
 //
 // make crash runs 200 rounds; make test runs each failpoint once and some rounds
-// that end at a random moment.
+// that end at a random moment. TestCrashProxy does the same to a proxy: see there.
 package crash
 
 import (

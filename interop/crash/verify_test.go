@@ -24,6 +24,7 @@ type view struct {
 	roots  [][]byte // roots[n] is that of the first n leaves
 	at     map[string]uint64
 	edge   *compact.Range
+	each   func(entry []byte) error // is shown every entry; nil: nobody looks
 }
 
 func newView() view {
@@ -79,6 +80,11 @@ func (v *view) append(entry []byte) error {
 		return fmt.Errorf("entry %d stands at %d as well", at, len(v.leaves))
 	}
 	v.at[string(leaf)] = uint64(len(v.leaves))
+	if v.each != nil {
+		if err := v.each(entry); err != nil {
+			return err
+		}
+	}
 	if err := v.edge.Append(leaf, nil); err != nil {
 		return err
 	}

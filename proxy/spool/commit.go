@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/sealtap/sealtap/failpoint"
 	"github.com/sealtap/sealtap/record"
 )
 
@@ -190,9 +191,11 @@ func (g *segment) append(frames []byte) error {
 	if _, err := g.file.WriteAt(frames, g.end); err != nil {
 		return err
 	}
+	failpoint.Here("spool-written")
 	if err := unix.Fdatasync(int(g.file.Fd())); err != nil {
 		return fmt.Errorf("fdatasync: %w", err)
 	}
+	failpoint.Here("spool-synced")
 	g.end += int64(len(frames))
 	return checkPresent(g.file, g.size)
 }

@@ -3,12 +3,14 @@ package spool
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sealtap/sealtap/failpoint"
 	sealtapv1 "github.com/sealtap/sealtap/proto/sealtap/v1"
 	"github.com/sealtap/sealtap/record"
 )
@@ -33,6 +35,9 @@ func (s *Spool) begin() error {
 	if err != nil {
 		return err
 	}
+	// They stay open, for the head of the new segment as well: this life can end, too,
+	// before it has closed all of them.
+	maps.Copy(s.open, last.open)
 	seg, err := s.makeSegment(last.next)
 	if err != nil {
 		return err
@@ -59,6 +64,7 @@ func (s *Spool) begin() error {
 		start.Previous = &sealtapv1.Seal{Incarnation: last.stream.Incarnation[:], Size: last.sealed, Root: last.root[:]}
 	}
 	err = s.record(&sealtapv1.Record{About: &sealtapv1.Record_Start{Start: start}}, nil, always)
+	failpoint.Here("start-recorded")
 	for id := range last.open {
 		if err != nil {
 			break

@@ -105,6 +105,8 @@ type Spool struct {
 	mu      sync.Mutex
 	next    uint64   // sequence of the next record
 	clock   int64    // time of the newest record
+	back    int64    // how far the clock has stood behind that since the last beacon
+	behind  bool     // it still does
 	batch   *batch   // what waits for the next commit
 	leading bool     // somebody commits
 	stopped bool     // the stop record is durable
@@ -303,8 +305,7 @@ func always(*sealtapv1.Record) error { return nil }
 // append adds the frame of a record to the batch. It needs mu.
 func (s *Spool) append(b *batch, r *sealtapv1.Record, openings []*sealtapv1.Opening) error {
 	r.Producer, r.Incarnation, r.Sequence = s.stream.Producer[:], s.stream.Incarnation[:], s.next
-	// Time never runs backwards within an incarnation, whatever the clock does.
-	r.Time = max(time.Now().UnixNano(), s.clock+1)
+	r.Time = s.now(r.GetBeacon())
 	if len(openings) > 0 && s.sealer == nil {
 		return errors.New("sealing fields: no recipient of openings is configured")
 	}
@@ -333,6 +334,27 @@ func (s *Spool) append(b *batch, r *sealtapv1.Record, openings []*sealtapv1.Open
 	s.next++
 	s.clock = r.Time
 	return nil
+}
+
+// clockStep is by how much a clock has to be set back for that to be recorded.
+const clockStep = int64(time.Second)
+
+// now is the time of the next record. It never runs backwards within an incarnation,
+// whatever the clock does; that the clock did is said by the next beacon. It needs mu.
+func (s *Spool) now(beacon *sealtapv1.Beacon) int64 {
+	now := time.Now().UnixNano()
+	back := s.clock - now
+	if back >= clockStep && !s.behind {
+		s.cfg.Logger.Warn("the clock was set back: records have the time of the newest one until it has caught up", "by", time.Duration(back))
+	}
+	s.back, s.behind = max(s.back, back), back >= clockStep
+	if beacon != nil {
+		if s.back >= clockStep {
+			beacon.ClockBackNs = uint64(s.back)
+		}
+		s.back = 0
+	}
+	return max(now, s.clock+1)
 }
 
 func exchangeOf(r *sealtapv1.Record) (id [16]byte, ok bool) {

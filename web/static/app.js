@@ -161,7 +161,9 @@ async function show(exchange) {
     const link = el("a", "evidence file");
     link.href = `/v1/records/${r.index}/evidence`;
     link.download = `${r.index}.evidence`;
-    box.append(el("h3", r.stage), proof, described(r), link);
+    const page = el("a", "check it in the verifier");
+    page.href = "/verifier";
+    box.append(el("h3", r.stage), proof, described(r), link, " · ", page);
     verifyInclusion(r.index, r.leaf_hash).then(
       (p) => { proof.className = "ok"; proof.textContent = `✓ included: this browser hashed the entry and ${p.steps} nodes up to the root of the log's checkpoint of ${p.size} entries, which carries ${p.cosigners} cosignatures`; },
       (e) => { proof.className = "bad"; proof.textContent = `✗ ${e.message}`; });

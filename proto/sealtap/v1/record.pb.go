@@ -1733,7 +1733,8 @@ func (x *Stop) GetReason() string {
 // and that the producer is alive.
 type Beacon struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Checkpoint    []byte                 `protobuf:"bytes,1,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"` // the cosigned checkpoint, verbatim; absent if none was seen
+	Checkpoint    []byte                 `protobuf:"bytes,1,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`                         // the cosigned checkpoint, verbatim; absent if none was seen
+	ClockBackNs   uint64                 `protobuf:"varint,2,opt,name=clock_back_ns,json=clockBackNs,proto3" json:"clock_back_ns,omitempty"` // how far the producer's clock has stood behind its records since the last beacon; 0: not by a second
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1773,6 +1774,13 @@ func (x *Beacon) GetCheckpoint() []byte {
 		return x.Checkpoint
 	}
 	return nil
+}
+
+func (x *Beacon) GetClockBackNs() uint64 {
+	if x != nil {
+		return x.ClockBackNs
+	}
+	return 0
 }
 
 // Gap declares exchanges that passed without records, where a route allows it.
@@ -2022,11 +2030,12 @@ const file_sealtap_v1_record_proto_rawDesc = "" +
 	"\x04size\x18\x02 \x01(\x04R\x04size\x12\x12\n" +
 	"\x04root\x18\x03 \x01(\fR\x04root\"\x1e\n" +
 	"\x04Stop\x12\x16\n" +
-	"\x06reason\x18\x01 \x01(\tR\x06reason\"(\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\"L\n" +
 	"\x06Beacon\x12\x1e\n" +
 	"\n" +
 	"checkpoint\x18\x01 \x01(\fR\n" +
-	"checkpoint\"g\n" +
+	"checkpoint\x12\"\n" +
+	"\rclock_back_ns\x18\x02 \x01(\x04R\vclockBackNs\"g\n" +
 	"\x03Gap\x12\x14\n" +
 	"\x05since\x18\x01 \x01(\x10R\x05since\x12\x14\n" +
 	"\x05until\x18\x02 \x01(\x10R\x05until\x12\x1c\n" +
