@@ -35,12 +35,13 @@ race:
 interop:
 	cd interop && $(GO) vet ./... && $(GO) run ../scripts/gotest -count=1 -timeout 15m ./...
 
-# Kills the log at every step of the order of durability, ROUNDS times, and has the
-# disk under SQLite fail at every step; some minutes. make test does less of both.
+# Kills the log at every step of the order of durability, ROUNDS times, a witness and a
+# monitor as often, and has the disk under SQLite fail at every step; some minutes. make test
+# does less of all.
 ROUNDS ?= 200
 crash:
 	$(GO) test -count=6 -timeout 30m -run 'DiskFails|SyncFails' ./storage/sqlite
-	cd interop && $(GO) test -count=1 -timeout 60m -v -run '^TestCrash$$' ./crash -rounds $(ROUNDS)
+	cd interop && $(GO) test -count=1 -timeout 60m -v -run '^Test(Crash|WitnessKilled|MonitorKilled)$$' ./crash -rounds $(ROUNDS)
 
 # Kills, pauses and cuts off the parts of a log on Trillian, FAULTS times; seven
 # seconds each. make test does less of it. It needs PostgreSQL.

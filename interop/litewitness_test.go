@@ -1,11 +1,11 @@
 package interop
 
 import (
-	"context"
 	"crypto/ed25519"
 	"crypto/rand"
 	"errors"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -31,6 +31,12 @@ func TestLitewitnessCosigns(t *testing.T) {
 	if err != nil {
 		skip(t, "litewitness cannot be built: "+err.Error())
 	}
+	cosignsOurs(t, func(origin, logKey string) *foreignWitness { return startLitewitness(t, bin, origin, logKey) })
+}
+
+// cosignsOurs has a log that began without a witness cosigned by it too.
+func cosignsOurs(t *testing.T, begin func(origin, logKey string) *foreignWitness) {
+	t.Helper()
 	upstream := newUpstream()
 	defer upstream.Close()
 	dir := filepath.Join(t.TempDir(), "data")
@@ -42,7 +48,7 @@ func TestLitewitnessCosigns(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	w := startLitewitness(t, bin, s.Origin(), s.LogKey())
+	w := begin(s.Origin(), s.LogKey())
 	three := addWitness(t, string(s.PolicyTx), w.vkey, w.url)
 	if err := os.WriteFile(filepath.Join(dir, "policy.txt"), []byte(three), 0o644); err != nil {
 		t.Fatal(err)
@@ -63,7 +69,7 @@ func TestLitewitnessCosigns(t *testing.T) {
 	without := stopsWithout(t, s, w)
 	// It goes on where it was, and so does the log.
 	w.start(t)
-	if err := s.Await("a checkpoint after litewitness came back", 30*time.Second, func() bool {
+	if err := s.Await("a checkpoint after the witness came back", 30*time.Second, func() bool {
 		size, err := published(s)
 		return err == nil && size >= without+10
 	}); err != nil {
@@ -72,14 +78,14 @@ func TestLitewitnessCosigns(t *testing.T) {
 	cosigned(t, s, three, w)
 }
 
-// stopsWithout stops litewitness: all three must cosign, so nothing new is
+// stopsWithout stops the witness: all three must cosign, so nothing new is
 // published. It returns the size at which the log stands.
-func stopsWithout(t *testing.T, s *stack.Stack, w *litewitness) uint64 {
+func stopsWithout(t *testing.T, s *stack.Stack, w *foreignWitness) uint64 {
 	t.Helper()
 	if err := w.Stop(); err != nil {
 		t.Fatal(err)
 	}
-	// What litewitness cosigned last may still be on its way.
+	// What it cosigned last may still be on its way.
 	time.Sleep(300 * time.Millisecond)
 	before, err := published(s)
 	if err != nil {
@@ -98,7 +104,7 @@ func stopsWithout(t *testing.T, s *stack.Stack, w *litewitness) uint64 {
 }
 
 // cosigned checks the published checkpoint with our policy code and torchwood's.
-func cosigned(t *testing.T, s *stack.Stack, three string, w *litewitness) {
+func cosigned(t *testing.T, s *stack.Stack, three string, w *foreignWitness) {
 	t.Helper()
 	raw, err := s.Get(t.Context(), "/checkpoint")
 	if err != nil {
@@ -120,7 +126,7 @@ func cosigned(t *testing.T, s *stack.Stack, three string, w *litewitness) {
 		t.Fatal(err)
 	}
 	if _, err := note.Open(raw, note.VerifierList(v)); err != nil {
-		t.Fatalf("litewitness's cosignature is not on the checkpoint: %v", err)
+		t.Fatalf("its cosignature is not on the checkpoint: %v", err)
 	}
 	if _, _, err := torchwood.VerifyCheckpoint(raw, torchPolicy(t, []byte(three))); err != nil {
 		t.Fatal(err)
@@ -151,8 +157,8 @@ func addWitness(t *testing.T, text, vkey, url string) string {
 	groups := 0
 	for line := range strings.Lines(text) {
 		if f := strings.Fields(line); len(f) > 3 && f[0] == "group" {
-			out = append(out, "witness litewitness "+vkey+" "+url+"\n",
-				"group "+f[1]+" all "+strings.Join(f[3:], " ")+" litewitness\n")
+			out = append(out, "witness foreign "+vkey+" "+url+"\n",
+				"group "+f[1]+" all "+strings.Join(f[3:], " ")+" foreign\n")
 			groups++
 			continue
 		}
@@ -164,15 +170,15 @@ func addWitness(t *testing.T, text, vkey, url string) string {
 	return strings.Join(out, "")
 }
 
-// litewitness is a running litewitness.
-type litewitness struct {
+// foreignWitness is a running witness of somebody else's.
+type foreignWitness struct {
 	*stack.Process
-	bin       string
+	name, bin string
 	args      []string
 	vkey, url string
 }
 
-func startLitewitness(t *testing.T, bin, origin, logKey string) *litewitness {
+func startLitewitness(t *testing.T, bin, origin, logKey string) *foreignWitness {
 	t.Helper()
 	// Not t.TempDir: the path of a unix socket is short.
 	dir, err := os.MkdirTemp("", "lw")
@@ -197,7 +203,7 @@ func startLitewitness(t *testing.T, bin, origin, logKey string) *litewitness {
 		t.Fatal(err)
 	}
 	db := filepath.Join(dir, "litewitness.db")
-	w := &litewitness{bin: bin, vkey: c.Verifier().String(), url: "http://" + addr, args: []string{
+	w := &foreignWitness{name: "litewitness", bin: bin, vkey: c.Verifier().String(), url: "http://" + addr, args: []string{
 		"-name", "witness.example/lite", "-db", db, "-ssh-agent", serveAgent(t, dir, key),
 		"-listen", addr, "-key", ssh.FingerprintSHA256(signer.PublicKey()),
 	}}
@@ -222,7 +228,7 @@ func startLitewitness(t *testing.T, bin, origin, logKey string) *litewitness {
 }
 
 // start runs it, and waits until it listens.
-func (w *litewitness) start(t *testing.T) {
+func (w *foreignWitness) start(t *testing.T) {
 	t.Helper()
 	p, err := stack.Start(nil, w.bin, w.args...)
 	if err != nil {
@@ -230,9 +236,12 @@ func (w *litewitness) start(t *testing.T) {
 	}
 	w.Process = p
 	t.Cleanup(func() { _ = p.Stop() }) // an interrupt is how it is meant to end
-	if err := p.Await("litewitness", 20*time.Second, func() bool {
-		_, err := stack.Fetch(context.Background(), w.url+"/")
-		return err == nil
+	if err := p.Await(w.name, 20*time.Second, func() bool {
+		resp, err := http.Get(w.url + "/")
+		if err != nil {
+			return false
+		}
+		return resp.Body.Close() == nil // whatever it answers, it listens
 	}); err != nil {
 		t.Fatal(err)
 	}

@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"golang.org/x/mod/sumdb/note"
+	"k8s.io/klog/v2"
 
 	"github.com/sealtap/sealtap/checkpoint"
 	"github.com/sealtap/sealtap/interop/internal/stack"
@@ -44,6 +45,9 @@ func TestMain(m *testing.M) {
 }
 
 func runAll(m *testing.M) (code int) {
+	// Tessera's libraries tell of each request that a test makes fail.
+	klog.LogToStderr(false)
+	klog.SetOutput(io.Discard)
 	fail := func(err error) int {
 		fmt.Fprintln(os.Stderr, "interop:", err)
 		return 1

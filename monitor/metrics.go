@@ -13,6 +13,7 @@ type Metrics struct {
 	size, lastAudit prometheus.Gauge
 	audits, alerts  *prometheus.CounterVec
 	undelivered     prometheus.Counter
+	waiting         prometheus.Gauge
 }
 
 func newMetrics() *Metrics {
@@ -23,9 +24,10 @@ func newMetrics() *Metrics {
 		audits:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "sealtap_monitor_audits_total", Help: "Looks at the log, by verdict."}, []string{"verdict"}),
 		alerts:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "sealtap_monitor_alerts_total", Help: "Alerts, by code and severity."}, []string{"code", "severity"}),
 		undelivered: prometheus.NewCounter(prometheus.CounterOpts{Name: "sealtap_monitor_alerts_undelivered_total",
-			Help: "Alerts that a webhook or command did not take."}),
+			Help: "Alerts that a webhook or command has not taken, and that are given up."}),
 	}
-	m.Registry.MustRegister(m.size, m.lastAudit, m.audits, m.alerts, m.undelivered)
+	m.waiting = prometheus.NewGauge(prometheus.GaugeOpts{Name: "sealtap_monitor_alerts_waiting", Help: "Alerts that a webhook has not taken yet."})
+	m.Registry.MustRegister(m.size, m.lastAudit, m.audits, m.alerts, m.undelivered, m.waiting)
 	return m
 }
 

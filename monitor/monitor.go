@@ -70,8 +70,9 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// Sink is told of alerts. Tell returns once the alert is delivered, or has failed
-// for good.
+// Sink is told of alerts. Tell returns once the alert is delivered, or has failed: for
+// now, if the error wraps [ErrLater], or else for good. An alert may come twice, after
+// the monitor has died.
 type Sink interface {
 	Tell(ctx context.Context, a Alert) error
 }
@@ -90,11 +91,13 @@ type Monitor struct {
 	watch   *audit.Watch
 	told    *told
 	metrics *Metrics
+	outlets []*outlet
 
-	since time.Time              // when the log was last audited
-	now   atomic.Pointer[string] // why it is not audited now; nil before the first look
-	away  bool                   // an alert says that it could not be
-	ahead map[string]time.Time
+	since  time.Time              // when the log was last audited
+	now    atomic.Pointer[string] // why it is not audited now; nil before the first look
+	away   bool                   // an alert says that it could not be
+	ahead  map[string]time.Time
+	events map[audit.Code]events
 }
 
 // New reads the state and prepares to follow the log.
@@ -108,7 +111,7 @@ func New(c Config) (*Monitor, error) {
 	if c.State == "" {
 		return nil, fmt.Errorf("%w: a monitor needs a state file", audit.ErrConfig)
 	}
-	m := &Monitor{cfg: c, log: c.Logger, since: time.Now(), ahead: make(map[string]time.Time), metrics: newMetrics()}
+	m := &Monitor{cfg: c, log: c.Logger, since: time.Now(), ahead: make(map[string]time.Time), events: make(map[audit.Code]events), metrics: newMetrics(), outlets: outlets(c.Sinks)}
 	if m.log == nil {
 		m.log = slog.New(slog.DiscardHandler)
 	}
@@ -116,6 +119,7 @@ func New(c Config) (*Monitor, error) {
 	if m.told, err = loadTold(c.State + ".alerts"); err != nil {
 		return nil, err
 	}
+	m.takeUp()
 	m.watch, err = audit.NewWatch(c.Source, audit.Options{Policy: c.Policy, State: c.State})
 	return m, err
 }
@@ -149,6 +153,10 @@ func (m *Monitor) Run(ctx context.Context) error {
 
 // Look audits what is new, once, and alerts. Its errors are about the state file.
 func (m *Monitor) Look(ctx context.Context) (*audit.Report, error) {
+	// What a former life has left does not wait for an audit of everything.
+	if err := m.deliver(ctx); err != nil {
+		return nil, err
+	}
 	r, err := m.watch.Next(ctx)
 	if err != nil {
 		return nil, err
@@ -160,15 +168,12 @@ func (m *Monitor) Look(ctx context.Context) (*audit.Report, error) {
 	why := strings.Join(r.Unfinished, "; ")
 	m.now.Store(&why)
 	if r.Verdict == audit.Incomplete {
-		m.missed(ctx, r)
+		m.missed(r)
 	} else {
-		m.reached(ctx, r)
+		m.reached(r)
 	}
-	for _, f := range r.Findings {
-		if f.Code == audit.UnsealedTail && f.Severity == audit.Notes {
-			continue // the newest records of a log that is alive
-		}
-		m.alert(ctx, Alert{
+	for _, f := range m.news(r) {
+		m.alert(Alert{
 			Origin: r.Origin, Code: string(f.Code), Severity: string(f.Severity), Index: f.Index, Producer: f.Producer, Sequence: f.Sequence,
 			Size: r.Size, Detail: f.Detail, Heads: f.Heads,
 		}, key(f))
@@ -179,44 +184,72 @@ func (m *Monitor) Look(ctx context.Context) (*audit.Report, error) {
 		}
 	}
 	m.compareWitnesses(ctx, r)
-	return r, m.told.save()
+	return r, m.deliver(ctx)
+}
+
+// news returns the findings that are to be told, unless they were. Forks and rollbacks
+// stay in the reports of a life of the monitor, and each head that such a log shows
+// adds one: the first is told, and the next one once there was none for a while.
+func (m *Monitor) news(r *audit.Report) []audit.Finding {
+	var list []audit.Finding
+	count := make(map[audit.Code]int)
+	for _, f := range r.Findings {
+		switch {
+		case f.Code == audit.UnsealedTail && f.Severity == audit.Notes:
+			continue // the newest records of a log that is alive
+		case f.Code == audit.Fork || f.Code == audit.Rollback:
+			if count[f.Code]++; count[f.Code] <= m.events[f.Code].count {
+				continue
+			}
+		}
+		list = append(list, f)
+	}
+	if r.Verdict == audit.Incomplete {
+		return list
+	}
+	for _, code := range []audit.Code{audit.Fork, audit.Rollback} {
+		e := m.events[code]
+		if count[code] > e.count || e.since.IsZero() {
+			e.since = time.Now()
+		} else if time.Since(e.since) > m.cfg.Patience {
+			m.told.drop(key(audit.Finding{Code: code, Severity: audit.Finds}))
+		}
+		e.count = count[code]
+		m.events[code] = e
+	}
+	return list
+}
+
+// events are the forks or rollbacks that were found.
+type events struct {
+	count int
+	since time.Time // of the newest one, or when nobody had looked before
 }
 
 // missed notes that the log could not be audited.
-func (m *Monitor) missed(ctx context.Context, r *audit.Report) {
+func (m *Monitor) missed(r *audit.Report) {
 	why := strings.Join(r.Unfinished, "; ")
 	m.log.Warn("the log cannot be audited", "error", why)
 	if time.Since(m.since) < m.cfg.Patience || m.away {
 		return
 	}
 	m.away = true
-	m.tell(ctx, Alert{Origin: r.Origin, Code: Unreachable, Severity: string(audit.Notes), Size: r.Size,
+	m.tell(Alert{Origin: r.Origin, Code: Unreachable, Severity: string(audit.Notes), Size: r.Size,
 		Detail: fmt.Sprintf("the log could not be audited since %s: %s", m.since.UTC().Format(time.RFC3339), why)})
 }
 
-func (m *Monitor) reached(ctx context.Context, r *audit.Report) {
+func (m *Monitor) reached(r *audit.Report) {
 	if m.away {
-		m.tell(ctx, Alert{Origin: r.Origin, Code: Reachable, Severity: string(audit.Notes), Size: r.Size,
+		m.tell(Alert{Origin: r.Origin, Code: Reachable, Severity: string(audit.Notes), Size: r.Size,
 			Detail: fmt.Sprintf("the log can be audited again; it could not since %s", m.since.UTC().Format(time.RFC3339))})
 	}
 	m.since, m.away = time.Now(), false
 }
 
 // alert tells of something once.
-func (m *Monitor) alert(ctx context.Context, a Alert, key string) {
+func (m *Monitor) alert(a Alert, key string) {
 	if m.told.add(key) {
-		m.tell(ctx, a)
-	}
-}
-
-func (m *Monitor) tell(ctx context.Context, a Alert) {
-	a.Time, a.Source = time.Now().UTC(), m.cfg.Source.String()
-	m.metrics.alerted(a)
-	for _, s := range m.cfg.Sinks {
-		if err := s.Tell(ctx, a); err != nil {
-			m.metrics.failed()
-			m.log.Error("an alert could not be delivered", "code", a.Code, "detail", a.Detail, "error", err)
-		}
+		m.tell(a)
 	}
 }
 
@@ -242,13 +275,13 @@ func (m *Monitor) compareWitnesses(ctx context.Context, r *audit.Report) {
 				m.ahead[name] = time.Now()
 			}
 			if time.Since(m.ahead[name]) > m.cfg.Patience {
-				m.alert(ctx, Alert{Origin: r.Origin, Code: WitnessAhead, Severity: string(audit.Notes), Size: r.Size, Heads: []string{string(v.Checkpoint.Note)},
+				m.alert(Alert{Origin: r.Origin, Code: WitnessAhead, Severity: string(audit.Notes), Size: r.Size, Heads: []string{string(v.Checkpoint.Note)},
 					Detail: fmt.Sprintf("witness %s has seen %d entries, and the log shows %d for longer than %s: it shows us an old head, or has lost entries", name, v.Checkpoint.Size, r.Size, m.cfg.Patience)},
 					WitnessAhead+" "+name)
 			}
 			continue
 		case !same:
-			m.alert(ctx, Alert{Origin: r.Origin, Code: SplitView, Severity: string(audit.Finds), Size: r.Size, Heads: []string{string(v.Checkpoint.Note), m.watch.Head()},
+			m.alert(Alert{Origin: r.Origin, Code: SplitView, Severity: string(audit.Finds), Size: r.Size, Heads: []string{string(v.Checkpoint.Note), m.watch.Head()},
 				Detail: fmt.Sprintf("witness %s was shown another history: its %d entries have another root than the first %d that the log shows us", name, v.Checkpoint.Size, v.Checkpoint.Size)},
 				SplitView+" "+name+" "+fmt.Sprintf("%d %x", v.Checkpoint.Size, v.Checkpoint.Root))
 		}

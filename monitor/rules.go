@@ -127,7 +127,7 @@ func (m *Monitor) match(ctx context.Context, r *audit.Report) error {
 				return err
 			}
 			for _, name := range names {
-				m.tell(ctx, ruleAlert(name, e, p.Index, r))
+				m.tell(ruleAlert(name, e, p.Index, r))
 			}
 		}
 		next = p.Index + 1

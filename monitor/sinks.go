@@ -51,7 +51,7 @@ const (
 )
 
 // Tell implements [Sink]. It tries again after what may pass: no answer, 408, 429
-// and 5xx.
+// and 5xx; in the end its error wraps [ErrLater].
 func (h *Webhook) Tell(ctx context.Context, a Alert) error {
 	body, err := json.Marshal(a)
 	if err != nil {
@@ -63,7 +63,11 @@ func (h *Webhook) Tell(ctx context.Context, a Alert) error {
 	}
 	for i := 1; ; i++ {
 		again, err := h.post(ctx, body)
-		if err == nil || !again || i == webhookAttempts {
+		if err == nil || !again {
+			return err
+		}
+		err = fmt.Errorf("%w: %w", ErrLater, err)
+		if i == webhookAttempts {
 			return err
 		}
 		select {

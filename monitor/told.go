@@ -24,6 +24,8 @@ type told struct {
 
 	Matched *uint64  `json:"matched,omitempty"` // entries that the rules have seen
 	Keys    []string `json:"told"`              // oldest first
+
+	Undelivered []undelivered `json:"undelivered,omitempty"` // oldest first
 }
 
 func loadTold(path string) (*told, error) {

@@ -24,6 +24,7 @@ import (
 
 	"golang.org/x/mod/sumdb/note"
 
+	"github.com/sealtap/sealtap/failpoint"
 	"github.com/sealtap/sealtap/keys"
 )
 
@@ -102,6 +103,7 @@ func (s *Server) sign(ctx context.Context, l *logState, n *note.Note) ([]byte, e
 	if err != nil {
 		return nil, fmt.Errorf("cosigning: %w", err)
 	}
+	failpoint.Here("head-cosigned")
 	l.cosigned.Store(&cosigned)
 	if err := s.store.Publish(ctx, l.origin, cosigned); err != nil {
 		return nil, fmt.Errorf("publishing: %w", err)

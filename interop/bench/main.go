@@ -2,7 +2,7 @@
 // programs that it has to bear comparison with, built in the same run: the method
 // is in README.md. Run it in the folder of this module:
 //
-//	go run ./bench [-short] [-rows proxy,latency,append,publish,proofs,tiles,audit,growth,trillian]
+//	go run ./bench [-short] [-rows proxy,latency,append,publish,proofs,tiles,audit,mirror,witness,growth,trillian]
 //
 // It exits 0 when everything was measured, whether goals are met or not.
 package main
@@ -51,7 +51,8 @@ type plan struct {
 	tessera  int           // the same for Tessera, which takes its time
 	publish  time.Duration
 	log      uint64 // entries that proofs and audits need
-	verifier int    // rounds of audits
+	verifier int    // rounds of audits and mirrors
+	heads    uint64 // that a witness cosigns of one log
 	largest  uint64 // entries of the log in the growth rows
 	chosen   []string
 }
@@ -59,11 +60,11 @@ type plan struct {
 var (
 	// The growth rows fill a large log, and the last one needs PostgreSQL: they are
 	// measured on demand only.
-	allRows = []string{"proxy", "latency", "append", "publish", "proofs", "tiles", "audit", "growth", "trillian"}
+	allRows = []string{"proxy", "latency", "append", "publish", "proofs", "tiles", "audit", "mirror", "witness", "growth", "trillian"}
 	full    = plan{rounds: 5, warm: time.Second, load: 5 * time.Second, slow: 2 * time.Second, entries: 100_000, singles: 500, tessera: 10,
-		publish: 5 * time.Second, log: 1_000_000, verifier: 3, largest: 10_000_000}
+		publish: 5 * time.Second, log: 1_000_000, verifier: 3, heads: 5000, largest: 10_000_000}
 	short = plan{rounds: 3, warm: 300 * time.Millisecond, load: 900 * time.Millisecond, slow: 500 * time.Millisecond, entries: 20_000, singles: 100, tessera: 2,
-		publish: time.Second, log: 30_000, verifier: 3, largest: 100_000}
+		publish: time.Second, log: 30_000, verifier: 3, heads: 1000, largest: 100_000}
 )
 
 // bench is a run.
@@ -71,14 +72,16 @@ type bench struct {
 	plan
 	report
 	bin, dir string
-	upstream string // address
-	ledger   *fleet // with a proxy
+	upstream string         // address
+	ledger   *fleet         // with a proxy
+	later    []func() error // at the end
 }
 
 func run(ctx context.Context) error {
 	quick := flag.Bool("short", false, "a quick run: less than a minute, rougher figures")
 	rows := flag.String("rows", strings.Join(allRows[:len(allRows)-2], ","), "which `ROWS` to measure")
 	dir := flag.String("dir", "", "work in `DIR`, whose disk is measured (default: a temporary one)")
+	entries := flag.Uint64("entries", 0, "how many entries the log of proofs, tiles, audit and mirror has (default 1 M, or 30 k with -short)")
 	rounds := flag.Int("rounds", 0, "how many rounds, at least 3 (default 5, or 3 with -short)")
 	flag.Parse()
 	b := &bench{plan: full}
@@ -89,6 +92,9 @@ func run(ctx context.Context) error {
 		b.rounds = *rounds
 	} else if *rounds != 0 || flag.NArg() > 0 {
 		return errors.New("at least 3 rounds, and no arguments beside flags")
+	}
+	if *entries > 0 {
+		b.plan.log = *entries
 	}
 	b.chosen = strings.Split(*rows, ",")
 	for _, r := range b.chosen {
@@ -106,6 +112,11 @@ func run(ctx context.Context) error {
 
 func (b *bench) all(ctx context.Context) (err error) {
 	begin := time.Now()
+	defer func() {
+		for _, f := range b.later {
+			err = errors.Join(err, f())
+		}
+	}()
 	b.say("building sealtap")
 	if b.bin, err = stack.Build(b.dir); err != nil {
 		return err
@@ -124,7 +135,7 @@ func (b *bench) all(ctx context.Context) (err error) {
 		return err
 	}
 	measures := map[string]func(context.Context) error{
-		"proxy": b.proxyRows, "latency": b.latencyRow, "append": b.appendRows, "publish": b.publishRow, "proofs": b.proofsRow, "tiles": b.tilesRow, "audit": b.auditRow, "growth": b.growthRows, "trillian": b.trillianRow,
+		"proxy": b.proxyRows, "latency": b.latencyRow, "append": b.appendRows, "publish": b.publishRow, "proofs": b.proofsRow, "tiles": b.tilesRow, "audit": b.auditRow, "mirror": b.mirrorRow, "witness": b.witnessRows, "growth": b.growthRows, "trillian": b.trillianRow,
 	}
 	for _, name := range allRows {
 		if !slices.Contains(b.chosen, name) {

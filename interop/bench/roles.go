@@ -36,6 +36,9 @@ const (
 	roleAudit    = "audit"
 	roleTree     = "tree"
 	roleFsck     = "fsck" // Tessera's fsck
+	roleMirror   = "mirror"
+	roleWitness  = "witness"
+	roleCosign   = "cosign" // asks a witness
 )
 
 const listening = "listening on "
@@ -53,6 +56,12 @@ func play(role string, args []string) error {
 		return serve(func(ln net.Listener) error { return reverseProxy(ln, spec, role == roleTuned) })
 	case roleFiles:
 		return serve(func(ln net.Listener) error { return serveFiles(ln, spec) })
+	case roleWitness:
+		return serve(func(ln net.Listener) error { return serveWitness(ln, spec) })
+	case roleCosign:
+		return measure(spec, cosign)
+	case roleMirror:
+		return measure(spec, mirrorOurs)
 	case roleLoad:
 		return measure(spec, load)
 	case roleAppend:

@@ -28,6 +28,7 @@ const parallel = 8
 // verifySpec is a log that is served.
 type verifySpec struct {
 	URL, Policy string
+	Dir         string        // of a mirror
 	Size        uint64        // of the tree, for proofs
 	Duration    time.Duration // for proofs
 }

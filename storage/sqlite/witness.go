@@ -7,8 +7,12 @@ import (
 	"fmt"
 	"sync"
 
+	"github.com/sealtap/sealtap/failpoint"
 	"github.com/sealtap/sealtap/witness"
 )
+
+// pageBytes is about what a head adds to a commit: it may lie on a page of its own.
+const pageBytes = 4 << 10
 
 // witnessSchema describes the database of a witness. Sizes are kept as the
 // signed integer of the same 64 bits, and only ever compared for equality.
@@ -85,7 +89,7 @@ func OpenWitness(ctx context.Context, path string) (*Witness, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err = db.keepWAL(ctx, path); err != nil {
+	if err = errors.Join(db.keepWAL(ctx, path), makeRoom(path)); err != nil {
 		return nil, fmt.Errorf("opening database %s: %w", path, errors.Join(err, db.Close()))
 	}
 	w := &Witness{
@@ -248,10 +252,12 @@ func (w *Witness) commit(batch []*advance) error {
 			written[n.Origin] = cosigned
 		}
 	}
+	failpoint.Here("head-written")
 	if err := tx.Commit(); err != nil {
 		return err
 	}
-	w.db.wal.wrote(0)
+	failpoint.Here("head-committed")
+	w.db.wal.wrote(len(batch) * pageBytes)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for origin, cosigned := range written {

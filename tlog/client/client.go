@@ -74,6 +74,9 @@ func WithRetries(attempts int, backoff time.Duration) Option {
 	return func(s *settings) { s.attempts, s.backoff = attempts, backoff }
 }
 
+// WithTimeout sets how long one attempt may take, its answer included (default 30 s).
+func WithTimeout(d time.Duration) Option { return func(s *settings) { s.timeout = d } }
+
 // New returns a client of the log at location, which is a URL or a directory.
 // It does not contact the log.
 func New(location string, p *policy.Policy, opts ...Option) (*Client, error) {
