@@ -97,6 +97,16 @@ type Report struct {
 	Unfinished  []string      `json:"unfinished,omitempty"` // what could not be fetched
 	Checked     Checked       `json:"checked"`
 	Duration    time.Duration `json:"duration_ns"`
+
+	// The rest is there where [Options] ask for it.
+	Time         time.Time     `json:"time,omitzero"` // when the audit began, by the auditor's clock
+	Period       *PeriodReport `json:"period,omitempty"`
+	Coverage     []Coverage    `json:"coverage,omitempty"`
+	SpansOmitted int           `json:"spans_omitted,omitempty"` // above the limit
+	Witnesses    []WitnessSeen `json:"witnesses,omitempty"`
+	Trust        *Trust        `json:"trust,omitempty"`
+	Checkpoint   string        `json:"checkpoint,omitempty"` // the signed head, verbatim
+	NotProven    []string      `json:"not_proven,omitempty"`
 }
 
 // Statements counts the operator's statements about keys and about the log. A log
@@ -231,7 +241,7 @@ func (f *findings) conclude(r *Report) {
 	switch {
 	case f.failed: // what is proven stays proven, whatever else could not be had
 		r.Verdict = Fail
-	case len(f.unfinished) > 0:
+	case len(f.unfinished) > 0, r.Period != nil && !r.Period.Complete:
 		r.Verdict = Incomplete
 	default:
 		r.Verdict = Pass

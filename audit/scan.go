@@ -47,7 +47,7 @@ type item struct {
 	stream   record.Stream // of records and seals
 	seq      uint64        // of records
 	time     int64         // of records
-	about    any           // of records: *sealtapv1.Start, *sealtapv1.Gap, *sealtapv1.Stop, *sighting or nil
+	about    any           // of records: *sealtapv1.Start, *sealtapv1.Gap, *sealtapv1.Stop, *sighting, a stage or nil
 	openings []error       // of records: what is wrong with openings at hand
 	part     *part         // of records of exchanges; until they are taken
 	beacon   int64         // of beacons that hold good: when the quorum cosigned, Unix nanoseconds; else 0
@@ -59,6 +59,14 @@ type item struct {
 	change    *record.KeyChange
 	statement *record.Statement
 }
+
+// stage is what is kept of records that no check is interested in.
+type stage byte
+
+const (
+	isRequest stage = iota + 1
+	isResponse
+)
 
 // farAway bounds times, in Unix nanoseconds (the year 2116), so that arithmetic on
 // them cannot overflow.
@@ -285,6 +293,10 @@ func (a *auditor) parseRecord(it *item, r record.Record) {
 		it.about = about.Stop
 	case *sealtapv1.Record_Gap:
 		it.about = about.Gap
+	case *sealtapv1.Record_Request:
+		it.about = isRequest
+	case *sealtapv1.Record_Response:
+		it.about = isResponse
 	case *sealtapv1.Record_Beacon:
 		if c := about.Beacon.GetCheckpoint(); len(c) > 0 {
 			it.about = a.beacons.verify(a.Policy, c)

@@ -35,6 +35,7 @@ func (r *Report) Text() string {
 		line("operator", "%s: %s", name, r.Statements.text())
 	}
 	called := r.names()
+	r.periodText(line)
 	for _, p := range r.Producers {
 		line("producer", "%s: %d records, %d sealed, %s to %s", called(p.Name, p.Key), p.Records, p.Sealed, p.First, p.Last)
 	}
@@ -108,12 +109,18 @@ func (r *Report) names() func(name, key string) string {
 func (r *Report) conclusion() string {
 	switch r.Verdict {
 	case Pass:
+		if r.Period != nil {
+			return "Every entry stands as it was cosigned, and the data show that no record of the period is missing."
+		}
 		if n := r.Checked.Pruned; n > 0 {
 			return fmt.Sprintf("Every entry from index %d on stands as it was cosigned, and no sealed record is missing from there on. What stood before is not there any more.", n)
 		}
 		return "Every entry stands as it was cosigned, and no sealed record is missing."
 	case Fail:
 		return "The log is not what it should be: see above for the places."
+	}
+	if len(r.Unfinished) == 0 && r.Period != nil {
+		return "Nothing that is there is wrong, but the data do not show that the period is complete."
 	}
 	return "Not everything could be fetched, so nothing is concluded. Try again."
 }

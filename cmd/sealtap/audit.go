@@ -58,8 +58,8 @@ not be fetched and nothing is concluded.`,
 			}
 			if text, ok, err := evidenceFile(source); err != nil {
 				return err
-			} else if ok && (f.statements > 0 || f.predecessor != "") {
-				return usagef("%s is an evidence file: --statements and --predecessor are for a log", source)
+			} else if ok && (f.statements > 0 || f.predecessor != "" || f.html != "") {
+				return usagef("%s is an evidence file: --statements, --predecessor and --html are for a log", source)
 			} else if ok {
 				return r.verify(cmd, text, p)
 			}
@@ -67,16 +67,15 @@ not be fetched and nothing is concluded.`,
 		},
 	}
 	r.flags(cmd)
-	cmd.Flags().StringVar(&f.state, "state", "", "`FILE` for the last verified checkpoint, or none (default for a URL: next to the policy)")
-	cmd.Flags().Uint64Var(&f.statements, "statements", 0, "`N` statements at least that the operator says to have made in the log")
-	cmd.Flags().StringVar(&f.predecessor, "predecessor", "", "`SOURCE` of the log that this one goes on from: check that it ended there, and was closed for this one")
+	f.flags(cmd)
 	return cmd
 }
 
-// auditFlags are those of audit alone.
+// auditFlags are those of audit and report.
 type auditFlags struct {
-	state, predecessor string
-	statements         uint64
+	state, predecessor, html string
+	statements               uint64
+	period                   *audit.Period // of report
 }
 
 // evidenceFile reads source if it is a file, which then has to hold evidence.
@@ -133,7 +132,8 @@ func (r *reading) audit(cmd *cobra.Command, source string, f auditFlags, p *poli
 		// A copy may well be older than the log was at the last audit.
 		state = r.defaultState(p)
 	}
-	o := audit.Options{Policy: p, State: state, Statements: f.statements, Progress: progress(cmd.ErrOrStderr()), Openings: src.openings}
+	o := audit.Options{Policy: p, State: state, Statements: f.statements, Progress: progress(cmd.ErrOrStderr()), Openings: src.openings,
+		Coverage: f.html != "", Period: f.period}
 	if f.predecessor != "" {
 		before, err := new(reading).openSource(cmd.Context(), f.predecessor) // a token is for one log
 		if err != nil {
@@ -151,9 +151,16 @@ func (r *reading) audit(cmd *cobra.Command, source string, f auditFlags, p *poli
 	} else if err != nil {
 		return err
 	}
-	if r.json {
+	if f.html != "" {
+		if err := writePage(f.html, cmd.OutOrStdout(), report); err != nil {
+			return err
+		}
+	}
+	switch {
+	case f.html == "-": // the page is what was printed
+	case r.json:
 		err = printJSON(cmd.OutOrStdout(), report)
-	} else {
+	default:
 		_, err = io.WriteString(cmd.OutOrStdout(), harmless(report.Text()))
 	}
 	switch {
