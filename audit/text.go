@@ -125,6 +125,10 @@ func (r *Report) conclusion() string {
 	return "Not everything could be fetched, so nothing is concluded. Try again."
 }
 
+// Wrap breaks text into lines as the reports of this package have them, with marks
+// that could steer a terminal left out.
+func Wrap(head, text string, indent int) string { return wrap(head, text, indent) }
+
 // wrap breaks text into lines of at most 80 columns, the first after the head
 // and the others indented. Longer words stay whole, so that they can be copied.
 func wrap(head, text string, indent int) string {

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/sealtap/sealtap/audit"
+	"github.com/sealtap/sealtap/bundle"
 	"github.com/sealtap/sealtap/witness/policy"
 )
 
@@ -30,7 +31,7 @@ func newAudit() *cobra.Command {
 		Long: `Recomputes every hash from the entries up and checks the log's signature, the quorum of
 witnesses, the history of keys, every seal and the completeness of every producer's
 records. SOURCE is the URL of a log (default: the local one), a directory with tiles,
-a data directory of sealtap up, or an evidence file. It trusts the policy and the
+a data directory of sealtap up, an evidence file, or a bundle. It trusts the policy and the
 operator's key and nothing else.
 
 It remembers the last checkpoint that passed and the operator's newest statement (--state), so
@@ -55,6 +56,12 @@ not be fetched and nothing is concluded.`,
 			source := r.location(p)
 			if len(args) == 1 {
 				source = args[0]
+			}
+			if bundle.Is(source) {
+				if f.statements > 0 || f.predecessor != "" || f.html != "" || f.state != "" {
+					return usagef("%s is a bundle: --state, --statements, --predecessor and --html are for a log", source)
+				}
+				return r.verifyBundle(cmd, source, "", p)
 			}
 			if text, ok, err := evidenceFile(source); err != nil {
 				return err

@@ -296,27 +296,37 @@ func (s *scan) each(ctx context.Context, f func(export.Item) error) error {
 		if err != nil {
 			return err
 		}
-		e, err := record.Parse(p.Entry)
-		if err != nil || e.Record == nil {
-			if err := s.statement(p.Index, p.Entry); err != nil {
-				return err
-			}
+		it, err := s.take(p)
+		if err != nil {
+			return err
+		}
+		if it == nil {
 			continue
 		}
-		it := export.Item{Index: p.Index, Entry: e}
-		key := string(e.Record.Stream.Producer[:]) + string(e.Record.GetExchange())
-		switch {
-		case e.Record.GetRequest() != nil:
-			s.remember(key, p)
-		case e.Record.GetResponse() != nil:
-			it.Request = s.last[key]
-			delete(s.last, key)
-		}
-		if err := f(it); err != nil {
+		if err := f(*it); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// take takes the next entry: a record, a response with its request, or one of the
+// operator's statements, of which it returns nothing.
+func (s *scan) take(p client.Proven) (*export.Item, error) {
+	e, err := record.Parse(p.Entry)
+	if err != nil || e.Record == nil {
+		return nil, s.statement(p.Index, p.Entry)
+	}
+	it := &export.Item{Index: p.Index, Entry: e}
+	key := string(e.Record.Stream.Producer[:]) + string(e.Record.GetExchange())
+	switch {
+	case e.Record.GetRequest() != nil:
+		s.remember(key, p)
+	case e.Record.GetResponse() != nil:
+		it.Request = s.last[key]
+		delete(s.last, key)
+	}
+	return it, nil
 }
 
 // remember keeps a request for its response. It keeps a copy: the entry shares
