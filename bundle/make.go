@@ -87,7 +87,13 @@ func (m *maker) make(ctx context.Context) (*Made, error) {
 		return nil, fmt.Errorf("%w: the log has no genesis that says who may write to it", ErrTooMany)
 	}
 	if m.Complete {
-		if m.span.End == 0 {
+		if m.Since.IsZero() {
+			m.span.First = m.Kept.Minimum
+		}
+		if m.Until.IsZero() && (m.span.End > 0 || m.Since.IsZero()) {
+			m.span.End = m.Tree.Size()
+		}
+		if m.span.End <= m.span.First {
 			return nil, fmt.Errorf("%w: no record of the log says a time in what was asked for", ErrTooMany)
 		}
 		m.complete = &completer{m: m, Range: m.span}

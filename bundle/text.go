@@ -109,9 +109,13 @@ func (v *verifier) sayProven() {
 		say("The head is the one that was given.")
 	}
 	if g := r.Range; g != nil {
-		say("Entries %d to %d of the log are those in the bundle, all of them and no others, in this order: %s, %s shown in full, %d of which no seal shows what they are.",
-			g.First, g.End-1, count(g.Records, "record under a seal", "records under seals"), count(g.Others, "other entry", "other entries"), g.Unsettled)
-		say("Of the %d producer trees with records there, the records in this range have sequences without a hole, each as its producer sealed it: %s.", len(g.Streams), v.sequences())
+		rest := ""
+		if g.Unsettled > 0 {
+			rest = fmt.Sprintf(", and %s of which no seal shows what it is", count(g.Unsettled, "leaf", "leaves"))
+		}
+		say("Entries %d to %d of the log are those in the bundle, all of them and no others, in this order: %s, %s shown in full%s.",
+			g.First, g.End-1, count(g.Records, "record under a seal", "records under seals"), count(g.Others, "other entry", "other entries"), rest)
+		say("The records of each producer in this range have sequences without a hole, each as its producer sealed it: %s.", v.sequences())
 		say("%d of these records are shown in full; of the %d others the bundle shows the hash.", g.Shown, g.Records-g.Shown)
 	}
 }

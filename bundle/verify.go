@@ -147,7 +147,7 @@ func (v *verifier) find(c audit.Code, format string, args ...any) {
 }
 
 func (v *verifier) add(x audit.Finding) {
-	if len(v.report.Findings) >= maxFindings {
+	if len(v.report.Findings) > maxFindings {
 		v.report.Omitted++
 		return
 	}
@@ -357,16 +357,24 @@ func hashOf(s string) (h record.Hash, err error) {
 // others stay proven.
 func (v *verifier) documents(name string, r io.Reader) error {
 	n := 0
-	err := split(r, func(text []byte) {
+	err := split(r, func(text []byte) bool {
 		n++
 		v.document(name, n, text)
+		return len(v.report.Findings) < maxFindings
 	})
-	return v.broken(err)
+	if errors.Is(err, errEnough) {
+		v.find(Malformed, "too much is wrong with %s to go on behind evidence %d; what follows is not proven", name, n)
+		return nil
+	}
+	return err
 }
 
+// errEnough says that no more is wanted.
+var errEnough = errors.New("enough")
+
 // split cuts a text into evidences. It gives those that are longer than any can be as
-// far as it read them.
-func split(r io.Reader, f func(text []byte)) error {
+// far as it read them. It ends where f does not want more.
+func split(r io.Reader, f func(text []byte) bool) error {
 	lines := bufio.NewReaderSize(r, 64<<10)
 	start := []byte(evidenceStart)
 	var doc []byte
@@ -374,7 +382,9 @@ func split(r io.Reader, f func(text []byte)) error {
 	for {
 		part, err := lines.ReadSlice('\n')
 		if fresh && bytes.Equal(part, start) && len(doc) > 0 {
-			f(doc)
+			if !f(doc) {
+				return errEnough
+			}
 			doc = doc[:0]
 		}
 		fresh = err == nil
