@@ -310,3 +310,28 @@ func FuzzRange(f *testing.F) {
 		}
 	})
 }
+
+// TestHeader: the header is the one that docs/formats.md describes, whatever made it.
+func TestHeader(t *testing.T) {
+	want := make([]byte, block)
+	put := func(at int, text string) { copy(want[at:], text) }
+	put(0, "README.txt")
+	put(100, "0000644\x00")
+	put(108, "0000000\x00")
+	put(116, "0000000\x00")
+	put(124, "00000001234\x00")
+	put(136, "00000000000\x00")
+	put(148, "        ")
+	put(156, "0")
+	put(257, "ustar\x0000")
+	put(329, "0000000\x00")
+	put(337, "0000000\x00")
+	sum := 0
+	for _, c := range want {
+		sum += int(c)
+	}
+	put(148, fmt.Sprintf("%06o\x00 ", sum))
+	if got := must[[]byte](t)(header("README.txt", 0o1234)); !bytes.Equal(got, want) {
+		t.Fatalf("header\n%q\nwant\n%q", got, want)
+	}
+}

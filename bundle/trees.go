@@ -86,7 +86,7 @@ func (g *grower) finish(seal *record.Seal) error {
 	if g.tree.Size() != g.size {
 		return fmt.Errorf("%w: record %d of incarnation %s is not in the log, although a seal covers it; audit the log", client.ErrVerification, g.tree.Size(), g.id.Incarnation)
 	}
-	if g.tree.Root() != record.Hash(seal.Root) {
+	if g.tree.Root() != seal.Root {
 		return fmt.Errorf("%w: the records of incarnation %s are not those that its producer sealed; audit the log", client.ErrVerification, g.id.Incarnation)
 	}
 	return nil
