@@ -3,10 +3,12 @@ package bundle
 import (
 	"archive/tar"
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -19,6 +21,7 @@ import (
 
 	"github.com/sealtap/sealtap/audit"
 	"github.com/sealtap/sealtap/record"
+	"github.com/sealtap/sealtap/witness/policy"
 )
 
 // ofBytes verifies an archive that is in memory.
@@ -254,9 +257,9 @@ func TestMemory(t *testing.T) {
 // FuzzVerify: whatever an archive holds, there is a report, and it passes only if it is
 // the one that was made.
 func FuzzVerify(f *testing.F) {
-	w := newWorld(f)
-	o := w.options("/a/299")
-	o.Complete, o.Since, o.Until = true, begin.Add(295*time.Second), begin.Add(298*time.Second)
+	w := newWorldOf(f, 10)
+	o := w.options("/a/7")
+	o.Complete, o.Since, o.Until = true, begin.Add(5*time.Second), begin.Add(9*time.Second)
 	whole := must[[]byte](f)(os.ReadFile(w.make("b.tar", o)))
 	f.Add(whole)
 	f.Add(whole[:len(whole)/2])
@@ -334,4 +337,61 @@ func TestHeader(t *testing.T) {
 	if got := must[[]byte](t)(header("README.txt", 0o1234)); !bytes.Equal(got, want) {
 		t.Fatalf("header\n%q\nwant\n%q", got, want)
 	}
+}
+
+// inMemory makes an archive of members, with a manifest that fits them.
+func inMemory(t testing.TB, m Manifest, files map[string][]byte) []byte {
+	m.Members = nil
+	var body []byte
+	add := func(name string, b []byte) {
+		body = append(append(append(body, must[[]byte](t)(header(name, int64(len(b))))...), b...), make([]byte, padding(int64(len(b))))...)
+	}
+	for _, name := range order() {
+		if b, ok := files[name]; ok {
+			m.Members = append(m.Members, Member{name, int64(len(b)), fmt.Sprintf("%x", sha256.Sum256(b))})
+		}
+	}
+	add(ManifestName, must[[]byte](t)(m.marshal()))
+	for _, x := range m.Members {
+		add(x.Name, files[x.Name])
+	}
+	return append(body, make([]byte, 2*block)...)
+}
+
+// FuzzMember: whatever stands in one member, with a manifest that fits it, there is a
+// report; and other leaves are never those of the range.
+func FuzzMember(f *testing.F) {
+	w := newWorldOf(f, 10)
+	o := w.options("/a/7")
+	o.Complete, o.Since, o.Until = true, begin.Add(5*time.Second), begin.Add(9*time.Second)
+	o.Older = must[*policy.Checkpoint](f)(w.policy.Verify(w.checkpoint(20)))
+	dir := w.make("b", o)
+	m, files := new(Manifest), make(map[string][]byte)
+	if err := json.Unmarshal(must[[]byte](f)(os.ReadFile(filepath.Join(dir, ManifestName))), m); err != nil {
+		f.Fatal(err)
+	}
+	for i, name := range order() {
+		b, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			continue
+		}
+		if files[name] = b; strings.HasSuffix(name, ".evidence") || name == rangeFile || name == leavesFile || name == consistent {
+			f.Add(uint8(i), b)
+		}
+	}
+	if r := must[*Report](f)(w.ofBytes(inMemory(f, *m, files))); r.Verdict != audit.Pass {
+		f.Fatal(r.Text())
+	}
+	f.Fuzz(func(t *testing.T, which uint8, b []byte) {
+		name := order()[int(which)%len(order())]
+		changed := maps.Clone(files)
+		changed[name] = b
+		r, err := w.ofBytes(inMemory(t, *m, changed))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if name == leavesFile && r.Verdict == audit.Pass && !bytes.Equal(b, files[name]) {
+			t.Fatalf("other leaves pass: %s", r.Text())
+		}
+	})
 }

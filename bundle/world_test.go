@@ -3,6 +3,7 @@ package bundle
 import (
 	"context"
 	"crypto/ed25519"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
@@ -59,19 +60,25 @@ func must[T any](t testing.TB) func(T, error) T {
 	}
 }
 
+// newKey makes the same key for a name at any time: workers of fuzzing have one world.
 func newKey(t testing.TB, name string, typ keys.Type) *keys.Private {
-	return must[*keys.Private](t)(keys.Generate(name, typ))
+	seed := sha256.Sum256([]byte(name))
+	public := append([]byte{byte(typ)}, ed25519.NewKeyFromSeed(seed[:]).Public().(ed25519.PublicKey)...)
+	id := sha256.Sum256(append([]byte(name+"\n"), public...))
+	return must[*keys.Private](t)(keys.ParsePrivate(fmt.Sprintf("PRIVATE+KEY+%s+%x+%s", name, id[:4], base64.StdEncoding.EncodeToString(append([]byte{byte(typ)}, seed[:]...)))))
 }
 
 // newWorld writes a log of some hundred entries: 300 seconds of two producers.
-func newWorld(t testing.TB) *world {
+func newWorld(t testing.TB) *world { return newWorldOf(t, 300) }
+
+func newWorldOf(t testing.TB, seconds int) *world {
 	w := &world{t: t, now: begin, openings: make(map[record.Hash][]*sealtapv1.Opening)}
 	w.log, w.operator, w.w1 = newKey(t, origin, keys.Ed25519), newKey(t, "operator.example", keys.Ed25519), newKey(t, "w1.example", keys.Cosignature)
 	text := "# sealtap-operator " + w.operator.Public.String() + "\nlog " + w.log.Public.String() + "\nwitness w1 " + w.w1.Public.String() + "\nquorum w1\n"
 	w.policy = must[*policy.Policy](t)(policy.Parse([]byte(text)))
 	w.put(must[[]byte](t)(record.NewGenesis(w.log.Public, w.operator, begin)))
 	shop, till := w.producer("shop", 1), w.producer("till", 2)
-	for s := range 300 {
+	for s := range seconds {
 		w.now = begin.Add(time.Duration(s) * time.Second)
 		if s%20 == 0 {
 			shop.beacon()
@@ -103,7 +110,7 @@ func (w *world) put(entry []byte) { w.entries = append(w.entries, entry) }
 func (w *world) producer(name string, number uint64) *producer {
 	p := &producer{w: w, key: newKey(w.t, name, keys.Ed25519), tree: record.NewTree()}
 	w.put(must[[]byte](w.t)(record.NewKeyChange(record.KeyChange{Origin: origin, Number: number, Enrol: []keys.Public{p.key.Public}}, w.operator)))
-	p.stream = record.NewStream(p.key.ID())
+	p.stream = record.Stream{Producer: p.key.ID(), Incarnation: record.Incarnation{byte(number)}}
 	w.put(p.make(&sealtapv1.Record{About: &sealtapv1.Record_Start{Start: &sealtapv1.Start{Version: "test", HeartbeatNs: uint64(20 * time.Second)}}}))
 	return p
 }
@@ -118,7 +125,8 @@ func (p *producer) make(r *sealtapv1.Record) []byte {
 
 // request makes a record with a sealed query.
 func (p *producer) request(path string) []byte {
-	o := record.NewOpening("query", "string", []byte("q="+path))
+	salt := sha256.Sum256([]byte(path))
+	o := &sealtapv1.Opening{Field: "query", Type: "string", Salt: salt[:], Value: []byte("q=" + path)}
 	c := record.Commitment(p.stream, p.seq, o)
 	id := make([]byte, 16)
 	binary.BigEndian.PutUint64(id, p.seq+1)
