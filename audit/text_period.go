@@ -10,6 +10,9 @@ import (
 const PeriodMeaning = "A record belongs to the period by the time that its producer says. Witnesses bound that time from both sides: an entry under a checkpoint " +
 	"was made before that was cosigned, a record behind a beacon was made after the checkpoint in it was."
 
+// maxLines is how many interruptions of a producer a person gets to read.
+const maxLines = 10
+
 // periodText writes what the report says about its period.
 func (r *Report) periodText(line func(label, format string, args ...any)) {
 	p := r.Period
@@ -34,8 +37,12 @@ func (r *Report) periodText(line func(label, format string, args ...any)) {
 		line(label, "%s", why)
 	}
 	for _, c := range r.Coverage {
-		for _, text := range c.Interruptions(*p) {
+		list := c.Interruptions(*p)
+		for _, text := range list[:min(len(list), maxLines)] {
 			line("coverage", "%s: %s", c.Name, text)
+		}
+		if more := len(list) - maxLines; more > 0 {
+			line("", "and %d more of %s: see the JSON report", more, c.Name)
 		}
 	}
 	if r.SpansOmitted > 0 {

@@ -57,7 +57,7 @@ const (
 	maxStreams  = 20_000   // in a complete bundle
 	maxDocument = 1 << 20  // of one evidence: six entries and their proofs
 	maxLine     = 96 << 10 // of leaves: an entry in base64
-	maxShown    = 1 << 20  // records in one bundle
+	maxShown    = 100_000  // records in one bundle
 	maxPending  = 1 << 16  // leaves of streams that stand before an earlier one
 	maxFindings = 1000
 )

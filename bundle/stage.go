@@ -54,7 +54,7 @@ type member struct {
 }
 
 func (s *stage) create(name string) (*member, error) {
-	f, err := os.OpenFile(filepath.Join(s.dir, name), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
+	f, err := os.OpenFile(filepath.Join(s.dir, name), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o640)
 	if err != nil {
 		return nil, err
 	}
@@ -111,7 +111,7 @@ func (s *stage) finish(m Manifest) error {
 		return err
 	}
 	if !Archived(s.out) {
-		if err := os.Chmod(s.dir, 0o755); err != nil {
+		if err := os.Chmod(s.dir, 0o750); err != nil {
 			return err
 		}
 		return os.Rename(s.dir, s.out)
@@ -130,7 +130,7 @@ func (s *stage) pack(list []Member) error {
 	}
 	w := bufio.NewWriterSize(f, 256<<10)
 	err = s.packTo(w, append([]Member{s.members[ManifestName]}, list...))
-	err = errors.Join(err, w.Flush(), f.Chmod(0o644), f.Sync(), f.Close())
+	err = errors.Join(err, w.Flush(), f.Chmod(0o640), f.Sync(), f.Close())
 	if err == nil {
 		// Link refuses to replace what has come to be there meanwhile.
 		err = os.Link(f.Name(), s.out)

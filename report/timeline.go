@@ -13,6 +13,7 @@ type timeline struct {
 	Ticks  []tick
 	Rows   []row
 	Drawn  bool // there is something to draw
+	Short  bool // there was more than a page can hold
 }
 
 const (
@@ -21,6 +22,7 @@ const (
 	rowHeight   = 40
 	least       = 2.5 // width of the shortest span, so that none is lost
 	longestName = 26
+	mostBars    = 10_000 // of a page
 )
 
 type tick struct {
@@ -81,9 +83,13 @@ func newTimeline(r *audit.Report) *timeline {
 		}
 		t.Ticks = append(t.Ticks, k)
 	}
-	y := top
+	y, room := top, mostBars
 	for _, c := range r.Coverage {
+		if len(c.Lives) > room {
+			c.Lives, t.Short = c.Lives[len(c.Lives)-room:], true // the newest
+		}
 		x := newRow(c, s, y)
+		room = max(room-len(x.Bars), 0)
 		if len(x.Bars) == 0 && r.Period == nil && c.Revoked {
 			continue
 		}
