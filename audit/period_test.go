@@ -86,6 +86,7 @@ func TestPeriodNotShown(t *testing.T) {
 	}{
 		{"the period is not over", func(*world, *producer) {}, during(50, 400), "before the period ends"},
 		{"no seal covers its end", func(w *world, p *producer) { w.to(330); w.producer("other").seal(); w.to(330) }, during(50, 320), "shop: no seal of it covers the end"},
+		{"what covers its end is not sealed", func(w *world, p *producer) { w.to(330); p.request("/late") }, during(50, 320), "shop: no seal of it covers the end"},
 		{"a producer never wrote", func(w *world, _ *producer) {
 			w.change(record.KeyChange{Enrol: []keys.Public{key(w.t, "idle", keys.Ed25519).Public}})
 		}, during(50, 250), "idle: it is enrolled, and nothing of it is there"},

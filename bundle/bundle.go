@@ -123,9 +123,6 @@ func encode(v any) ([]byte, error) {
 // parseManifest takes the one spelling of a manifest, with members that a bundle can
 // have, each once and in their order.
 func parseManifest(b []byte) (*Manifest, error) {
-	if err := shallow(b); err != nil {
-		return nil, err
-	}
 	m := new(Manifest)
 	if err := json.Unmarshal(b, m); err != nil {
 		return nil, fmt.Errorf("%w: the manifest is not JSON as it should be: %w", ErrMalformed, err)
@@ -150,28 +147,6 @@ func parseManifest(b []byte) (*Manifest, error) {
 		}
 	}
 	return m, nil
-}
-
-// shallow refuses JSON that is nested deeper than a manifest is.
-func shallow(b []byte) error {
-	depth, text, escaped := 0, false, false
-	for _, c := range b {
-		switch {
-		case escaped:
-			escaped = false
-		case text:
-			escaped, text = c == '\\', c != '"'
-		case c == '"':
-			text = true
-		case c == '{', c == '[':
-			if depth++; depth > 8 {
-				return fmt.Errorf("%w: the manifest is nested deeper than manifests are", ErrMalformed)
-			}
-		case c == '}', c == ']':
-			depth--
-		}
-	}
-	return nil
 }
 
 // has reports whether the bundle has a member.

@@ -165,6 +165,17 @@ func TestForgedRange(t *testing.T) {
 			l[record7(l)] = p[0] + " 9" + p[1] + " " + p[2] + "\n"
 			f[leavesFile] = unlines(l)
 		},
+		"two records have each other's sequence": func(f map[string]string, _ *Manifest) {
+			l := lines(f[leavesFile])
+			i := record7(l)
+			for j := i + 1; ; j++ {
+				if a, b := strings.Fields(l[i]), strings.Fields(l[j]); a[0] == b[0] {
+					l[i], l[j] = a[0]+" "+b[1]+" "+a[2]+"\n", a[0]+" "+a[1]+" "+b[2]+"\n"
+					break
+				}
+			}
+			f[leavesFile] = unlines(l)
+		},
 		"a stream is said to end earlier": func(f map[string]string, _ *Manifest) {
 			l := lines(f[rangeFile])
 			for i, s := range l {
@@ -238,9 +249,13 @@ func TestDamage(t *testing.T) {
 			delete(f, recordsFile)
 			m.Gaps, m.Records = m.Records, 0
 		},
-		"no keys":          func(f map[string]string, _ *Manifest) { f[keysFile] = "" },
-		"keys missing":     func(f map[string]string, _ *Manifest) { delete(f, keysFile) },
-		"other checkpoint": func(f map[string]string, _ *Manifest) { f[headFile] = string(w.checkpoint(700)) },
+		"no keys":      func(f map[string]string, _ *Manifest) { f[keysFile] = "" },
+		"keys missing": func(f map[string]string, _ *Manifest) { delete(f, keysFile) },
+		"other checkpoint": func(f map[string]string, m *Manifest) {
+			f[headFile] = string(w.checkpoint(700))
+			head := must[*policy.Checkpoint](t)(w.policy.Verify([]byte(f[headFile])))
+			m.Size, m.Root = head.Size, b64(head.Root)
+		},
 		"no witness": func(f map[string]string, _ *Manifest) {
 			f[headFile] = f[headFile][:strings.Index(f[headFile], "— w1")]
 		},
