@@ -156,6 +156,8 @@ func (b *bundling) make(cmd *cobra.Command, src *source, location string, values
 	switch {
 	case errors.Is(err, bundle.ErrTooMany), errors.Is(err, bundle.ErrExists):
 		return usageError{err}
+	case errors.Is(err, client.ErrVerification):
+		return fmt.Errorf("%w; so there is no bundle: sealtap audit tells what else is wrong", err)
 	case err != nil:
 		return err
 	}
