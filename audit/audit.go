@@ -85,6 +85,12 @@ type Options struct {
 	// hash, each of which is checked. An error says that they are at hand and not
 	// what was kept. It is called by several goroutines; nil gives none.
 	Openings func(index uint64, leaf record.Hash) ([]*sealtapv1.Opening, error)
+	// Coverage lets the report tell when the records of each producer stand, what the
+	// witnesses did, and what was trusted.
+	Coverage bool
+	// Period makes it a report on that time, with Coverage: it does not pass unless the
+	// data show that the period is complete.
+	Period *Period
 	// Progress, if not nil, is told how many entries are done, in order.
 	Progress func(done, total uint64)
 }
@@ -118,6 +124,7 @@ type auditor struct {
 	goesOn    bool   // more entries are read later
 	settled   mark   // the findings before what only the end of the log shows
 	sides     *sides
+	coverage  coverage
 
 	remembers    bool      // what is known is kept beside the state file
 	contradicted bool      // the log contradicts the head in a memory, which stays
@@ -166,7 +173,14 @@ func newAuditor(src Source, o Options) (*auditor, error) {
 	if o.Parallel == 0 {
 		o.Parallel = 8
 	}
+	if o.Period != nil && !o.Period.Since.Before(o.Period.Until) {
+		return nil, fmt.Errorf("%w: a period begins before it ends", ErrConfig)
+	}
 	a := &auditor{Options: o, src: src, narrow: make(chan struct{}, heavyAtATime)}
+	a.coverage = coverage{on: o.Coverage || o.Period != nil, period: newPeriodScan(o.Period)}
+	if a.coverage.on && o.TreeOnly {
+		return nil, fmt.Errorf("%w: a report on producers needs what their records say, and not the tree alone", ErrConfig)
+	}
 	a.report = a.newReport()
 	var err error
 	a.before, err = loadState(o.State, o.Policy)
@@ -179,6 +193,17 @@ func (a *auditor) newReport() *Report {
 
 // end draws the conclusion, and remembers what passed.
 func (a *auditor) end(start time.Time) error {
+	if a.coverage.on {
+		a.report.Time = start.UTC()
+		a.report.Witnesses, a.report.Trust, a.report.NotProven = a.witnesses(), trust(a.Policy, a.Operator), a.notProven()
+		if a.head != nil {
+			a.report.Checkpoint = string(a.head.Note)
+		}
+		if p := a.coverage.period; p != nil && a.report.Period == nil {
+			p.report.Lacking = []string{"The audit did not come to its end."}
+			a.report.Period = &p.report
+		}
+	}
 	a.conclude(a.report)
 	a.report.Duration = time.Since(start)
 	if a.report.Verdict == Pass && a.State != "" {

@@ -49,6 +49,7 @@ func (p *producers) finishStreams() {
 		p.a.add(weak)
 	}
 	p.rows(list)
+	p.finishCoverage(list, now)
 	p.finishClosed()
 	if p.ring == nil && p.a.head.Size == 0 {
 		p.a.add(finding(GenesisInvalid, "the log is empty; every log has a genesis at index 0"))

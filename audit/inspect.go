@@ -23,6 +23,7 @@ func (s *stream) inspect(it *item) {
 	case *sealtapv1.Gap:
 		s.add(notice(GapDeclared, "producer %s declares %d exchanges without records between %s and %s: %s",
 			s.name, about.GetExchanges(), clock(about.GetSince()), clock(about.GetUntil()), about.GetReason()), it.index, it.seq)
+		s.a.coverage.span(s, Span{Kind: SpanGap, From: at(about.GetSince()), To: at(about.GetUntil()), First: it.seq, Last: it.seq, Count: about.GetExchanges(), Reason: about.GetReason()})
 	}
 	s.inspectTime(it)
 }
@@ -52,6 +53,7 @@ func (s *stream) inspectStart(it *item, start *sealtapv1.Start) {
 func (s *stream) inspectTime(it *item) {
 	s.beacon = max(s.beacon, it.beacon)
 	s.a.brackets.place(s, it)
+	s.a.coverage.placed(s, it)
 	skew := int64(s.a.Skew)
 	upper, bounded := nanos(s.a.upper), s.a.vouched()
 	switch {

@@ -96,7 +96,8 @@ func (m *memory) underWay() bool {
 
 // loadMemories reads what earlier audits have left, the furthest first.
 func (a *auditor) loadMemories() error {
-	a.remembers = a.State != ""
+	// What is told of producers over time is not in a memory.
+	a.remembers = a.State != "" && !a.coverage.on
 	if !a.remembers {
 		return nil
 	}

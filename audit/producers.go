@@ -295,6 +295,7 @@ func (p *producers) sight(ctx context.Context, it *item, seen *sighting) {
 		it.beacon = nanos(t)
 		a.log.bound(cp.Size, it.beacon)
 		a.brackets.bound(cp.Size, it.beacon)
+		a.coverage.sighted(cp, t)
 	}
 }
 

@@ -108,6 +108,16 @@ type Report struct {
 	// finished; 0 if it begins anew.
 	GoesOnFrom uint64        `json:"goes_on_from,omitempty"`
 	Duration   time.Duration `json:"duration_ns"`
+
+	// The rest is there where [Options] ask for it.
+	Time         time.Time     `json:"time,omitzero"` // when the audit began, by the auditor's clock
+	Period       *PeriodReport `json:"period,omitempty"`
+	Coverage     []Coverage    `json:"coverage,omitempty"`
+	SpansOmitted int           `json:"spans_omitted,omitempty"` // above the limit
+	Witnesses    []WitnessSeen `json:"witnesses,omitempty"`
+	Trust        *Trust        `json:"trust,omitempty"`
+	Checkpoint   string        `json:"checkpoint,omitempty"` // the signed head, verbatim
+	NotProven    []string      `json:"not_proven,omitempty"`
 }
 
 // Known is how far earlier audits have read. What was altered there since shows only
@@ -248,7 +258,7 @@ func (f *findings) conclude(r *Report) {
 	switch {
 	case f.failed: // what is proven stays proven, whatever else could not be had
 		r.Verdict = Fail
-	case len(f.unfinished) > 0:
+	case len(f.unfinished) > 0, r.Period != nil && !r.Period.Complete:
 		r.Verdict = Incomplete
 	default:
 		r.Verdict = Pass

@@ -53,7 +53,7 @@ type item struct {
 	stream   record.Stream // of records and seals
 	seq      uint64        // of records
 	time     int64         // of records
-	about    any           // of records: *sealtapv1.Start, *sealtapv1.Gap, *sealtapv1.Stop, *sighting or nil
+	about    any           // of records: *sealtapv1.Start, *sealtapv1.Gap, *sealtapv1.Stop, *sighting, a stage or nil
 	openings []error       // of records: what is wrong with openings at hand
 	part     *part         // of records of exchanges; until they are taken
 	beacon   int64         // of beacons that hold good: when the quorum cosigned, Unix nanoseconds; else 0
@@ -66,6 +66,14 @@ type item struct {
 	statement *record.Statement
 	entry     []byte // of the operator's: genesis, change and statement
 }
+
+// stage is what is kept of records that no check is interested in.
+type stage byte
+
+const (
+	isRequest stage = iota + 1
+	isResponse
+)
 
 // farAway bounds times, in Unix nanoseconds (the year 2116), so that arithmetic on
 // them cannot overflow.
@@ -315,6 +323,12 @@ func (a *auditor) parseRecord(it *item, body []byte, b *bundle) {
 	if partOf(f, &p) {
 		b.parts = append(b.parts, p) // never beyond its capacity
 		it.part = &b.parts[len(b.parts)-1]
+	}
+	switch {
+	case f.Request:
+		it.about = isRequest
+	case f.Response:
+		it.about = isResponse
 	}
 	var openings []*sealtapv1.Opening
 	if a.Openings != nil {

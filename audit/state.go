@@ -110,3 +110,10 @@ func signatures(signed []byte) int {
 	}
 	return bytes.Count(signed[len(text):], []byte("— "))
 }
+
+// StateCheckpoint returns the signed checkpoint in the text of a state file; of
+// another text, all of it.
+func StateCheckpoint(text []byte) []byte {
+	signed, _, _ := bytes.Cut(text, []byte(stateHeader))
+	return signed
+}

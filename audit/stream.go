@@ -41,6 +41,11 @@ type stream struct {
 	stopped               bool             // the last record is a stop record
 	clear                 uint64           // 1 more than the number of the statement under which all of it is admitted; 0 if there is none
 	tail                  *claim           // the first record that no seal covers
+
+	spans        []Span // for the coverage of a report
+	hole         *Span  // missing records, until the next one that is there
+	sealedTime   int64  // claimed by the last record under the seal; behind where a seal came late
+	sealedBeacon int64  // beacon, as of then
 }
 
 // sealed is a seal whose signature is good.
@@ -115,7 +120,9 @@ func (s *stream) place(it *item) {
 	if it.seq >= s.signed && s.tail == nil {
 		s.tail = &claim{time: it.time, index: it.index, seq: it.seq}
 	}
-	if !it.altered {
+	if it.altered {
+		s.a.coverage.altered(s, it)
+	} else {
 		s.inspect(it)
 	}
 	if !s.broken {
@@ -182,6 +189,9 @@ func (s *stream) compare(seal sealed) {
 	case root == seal.root:
 		if seal.size > s.sealed {
 			s.sealed, s.sealAt = seal.size, seal.index
+			if seal.size == s.next {
+				s.a.coverage.sealed(s)
+			}
 		}
 	case seal.size <= s.sealed:
 		s.add(finding(Fork, "producer %s has signed another tree of %d records than the one that its later seal covers", s.name, seal.size), seal.index, last)
@@ -223,6 +233,7 @@ func (s *stream) skip() {
 	}
 	s.add(finding(RecordMissing, "%s, although %s, at index %d%s",
 		missing(before, until-1, "producer "+s.name), how, index, s.a.producers.unreadable()), index, before)
+	s.a.coverage.lost(s, before, until-1)
 	s.broken, s.next = true, until
 	s.dropSeal(until)
 	s.drain()

@@ -42,6 +42,7 @@ func (r *Report) Text() string {
 		line("known", "nothing: everything was read anew, since %s", r.ReadAnew)
 	}
 	called := r.names()
+	r.periodText(line)
 	for _, p := range r.Producers {
 		line("producer", "%s: %d records, %d sealed, %s to %s", called(p.Name, p.Key), p.Records, p.Sealed, p.First, p.Last)
 	}
@@ -123,6 +124,9 @@ func (r *Report) conclusion() string {
 		if r.TreeOnly {
 			return "Every entry stands as it was cosigned. What entries say, and whether any are missing, was not looked at."
 		}
+		if r.Period != nil {
+			return "Every entry stands as it was cosigned, and the data show that no record of the period is missing."
+		}
 		if n := r.Checked.Pruned; n > 0 {
 			return fmt.Sprintf("Every entry from index %d on stands as it was cosigned, and no sealed record is missing from there on. What stood before is not there any more.", n)
 		}
@@ -133,8 +137,15 @@ func (r *Report) conclusion() string {
 	if r.GoesOnFrom > 0 {
 		return fmt.Sprintf("Not everything could be fetched, so nothing is concluded. Try again: the next audit goes on from entry %d.", r.GoesOnFrom)
 	}
+	if len(r.Unfinished) == 0 && r.Period != nil {
+		return "Nothing that is there is wrong, but the data do not show that the period is complete."
+	}
 	return "Not everything could be fetched, so nothing is concluded. Try again."
 }
+
+// Wrap breaks text into lines as the reports of this package have them, with marks
+// that could steer a terminal left out.
+func Wrap(head, text string, indent int) string { return wrap(head, text, indent) }
 
 // wrap breaks text into lines of at most 80 columns, the first after the head
 // and the others indented. Longer words stay whole, so that they can be copied.

@@ -175,6 +175,16 @@ func (k *Keyring) Enrolled(id keys.ID) (index uint64, ok bool) {
 	return e.index, true
 }
 
+// Revoked returns what the operator said when it ended the key of a producer, and
+// reports whether it did.
+func (k *Keyring) Revoked(id keys.ID) (Revocation, bool) {
+	e := k.producers[id]
+	if e == nil || e.revoked == nil {
+		return Revocation{}, false
+	}
+	return *e.revoked, true
+}
+
 // Admit returns the key of the stream's producer if what the stream says up to
 // and including the sequence can be accepted.
 func (k *Keyring) Admit(s Stream, sequence uint64) (keys.Public, error) {

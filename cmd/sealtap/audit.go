@@ -16,6 +16,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/sealtap/sealtap/audit"
+	"github.com/sealtap/sealtap/bundle"
 	"github.com/sealtap/sealtap/witness/policy"
 )
 
@@ -35,7 +36,7 @@ func newAudit() *cobra.Command {
 		Long: `Recomputes every hash from the entries up and checks the log's signature, the quorum of
 witnesses, the history of keys, every seal and the completeness of every producer's
 records. SOURCE is the URL of a log (default: the local one), a directory with tiles,
-a data directory of sealtap up, or an evidence file. It trusts the policy and the
+a data directory of sealtap up, an evidence file, or a bundle. It trusts the policy and the
 operator's key and nothing else.
 
 It remembers the last checkpoint that passed and the operator's newest statement (--state), so
@@ -68,10 +69,16 @@ not be fetched and nothing is concluded.`,
 			if len(args) == 1 {
 				source = args[0]
 			}
+			if bundle.Is(source) {
+				if f.statements > 0 || f.predecessor != "" || f.html != "" || f.state != "" {
+					return usagef("%s is a bundle: --state, --statements, --predecessor and --html are for a log", source)
+				}
+				return r.verifyBundle(cmd, source, "", p)
+			}
 			if text, ok, err := evidenceFile(source); err != nil {
 				return err
-			} else if ok && (f.statements > 0 || f.predecessor != "" || f.full || f.tree) {
-				return usagef("%s is an evidence file: --statements, --predecessor, --full and --tree are for a log", source)
+			} else if ok && (f.statements > 0 || f.predecessor != "" || f.html != "" || f.full || f.tree) {
+				return usagef("%s is an evidence file: --statements, --predecessor, --html, --full and --tree are for a log", source)
 			} else if ok {
 				return r.verify(cmd, text, p)
 			}
@@ -82,19 +89,19 @@ not be fetched and nothing is concluded.`,
 		},
 	}
 	r.flags(cmd)
-	cmd.Flags().StringVar(&f.state, "state", "", "`FILE` for the last verified checkpoint, or none (default for a URL: next to the policy); read only what is new since")
+	f.flags(cmd)
+	cmd.Flags().Lookup("state").Usage = "`FILE` for the last verified checkpoint, or none (default for a URL: next to the policy); read only what is new since"
 	cmd.Flags().BoolVar(&f.full, "full", false, "read everything, also with --state FILE")
 	cmd.Flags().BoolVar(&f.tree, "tree", false, "check heads, signatures and hashes only, of any log of C2SP tlog-tiles")
-	cmd.Flags().Uint64Var(&f.statements, "statements", 0, "`N` statements at least that the operator says to have made in the log")
-	cmd.Flags().StringVar(&f.predecessor, "predecessor", "", "`SOURCE` of the log that this one goes on from: check that it ended there, and was closed for this one")
 	return cmd
 }
 
-// auditFlags are those of audit alone.
+// auditFlags are those of audit and report.
 type auditFlags struct {
-	state, predecessor string
-	statements         uint64
-	full, tree         bool
+	state, predecessor, html string
+	statements               uint64
+	full, tree               bool
+	period                   *audit.Period // of report
 }
 
 // evidenceFile reads source if it is a file, which then has to hold evidence.
@@ -141,7 +148,8 @@ func (r *reading) audit(cmd *cobra.Command, source string, f auditFlags, p *poli
 		// A copy may well be older than the log was at the last audit.
 		state = r.defaultState(p)
 	}
-	o := audit.Options{Policy: p, State: state, Incremental: explicit && state != "", Full: f.full, Statements: f.statements, TreeOnly: f.tree, Progress: progress(cmd.ErrOrStderr()), Openings: src.openings}
+	o := audit.Options{Policy: p, State: state, Incremental: explicit && state != "", Full: f.full, Statements: f.statements, TreeOnly: f.tree, Progress: progress(cmd.ErrOrStderr()), Openings: src.openings,
+		Coverage: f.html != "", Period: f.period}
 	if f.predecessor != "" {
 		before, err := new(reading).openSource(cmd.Context(), f.predecessor) // a token is for one log
 		if err != nil {
@@ -165,9 +173,16 @@ func (r *reading) audit(cmd *cobra.Command, source string, f auditFlags, p *poli
 	if err := src.extra(report); err != nil {
 		return err
 	}
-	if r.json {
+	if f.html != "" {
+		if err := writeReport(f.html, cmd.OutOrStdout(), report); err != nil {
+			return err
+		}
+	}
+	switch {
+	case f.html == "-": // the page is what was printed
+	case r.json:
 		err = printJSON(cmd.OutOrStdout(), report)
-	} else {
+	default:
 		_, err = io.WriteString(cmd.OutOrStdout(), harmless(report.Text()))
 	}
 	switch {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -92,9 +93,9 @@ func (x *exporting) run(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	out, err := x.create(cmd.OutOrStdout())
+	out, err := createOutput(x.out, cmd.OutOrStdout())
 	if err != nil {
-		return err
+		return fmt.Errorf("--out: %w", err)
 	}
 	n, err := x.write(cmd, s, values, out)
 	if err != nil {
@@ -170,15 +171,19 @@ type output struct {
 	path string
 }
 
-func (x *exporting) create(stdout io.Writer) (*output, error) {
-	if x.out == "-" {
+// createOutput begins the file at a path, or - for standard output.
+func createOutput(path string, stdout io.Writer) (*output, error) {
+	if path == "-" {
 		return &output{Writer: bufio.NewWriterSize(stdout, 64<<10)}, nil
 	}
-	f, err := os.CreateTemp(filepath.Dir(x.out), ".export-*")
+	f, err := os.CreateTemp(filepath.Dir(path), ".sealtap-*")
 	if err != nil {
-		return nil, usagef("--out: %w", err)
+		if pe := (*fs.PathError)(nil); errors.As(err, &pe) {
+			err = pe.Err // its name means nothing to anybody
+		}
+		return nil, usagef("%s cannot be written: %w", path, err)
 	}
-	return &output{bufio.NewWriterSize(f, 256<<10), f, x.out}, nil
+	return &output{bufio.NewWriterSize(f, 256<<10), f, path}, nil
 }
 
 func (o *output) keep() error {
@@ -291,27 +296,37 @@ func (s *scan) each(ctx context.Context, f func(export.Item) error) error {
 		if err != nil {
 			return err
 		}
-		e, err := record.Parse(p.Entry)
-		if err != nil || e.Record == nil {
-			if err := s.statement(p.Index, p.Entry); err != nil {
-				return err
-			}
+		it, err := s.take(p)
+		if err != nil {
+			return err
+		}
+		if it == nil {
 			continue
 		}
-		it := export.Item{Index: p.Index, Entry: e}
-		key := string(e.Record.Stream.Producer[:]) + string(e.Record.GetExchange())
-		switch {
-		case e.Record.GetRequest() != nil:
-			s.remember(key, p)
-		case e.Record.GetResponse() != nil:
-			it.Request = s.last[key]
-			delete(s.last, key)
-		}
-		if err := f(it); err != nil {
+		if err := f(*it); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// take takes the next entry: a record, a response with its request, or one of the
+// operator's statements, of which it returns nothing.
+func (s *scan) take(p client.Proven) (*export.Item, error) {
+	e, err := record.Parse(p.Entry)
+	if err != nil || e.Record == nil {
+		return nil, s.statement(p.Index, p.Entry)
+	}
+	it := &export.Item{Index: p.Index, Entry: e}
+	key := string(e.Record.Stream.Producer[:]) + string(e.Record.GetExchange())
+	switch {
+	case e.Record.GetRequest() != nil:
+		s.remember(key, p)
+	case e.Record.GetResponse() != nil:
+		it.Request = s.last[key]
+		delete(s.last, key)
+	}
+	return it, nil
 }
 
 // remember keeps a request for its response. It keeps a copy: the entry shares

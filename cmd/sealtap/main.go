@@ -96,7 +96,7 @@ cosigned by independent witnesses. Anyone with the public keys can check it offl
 		return usagef("%w; see %s --help", err, cmd.CommandPath())
 	})
 	root.AddCommand(newUp(), newDemo(), newProxy(), newLog(), newWitness(), newKeygen(), newEnrol(), newRevoke(),
-		newQuery(), newShow(), newProve(), newVerify(), newMirror(), newAudit(), newExport(), newMonitor(), newPolicy(), newConfig())
+		newQuery(), newShow(), newProve(), newVerify(), newMirror(), newAudit(), newReport(), newExport(), newBundle(), newMonitor(), newPolicy(), newConfig())
 	return root
 }
 

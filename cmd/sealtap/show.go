@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sealtap/sealtap/audit"
+	"github.com/sealtap/sealtap/bundle"
 	sealtapv1 "github.com/sealtap/sealtap/proto/sealtap/v1"
 	"github.com/sealtap/sealtap/record"
 )
@@ -346,12 +347,14 @@ func (r *reading) evidence(ctx context.Context, id string, wait time.Duration, o
 
 func newVerify() *cobra.Command {
 	var r reading
-	var rows, page string
+	var rows, page, known string
 	var logKeys []string
 	cmd := &cobra.Command{
 		Use:   "verify FILE",
-		Short: "Check an evidence file offline and say what it proves",
-		Long: `Checks an evidence file with nothing but the policy, and says in words what it proves.
+		Short: "Check an evidence file or a bundle offline and say what it proves",
+		Long: `Checks an evidence file, or a bundle (see sealtap bundle), with nothing but the policy, and
+says in words what it proves. With --since-checkpoint a bundle must be of the history that a
+checkpoint of yours is of: exit 3 where the bundle does not show it.
 
 FILE can also hold receipts, as answers carry them where a route says "receipts: signed": the
 values of Sealtap-Receipt, or what curl -i printed. Then the log, or a mirror of it (--log), is
@@ -388,6 +391,16 @@ that needs no server and no network, for those who would rather not trust this o
 			if rows != "" {
 				return r.verifyRows(cmd, rows)
 			}
+			if bundle.Is(args[0]) {
+				p, err := r.policy()
+				if err != nil {
+					return err
+				}
+				return r.verifyBundle(cmd, args[0], known, p)
+			}
+			if known != "" {
+				return usagef("--since-checkpoint: %s is no bundle", args[0])
+			}
 			text, err := readBounded(args[0])
 			if err != nil {
 				return usagef("reading evidence: %w", err)
@@ -416,6 +429,7 @@ that needs no server and no network, for those who would rather not trust this o
 	cmd.Flags().StringArrayVar(&logKeys, "log-key", nil, "`VKEY` of the log, or a file with it, for evidence of a fork in the place of a policy; can be repeated")
 	cmd.Flags().StringVar(&rows, "rows", "", "`FILE` with rows of an export (jsonl, csv, parquet or ocsf) to prove against the log")
 	cmd.Flags().StringVar(&page, "page", "", "`FILE` to write the page to that checks evidence in a browser, - for standard output")
+	cmd.Flags().StringVar(&known, "since-checkpoint", "", "`FILE` with a checkpoint of yours, or the state file of an audit, that a bundle must go on from")
 	cmd.Flags().Lookup("log").Usage = "URL of the log, or a mirror of it, for --rows (default: the one in the policy, or http://" + defaultLogListen + ")"
 	cmd.Flags().Lookup("token").Hidden = true
 	return cmd
