@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -395,7 +396,23 @@ func values(form string, b []byte) (any, error) {
 	case export.CSV:
 		return csv.NewReader(bytes.NewReader(b)).ReadAll()
 	case export.Parquet:
-		return parquet.Read[export.Row](bytes.NewReader(b), int64(len(b)))
+		// Without indices, which stand beside the rows.
+		in, err := parquet.OpenFile(bytes.NewReader(b), int64(len(b)), parquet.SkipPageIndex(true), parquet.SkipBloomFilters(true))
+		if err != nil {
+			return nil, err
+		}
+		r := parquet.NewGenericReader[export.Row](in)
+		defer r.Close()
+		var list []export.Row
+		for {
+			batch := make([]export.Row, 256)
+			n, err := r.Read(batch)
+			if list = append(list, batch[:n]...); err == io.EOF {
+				return list, nil
+			} else if err != nil {
+				return nil, err
+			}
+		}
 	}
 	var list []any
 	for line := range bytes.Lines(b) {
