@@ -36,6 +36,8 @@ func (c Code) Consequence() string {
 		return "The time of this record cannot be true. Its place among the records of its producer can be relied on."
 	case OpeningMismatch:
 		return "The value that is shown for a sealed field was not the one recorded. The record itself stays proven."
+	case OpeningClosed:
+		return "What stands in these sealed fields was not compared with the commitments."
 	case SidesDiffer:
 		return "What one proxy passed on is not what the next one got: it was changed on the way, or one of the two lies."
 	case TileAltered:

@@ -51,6 +51,7 @@ const (
 	RecordDuplicated    Code = "record-duplicated"
 	TimeOrder           Code = "time-order"
 	OpeningMismatch     Code = "opening-mismatch"
+	OpeningClosed       Code = "opening-closed"
 	SidesDiffer         Code = "sides-differ"
 	TileAltered         Code = "tile-altered"
 	BackupAltered       Code = "backup-altered"
@@ -73,7 +74,7 @@ func (c Code) rank() int {
 	return slices.Index([]Code{
 		Rollback, Fork, CheckpointSignature, QuorumNotMet, GenesisInvalid, KeyChangeInvalid, PredecessorMismatch, RootMismatch, EntryAltered,
 		RecordMissing, SealMismatch, SealSignature, UnknownProducer, RecordDuplicated, TimeOrder, OpeningMismatch, SidesDiffer, TileAltered, BackupAltered,
-		EntryMalformed, StartMissing, UnsealedTail, BracketWide, GapDeclared, ProducerSilent, IncarnationUnlinked, IncarnationBranched, Pruned, Continues, Closed, OperatorNotPinned,
+		EntryMalformed, StartMissing, UnsealedTail, BracketWide, GapDeclared, OpeningClosed, ProducerSilent, IncarnationUnlinked, IncarnationBranched, Pruned, Continues, Closed, OperatorNotPinned,
 	}, c)
 }
 

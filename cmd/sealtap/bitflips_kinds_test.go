@@ -31,7 +31,7 @@ const (
 )
 
 var meaningless = []string{
-	unneededSignature, sameValue, besideRows, "the file header", "unused space", "bookkeeping of free space", "upper bits of cell pointers", "whether bytes are a text or a blob", "the log's index", "the schema", "row bookkeeping",
+	unneededSignature, sameValue, besideRows, "the file header", "unused space", "bookkeeping of free space", "upper bits of cell pointers", "the end of a chain", "whether bytes are a text or a blob", "the log's index", "the schema", "row bookkeeping",
 }
 
 // TestBitFlips flips bits of all that an auditor is handed.
@@ -151,7 +151,7 @@ func databaseFlips(t *testing.T, dir string, p *policy.Policy) *flipping {
 			err = errors.Join(flipOnDisk(filepath.Join(dir, path), bit, files[path], func() {
 				src, e := openData(context.Background(), dir)
 				r, e := audited(src, e, p)
-				if e != nil || !passes(r) {
+				if e != nil || !passes(r) || slices.ContainsFunc(r.Findings, func(x audit.Finding) bool { return x.Code == audit.OpeningClosed }) {
 					return
 				}
 				class = places[path].class(bit)
@@ -163,6 +163,8 @@ func databaseFlips(t *testing.T, dir string, p *policy.Policy) *flipping {
 					err = fmt.Errorf("it passes, and cannot be read: %w (%s)", e, class)
 				} else if !bytes.Equal(have, want) && class != unneededSignature {
 					err = fmt.Errorf("it passes, and has other contents (%s)", class)
+				} else if class == nameOf("bundle", "cell") {
+					class = sameValue // the frame unpacks to the same entries
 				}
 			}), err)
 			for _, name := range []string{"-wal", "-shm"} {

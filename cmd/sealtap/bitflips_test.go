@@ -117,7 +117,7 @@ func (f *flipping) run(t *testing.T) {
 				case class == "":
 					found.Add(1)
 				case !slices.Contains(meaningless, class):
-					t.Errorf("%s: bit %d of byte %d of %s lies in %q and is not found", f.name, p.bit%8, p.bit/8, p.path, class)
+					t.Errorf("%s: bit %d of byte %d of %s lies in %q and is not found; it is among %x", f.name, p.bit%8, p.bit/8, p.path, class, f.files[p.path][max(0, p.bit/8-16):min(len(f.files[p.path]), p.bit/8+17)])
 				default:
 					classes[class]++
 				}

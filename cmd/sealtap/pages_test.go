@@ -22,7 +22,7 @@ type pages struct {
 
 // unread are the tables of a log's database that an audit does not read: what the log
 // itself works with, and makes again from its entries.
-var unread = map[string]bool{"stream": true, "run": true, "key_change": true, "tree": true, "fork": true}
+var unread = map[string]bool{"stream": true, "run": true, "key_change": true, "tree": true, "fork": true, "mark": true}
 
 func pagesOf(t *testing.T, file []byte) *pages {
 	t.Helper()
@@ -140,6 +140,9 @@ func (p *pages) cell(start, at int, kind byte, table string) {
 		content = p.overflow(start+pos+local, payload-local, table, content)
 		local += 4
 	}
+	if kind == 10 && table == "checkpoint" && bytes.Contains(content, []byte("signed")) {
+		p.mark(start+at, start+pos+local, "the log's index") // finds the row below
+	}
 	if kind != 13 && (kind != 10 || table != "wrapped_key") { // which is a b-tree of its key, and not of rows
 		return
 	}
@@ -174,7 +177,9 @@ func (p *pages) overflow(link, rest int, table string, content []byte) []byte {
 		n := min(rest, p.size-4)
 		p.mark(start, start+4+n, nameOf(table, "cell"))
 		content = append(content, p.file[start+4:start+4+n]...)
-		rest -= n
+		if rest -= n; rest == 0 {
+			p.mark(start, start+4, "the end of a chain")
+		}
 		next = int(binary.BigEndian.Uint32(p.file[start:]))
 	}
 	return content
@@ -192,6 +197,9 @@ func (p *pages) columns(at int, table string, content []byte, local int) {
 	if table == "checkpoint" && bytes.Contains(content[:body+len("signed")], []byte("signed")) {
 		p.mark(at, at+local, "the log's index") // the log's own memory of what it has signed
 		return
+	}
+	if table != "wrapped_key" && table != "checkpoint" && !unread[table] && table != "sqlite_schema" {
+		p.mark(at+pos, at+pos+1, "row bookkeeping") // the key, which stands before the row
 	}
 	for i := 0; pos < int(head); i++ {
 		dull := i < len(which) && which[i]

@@ -86,7 +86,7 @@ func openData(ctx context.Context, dir string) (*source, error) {
 	s.openings = func(index uint64, leaf record.Hash) ([]*sealtapv1.Opening, error) {
 		return d.openings(ctx, index, leaf)
 	}
-	s.checks = append(s.checks, func(size uint64) ([]audit.Finding, error) { return d.misplaced(ctx, s, size) })
+	s.checks = append(s.checks, func(size uint64) ([]audit.Finding, error) { return d.misplaced(ctx, s, size) }, d.unopened)
 	return s, nil
 }
 
@@ -122,11 +122,13 @@ type discloser struct {
 	file       *sqlite.OpeningsFile
 	identities []age.Identity
 
-	mu    sync.Mutex
-	keys  map[record.KeyID][]byte // nil for one that only somebody else can unwrap
-	asked bool                    // for openings of any record
-	first uint64                  // of the records that were asked for
-	last  uint64
+	mu     sync.Mutex
+	keys   map[record.KeyID][]byte // nil for one that only somebody else can unwrap
+	closed uint64                  // records whose openings are under such a key
+	shut   uint64                  // one of them
+	asked  bool                    // for openings of any record
+	first  uint64                  // of the records that were asked for
+	last   uint64
 }
 
 // openings returns the openings of a record, unless they were erased or are for
@@ -149,9 +151,24 @@ func (d *discloser) openings(ctx context.Context, index uint64, leaf record.Hash
 	}
 	key, err := d.key(ctx, id)
 	if err != nil || key == nil {
+		if err == nil {
+			d.mu.Lock()
+			d.closed, d.shut = d.closed+1, index
+			d.mu.Unlock()
+		}
 		return nil, err
 	}
 	return record.OpenBox(row.Box, leaf, key)
+}
+
+// unopened says that openings were not looked at: whether their data key was encrypted
+// to somebody else from the start, or was altered since, cannot be told.
+func (d *discloser) unopened(uint64) ([]audit.Finding, error) {
+	if d.closed == 0 {
+		return nil, nil
+	}
+	return []audit.Finding{{Code: audit.OpeningClosed, Severity: audit.Notes, Index: &d.shut, Detail: fmt.Sprintf(
+		"openings.key does not open the openings of %d records, this one among them: they are for somebody else, or their data key was altered", d.closed)}}, nil
 }
 
 // mark remembers for which records openings were asked.
