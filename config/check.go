@@ -168,6 +168,7 @@ func (c *checker) proxy(p *Proxy) {
 	}
 	c.identity(p)
 	c.life(p)
+	c.bounds(p)
 	for _, field := range p.Seal {
 		switch field {
 		case "source", "query", "headers", "path", "who":

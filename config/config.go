@@ -83,6 +83,10 @@ type Proxy struct {
 
 	AccessLog Path `yaml:"access_log"` // file, or - for standard output; empty means none
 
+	Timeouts ProxyTimeouts `yaml:"timeouts"`
+	Limits   ProxyLimits   `yaml:"limits"`
+	Rate     *Rate         `yaml:"rate"` // of each client; without it any
+
 	Admin Admin  `yaml:"admin"`
 	Drain Period `yaml:"drain"` // how long exchanges may take to end once the proxy is told to stop; 0 means 5s
 }
