@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 
+	sealtapv1 "github.com/sealtap/sealtap/proto/sealtap/v1"
 	"github.com/sealtap/sealtap/proxy/http1"
 )
 
@@ -19,6 +20,7 @@ func (p *Proxy) front(base context.Context, rn *run, v *Live) *http1.Server {
 		return context.WithValue(ctx, connKey{}, cc)
 	}
 	cfg := p.frontOf(base, v, v.refused, contexts)
+	cfg.Attempted = v.attempted
 	cfg.TLS = v.tls([]string{"h2", "http/1.1"})
 	cfg.Admit = func(remote string) (func(), bool) { return v.now.Load().admit(remote) }
 	srv := http1.New(cfg)
@@ -38,6 +40,7 @@ func (p *Proxy) frontOf(base context.Context, handler http.Handler, refused func
 	return http1.Config{
 		Handler:     handler,
 		Refused:     refused,
+		Attempted:   p.attempted,
 		HTTP2:       p.second(base, handler, connContext),
 		Base:        base,
 		ConnContext: connContext,
@@ -71,6 +74,28 @@ func (p *Proxy) second(base context.Context, handler http.Handler, connContext f
 func (p *Proxy) refused(w http.ResponseWriter, r *http.Request, e *http1.Error) {
 	p.handle(w, r, func(x *exchange) { x.refuse(e.Status, e.Reason) })
 }
+
+// attempted records requests that were refused before anything of them was known.
+func (p *Proxy) attempted(r *http.Request, why string) {
+	p.handle(nobody{}, r, func(x *exchange) {
+		x.body.broken() // nothing of it was read
+		if x.open() {
+			_ = x.finish(sealtapv1.Outcome_OUTCOME_REFUSED, why)
+		}
+	})
+}
+
+// nobody is the client of an answer that nobody waits for.
+type nobody struct{}
+
+// Header implements [http.ResponseWriter].
+func (nobody) Header() http.Header { return make(http.Header) }
+
+// WriteHeader implements [http.ResponseWriter].
+func (nobody) WriteHeader(int) {}
+
+// Write implements [http.ResponseWriter].
+func (nobody) Write(p []byte) (int, error) { return len(p), nil }
 
 // badBody is the error of a body that cannot be read as exactly one thing, if
 // that is what err is.

@@ -164,6 +164,12 @@ func (v *Live) refused(w http.ResponseWriter, r *http.Request, e *http1.Error) {
 	p.refused(w, r, e)
 }
 
+func (v *Live) attempted(r *http.Request, why string) {
+	p := v.enter()
+	defer p.active.Add(-1)
+	p.attempted(r, why)
+}
+
 // tls returns what listeners speak: what the newest proxy says, handshake by
 // handshake. A client that resumes a session
 // is held to the client authority of the newest.

@@ -151,6 +151,7 @@ func (c *conn) handOver(to net.Conn, ahead []byte) {
 	c.mon.stop()
 	h := &handed{Conn: to, ahead: ahead, tls: c.tls, release: c.release}
 	c.release = nil
+	h.watch(c.srv)
 	c.srv.handOver(h)
 }
 

@@ -1,6 +1,7 @@
 package http1
 
 import (
+	"context"
 	"crypto/tls"
 	"net"
 	"sync"
@@ -63,22 +64,41 @@ type handed struct {
 	tls     *tls.ConnectionState
 	release func()
 	once    sync.Once
+	ctx     context.Context // of the connection
+	frames  *frames         // nil: nobody looks at them
 }
 
 func (c *handed) Read(p []byte) (int, error) {
-	if len(c.ahead) > 0 {
-		n := copy(p, c.ahead)
+	n, err := len(c.ahead), error(nil)
+	if n > 0 {
+		n = copy(p, c.ahead)
 		c.ahead = c.ahead[n:]
-		return n, nil
+	} else {
+		n, err = c.Conn.Read(p)
 	}
-	return c.Conn.Read(p)
+	if c.frames != nil && n > 0 {
+		c.frames.came(p[:n])
+	}
+	return n, err
+}
+
+func (c *handed) Write(p []byte) (int, error) {
+	if c.frames != nil {
+		c.frames.said(p)
+	}
+	return c.Conn.Write(p)
 }
 
 func (c *handed) Close() error {
 	err := c.Conn.Close()
-	if c.release != nil {
-		c.once.Do(c.release)
-	}
+	c.once.Do(func() {
+		if c.release != nil {
+			c.release()
+		}
+		if c.frames != nil && c.ctx != nil {
+			c.frames.ended()
+		}
+	})
 	return err
 }
 

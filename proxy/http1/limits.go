@@ -2,7 +2,6 @@ package http1
 
 import (
 	"context"
-	"crypto/tls"
 	"net"
 	"net/http"
 	"slices"
@@ -78,25 +77,31 @@ type second struct {
 	handed *handover // nil until somebody listens
 }
 
-type tlsKey struct{}
+type handedKey struct{}
 
-// newSecond has a server tell its handler of the TLS that it does not see.
+// newSecond has a server tell its handler of the TLS that it does not see, and us
+// of the requests that reach the handler.
 func newSecond(srv *http.Server) *second {
 	handler, contexts := srv.Handler, srv.ConnContext
 	srv.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if state, ok := r.Context().Value(tlsKey{}).(*tls.ConnectionState); ok {
-			r.TLS = state
+		if h, ok := r.Context().Value(handedKey{}).(*handed); ok {
+			r.TLS = h.tls
+			if h.frames != nil {
+				h.frames.entered.Add(1)
+			}
 		}
 		handler.ServeHTTP(w, r)
 	})
 	srv.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
-		if h, ok := c.(*handed); ok && h.tls != nil {
-			ctx = context.WithValue(ctx, tlsKey{}, h.tls)
-		}
 		if contexts != nil {
 			ctx = contexts(ctx, c)
 		}
-		return ctx
+		h, ok := c.(*handed)
+		if !ok {
+			return ctx
+		}
+		h.ctx = ctx
+		return context.WithValue(ctx, handedKey{}, h)
 	}
 	return &second{srv: srv}
 }

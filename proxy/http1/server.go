@@ -46,6 +46,11 @@ type Config struct {
 	// once for a connection, which ends afterwards. Nil means an answer with the
 	// error's text.
 	Refused func(w http.ResponseWriter, r *http.Request, err *Error)
+	// Attempted learns of requests of HTTP/2 that net/http has refused by itself, and
+	// of which nothing is known but the connection: r has its address, TLS and
+	// context. It says how many there were, and what is known of why. Nil means nobody
+	// does.
+	Attempted func(r *http.Request, why string)
 	// HTTP2 serves connections that speak HTTP/2; nil means that none do. Its
 	// handler, contexts and limits are its own, TLS is not. It is changed.
 	HTTP2 *http.Server
