@@ -100,7 +100,7 @@ func (x *exchange) begin(w http.ResponseWriter, r *http.Request) {
 		ok = false
 	}
 	if !ok {
-		x.trace, x.newTrace = newTraceparent()
+		x.trace, x.newTrace = newTraceparent(x.p.samples)
 	}
 }
 

@@ -132,6 +132,8 @@ type Config struct {
 	// Access learns of each exchange once its response record is durable, and must
 	// not block; nil means nobody does. What it is given is not used again.
 	Access func(*Access)
+	// Tracing says who keeps traces.
+	Tracing Tracing
 	// Metrics counts exchanges; nil means nobody does.
 	Metrics *Metrics
 	// Logger gets what goes wrong; nil means nobody does.
