@@ -169,6 +169,7 @@ func (c *checker) proxy(p *Proxy) {
 	c.identity(p)
 	c.life(p)
 	c.bounds(p)
+	c.telemetry(p)
 	for _, field := range p.Seal {
 		switch field {
 		case "source", "query", "headers", "path", "who":
