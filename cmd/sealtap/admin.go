@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/sealtap/sealtap/config"
 	"github.com/sealtap/sealtap/proxy/spool"
 	"github.com/sealtap/sealtap/serve"
 )
@@ -22,7 +23,24 @@ func (f *proxyLife) ready() error {
 	if f.draining.Load() {
 		return errDraining
 	}
-	return f.spool.Ready()
+	if err := f.spool.Ready(); err != nil {
+		return err
+	}
+	if passesUnrecorded(f.running.Load().proxy) {
+		return nil
+	}
+	return f.spool.Room()
+}
+
+// passesUnrecorded reports whether every exchange takes place though it cannot be
+// recorded, so that a full spool keeps none away.
+func passesUnrecorded(c *config.Proxy) bool {
+	for i := range c.Routes {
+		if !failsOpen(c, &c.Routes[i]) {
+			return false
+		}
+	}
+	return len(c.Routes) > 0 || c.OnFailure == config.FailOpen
 }
 
 // handler answers operators. Nothing that it says is about a client.
