@@ -159,6 +159,8 @@ func (c *checker) proxy(p *Proxy) {
 	}
 	c.identity(p)
 	c.life(p)
+	c.bounds(p)
+	c.telemetry(p)
 	for _, field := range p.Seal {
 		switch field {
 		case "source", "query", "headers", "path", "who":

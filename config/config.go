@@ -83,6 +83,12 @@ type Proxy struct {
 
 	AccessLog Path `yaml:"access_log"` // file, or - for standard output; empty means none
 
+	Timeouts ProxyTimeouts `yaml:"timeouts"`
+	Limits   ProxyLimits   `yaml:"limits"`
+	Rate     *Rate         `yaml:"rate"` // of each client; without it any
+
+	Telemetry Telemetry `yaml:"telemetry"`
+
 	Admin Admin  `yaml:"admin"`
 	Drain Period `yaml:"drain"` // how long exchanges may take to end once the proxy is told to stop; 0 means 5s
 }
@@ -207,6 +213,9 @@ func (f *File) resolve(dir string) {
 		}
 		p.resolveUpstreams(at)
 		p.Forward.resolve(at)
+		if t := p.Telemetry.Traces; t != nil {
+			at(&t.HeadersFile, &t.CA)
+		}
 	}
 	if l := f.Log; l != nil {
 		at(&l.Database, &l.Key, &l.PostQuantumKey, &l.OperatorKey, &l.Genesis, &l.Policy, &l.OpeningsIdentity, &l.Readers.Tokens)

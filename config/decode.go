@@ -53,7 +53,11 @@ func (d decoder) decode(n *yaml.Node, into any) error {
 	}
 	if err := n.Decode(into); err != nil {
 		if t := (*yaml.TypeError)(nil); errors.As(err, &t) {
-			return d.errorf(n, "%q is not a %s", n.Value, v.Kind())
+			kind := v.Kind().String()
+			if v.Kind() == reflect.Float64 {
+				kind = "number"
+			}
+			return d.errorf(n, "%q is not a %s", n.Value, kind)
 		}
 		return d.errorf(n, "%w", err)
 	}

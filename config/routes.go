@@ -51,8 +51,8 @@ type UpstreamTLS struct {
 
 // Timeouts of an upstream.
 type Timeouts struct {
-	Connect  Period `yaml:"connect"`  // 0 means 10s
-	Response Period `yaml:"response"` // until an answer begins; 0 means 2m
+	Connect  Period `yaml:"connect"`  // 0 means what the proxy's is
+	Response Period `yaml:"response"` // until an answer begins; 0 means what the proxy's is
 }
 
 // Route says which requests go where. The first that fits takes a request.
@@ -68,6 +68,10 @@ type Route struct {
 	StripPrefix bool     `yaml:"strip_prefix"` // prefix is cut from the paths that go on
 	OnFailure   *Failure `yaml:"on_failure"`   // without it as for the proxy
 	Receipts    Receipts `yaml:"receipts"`     // signed: answers carry receipts
+
+	Timeouts RouteTimeouts `yaml:"timeouts"`
+	Limits   RouteLimits   `yaml:"limits"`
+	Rate     *Rate         `yaml:"rate"` // of each client, beside that of the proxy; without it any
 
 	Rules        []Rule  `yaml:"rules"`
 	RulesDefault Default `yaml:"rules_default"` // of what no rule decides; empty means allow

@@ -29,6 +29,9 @@ type Access struct {
 // ended tells those who want to know of an exchange whose response record is durable.
 func (x *exchange) ended(outcome sealtapv1.Outcome, took time.Duration) {
 	x.count(outcome, took)
+	if x.p.cfg.Tracing.Exchange != nil {
+		x.traced(outcome, took)
+	}
 	if x.p.cfg.Access == nil {
 		return
 	}

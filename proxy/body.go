@@ -126,8 +126,11 @@ func (b *requestBody) buffered(r *http.Request) {
 func (x *exchange) streamed(src io.Reader) {
 	s := &streamBody{src: src}
 	s.messages.reset(framingOf(x.r.Header.Get("Content-Type")))
-	if x.r.ProtoMajor == 1 {
-		s.conn, s.stall = x.conn, x.p.cfg.Timeouts.ClientStall
+	s.stall = x.waits().body
+	if x.r.ProtoMajor != 1 {
+		s.watchSilence(x)
+	} else {
+		s.conn = x.conn
 		// Else the server swallows the rest of the body before it lets an early
 		// answer pass.
 		_ = http.NewResponseController(x.w).EnableFullDuplex()
@@ -219,8 +222,12 @@ type streamBody struct {
 	ended    bool // whole
 	stopped  bool // the exchange is over, or its record made
 	reading  bool
-	deadline time.Time // of the reading
-	err      error     // that is the client's doing
+	began    time.Time   // of the reading, where silence is watched
+	moved    time.Time   // when something passed
+	answered bool        // the answer has begun, and its silence counts
+	silence  *time.Timer // where the connection has no deadlines of its own; else nil
+	deadline time.Time   // of the reading
+	err      error       // that is the client's doing
 }
 
 func (s *streamBody) Read(p []byte) (int, error) {
@@ -228,6 +235,9 @@ func (s *streamBody) Read(p []byte) (int, error) {
 	if !s.stopped && s.conn != nil && s.conn.Conn != nil {
 		s.deadline = time.Now().Add(s.stall)
 		_ = s.conn.SetReadDeadline(s.deadline)
+	}
+	if s.silence != nil {
+		s.began = time.Now()
 	}
 	s.reading = true
 	s.mu.Unlock()
@@ -238,6 +248,9 @@ func (s *streamBody) Read(p []byte) (int, error) {
 	if s.stopped {
 		// What is not in the record does not pass.
 		return 0, http.ErrBodyReadAfterClose
+	}
+	if n > 0 {
+		s.moved = time.Now()
 	}
 	s.seen.add(p[:n])
 	s.messages.feed(p[:n])
@@ -251,7 +264,7 @@ func (s *streamBody) Read(p []byte) (int, error) {
 		if s.conn != nil && s.conn.Conn != nil {
 			_ = s.conn.SetReadDeadline(time.Time{})
 		}
-	case err != nil:
+	case err != nil && s.err == nil:
 		s.err = err
 	}
 	return n, err
@@ -265,6 +278,9 @@ func (s *streamBody) stop() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stopped = true
+	if s.silence != nil {
+		s.silence.Stop()
+	}
 }
 
 // finished reports whether the body has come to its end.

@@ -40,6 +40,9 @@ type exchange struct {
 	newTrace string // the traceparent, where the request had no valid one
 	trusted  bool   // the peer is
 
+	crowded    bool // there are more than there may be
+	retryAfter int  // in seconds, of what is refused for now
+
 	route *routed   // that it takes; nil of a forward proxy, and where there is none
 	at    *upstream // where it is in flight
 
@@ -79,6 +82,7 @@ func (x *exchange) begin(w http.ResponseWriter, r *http.Request) {
 	x.ctl, x.tries, x.newTrace, x.progress, x.tunnel = nil, nil, "", nil, nil
 	x.route, x.at, x.unrecorded, x.verdict = nil, nil, false, verdict{}
 	x.known, x.asked = identity{}, false
+	x.crowded, x.retryAfter = x.p.occupied.exchanges.Add(1) > int64(x.p.cfg.Limits.Exchanges), 0
 	x.drop, x.receipts = x.drop[:0], x.receipts[:0]
 	x.body = requestBody{}
 	x.answer.reset()
@@ -96,7 +100,7 @@ func (x *exchange) begin(w http.ResponseWriter, r *http.Request) {
 		ok = false
 	}
 	if !ok {
-		x.trace, x.newTrace = newTraceparent()
+		x.trace, x.newTrace = newTraceparent(x.p.samples)
 	}
 }
 
@@ -113,6 +117,7 @@ func (x *exchange) end() {
 		x.answer.stop()
 		_ = x.finish(sealtapv1.Outcome_OUTCOME_UNKNOWN, detail)
 	}
+	x.p.occupied.exchanges.Add(-1)
 	x.answer.release()
 	x.body.release()
 	x.tries.end()
@@ -132,11 +137,15 @@ func (x *exchange) serve() {
 		x.refuse(http.StatusBadRequest, why)
 		return
 	}
+	if status, why := x.oversized(); why != "" {
+		x.refuse(status, why)
+		return
+	}
 	if x.misdirected() {
 		x.refuse(http.StatusMisdirectedRequest, "the authority is not that of the tunnel")
 		return
 	}
-	if !x.choose() || !x.admit() || !x.permit() {
+	if !x.fits() || !x.choose() || x.route != nil && !x.within(x.route.rate) || !x.admit() || !x.permit() {
 		return
 	}
 	if x.r.Method == http.MethodConnect {
@@ -144,6 +153,9 @@ func (x *exchange) serve() {
 		return
 	}
 	upgrade := wantsWebSocket(x.r)
+	if !x.boundBody() {
+		return
+	}
 	if err := x.takeBody(); err != nil {
 		x.abandon(err)
 		return
@@ -390,6 +402,7 @@ func (x *exchange) writeProblem(status int, code string, body []byte) {
 	h.Set("Sealtap-Error", code)
 	h.Set("Sealtap-Exchange", x.idText)
 	x.markUnrecorded(h)
+	x.retryHeader(h)
 	if status == http.StatusProxyAuthRequired {
 		h.Set("Proxy-Authenticate", `Basic realm="sealtap", charset="UTF-8"`)
 	}

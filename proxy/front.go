@@ -2,56 +2,71 @@ package proxy
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"log/slog"
 	"net"
 	"net/http"
 
+	sealtapv1 "github.com/sealtap/sealtap/proto/sealtap/v1"
 	"github.com/sealtap/sealtap/proxy/http1"
 )
 
 // front returns the server of one run, in which v says who answers: HTTP/1 is read by package http1, HTTP/2 by
 // net/http.
 func (p *Proxy) front(base context.Context, rn *run, v *Live) *http1.Server {
-	return p.frontOf(base, v, v.refused, v.tls([]string{"h2", "http/1.1"}), func(ctx context.Context, c net.Conn) context.Context {
+	contexts := func(ctx context.Context, c net.Conn) context.Context {
 		cc := &clientConn{Conn: c, text: peerText(c), run: rn}
 		cc.addr = parseAddr(cc.text)
 		return context.WithValue(ctx, connKey{}, cc)
+	}
+	cfg := p.frontOf(base, v, v.refused, contexts)
+	cfg.Attempted = v.attempted
+	cfg.TLS = v.tls([]string{"h2", "http/1.1"})
+	cfg.Admit = func(remote string) (func(), bool) { return v.now.Load().admit(remote) }
+	srv := http1.New(cfg)
+	limits := p.serverLimits()
+	v.fronted(func(next *Proxy) {
+		if l := next.serverLimits(); l != limits {
+			limits = l
+			srv.Follow(l, next.second(base, v, contexts))
+		}
 	})
+	return srv
 }
 
-// frontOf returns a server whose connections have contexts that connContext makes.
-func (p *Proxy) frontOf(base context.Context, handler http.Handler, refused func(http.ResponseWriter, *http.Request, *http1.Error), config *tls.Config,
-	connContext func(context.Context, net.Conn) context.Context) *http1.Server {
+// frontOf configures a server whose connections have contexts that connContext makes.
+func (p *Proxy) frontOf(base context.Context, handler http.Handler, refused func(http.ResponseWriter, *http.Request, *http1.Error),
+	connContext func(context.Context, net.Conn) context.Context) http1.Config {
+	return http1.Config{
+		Handler:     handler,
+		Refused:     refused,
+		Attempted:   p.attempted,
+		HTTP2:       p.second(base, handler, connContext),
+		Base:        base,
+		ConnContext: connContext,
+		Limits:      p.serverLimits(),
+		Logger:      p.log,
+	}
+}
+
+// second returns a server of HTTP/2.
+func (p *Proxy) second(base context.Context, handler http.Handler, connContext func(context.Context, net.Conn) context.Context) *http.Server {
 	t := &p.cfg.Timeouts
 	protocols := new(http.Protocols)
 	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(true)
-	return http1.New(http1.Config{
-		Handler: handler,
-		Refused: refused,
-		HTTP2: &http.Server{
-			Handler:   handler,
-			Protocols: protocols,
-			// What net/http would answer by itself would pass unrecorded.
-			DisableGeneralOptionsHandler: true,
-			ReadHeaderTimeout:            t.RequestHeader,
-			IdleTimeout:                  t.ClientIdle,
-			MaxHeaderBytes:               p.cfg.MaxHeaderBytes,
-			ErrorLog:                     slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
-			BaseContext:                  func(net.Listener) context.Context { return base },
-			ConnContext:                  connContext,
-		},
-		TLS:            config,
-		Base:           base,
-		ConnContext:    connContext,
-		HeaderTimeout:  t.RequestHeader,
-		IdleTimeout:    t.ClientIdle,
-		WriteTimeout:   t.ClientStall,
-		MaxHeaderBytes: p.cfg.MaxHeaderBytes,
-		Logger:         p.log,
-	})
+	return &http.Server{
+		Handler:   handler,
+		Protocols: protocols,
+		// What net/http would answer by itself would pass unrecorded.
+		DisableGeneralOptionsHandler: true,
+		ReadHeaderTimeout:            t.RequestHeader,
+		IdleTimeout:                  t.ClientIdle,
+		MaxHeaderBytes:               2 * p.cfg.MaxHeaderBytes, // so that the exchange is what refuses
+		ErrorLog:                     slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
+		BaseContext:                  func(net.Listener) context.Context { return base },
+		ConnContext:                  connContext,
+	}
 }
 
 // refused records a request that cannot be read as exactly one thing, and says
@@ -59,6 +74,28 @@ func (p *Proxy) frontOf(base context.Context, handler http.Handler, refused func
 func (p *Proxy) refused(w http.ResponseWriter, r *http.Request, e *http1.Error) {
 	p.handle(w, r, func(x *exchange) { x.refuse(e.Status, e.Reason) })
 }
+
+// attempted records requests that were refused before anything of them was known.
+func (p *Proxy) attempted(r *http.Request, why string) {
+	p.handle(nobody{}, r, func(x *exchange) {
+		x.body.broken() // nothing of it was read
+		if x.open() {
+			_ = x.finish(sealtapv1.Outcome_OUTCOME_REFUSED, why)
+		}
+	})
+}
+
+// nobody is the client of an answer that nobody waits for.
+type nobody struct{}
+
+// Header implements [http.ResponseWriter].
+func (nobody) Header() http.Header { return make(http.Header) }
+
+// WriteHeader implements [http.ResponseWriter].
+func (nobody) WriteHeader(int) {}
+
+// Write implements [http.ResponseWriter].
+func (nobody) Write(p []byte) (int, error) { return len(p), nil }
 
 // badBody is the error of a body that cannot be read as exactly one thing, if
 // that is what err is.

@@ -67,9 +67,9 @@ func lowerHex(s string) bool {
 	return true
 }
 
-// newTraceparent starts a trace. It is not marked as sampled: whether it is kept
-// is for those who keep traces.
-func newTraceparent() (trace [16]byte, header string) {
+// newTraceparent starts a trace. It is marked as sampled only where this proxy keeps
+// its part: else that is for those who keep traces.
+func newTraceparent(sampled func(trace [16]byte) bool) (trace [16]byte, header string) {
 	binary.BigEndian.PutUint64(trace[:], rand.Uint64())
 	binary.BigEndian.PutUint64(trace[8:], rand.Uint64()|1) // not all zero
 	var span [8]byte
@@ -79,6 +79,10 @@ func newTraceparent() (trace [16]byte, header string) {
 	out = hex.AppendEncode(out, trace[:])
 	out = append(out, '-')
 	out = hex.AppendEncode(out, span[:])
-	out = append(out, "-00"...)
+	flags := "-00"
+	if sampled(trace) {
+		flags = "-01"
+	}
+	out = append(out, flags...)
 	return trace, string(out)
 }

@@ -25,6 +25,7 @@ type Live struct {
 	ctx     context.Context
 	own     netip.AddrPort
 	stop    func()         // what runs beside the newest proxy
+	heed    func(*Proxy)   // has the server hold clients to the limits of another; nil without a server
 	leaving sync.WaitGroup // proxies that end
 }
 
@@ -36,9 +37,9 @@ func NewLive(p *Proxy) *Live {
 }
 
 // Replace has next take the place of the proxy so far. Of the configuration of
-// next everything counts but ProxyProtocol, MaxHeaderBytes, whether there is TLS,
-// and those of Timeouts that are about the clients' connections: they are the
-// first one's. Keys of tokens that are fetched are by the time it returns, if they can be.
+// next everything counts but ProxyProtocol and whether there is TLS: they are the
+// first one's. Limits hold for connections and requests that begin; connections of
+// HTTP/2 end with what is under way where what they are held to changes. Keys of tokens that are fetched are by the time it returns, if they can be.
 func (v *Live) Replace(next *Proxy) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -50,6 +51,9 @@ func (v *Live) Replace(next *Proxy) {
 	}
 	stop := next.beside(v.ctx, v.own)
 	v.now.Store(next)
+	if v.heed != nil {
+		v.heed(next)
+	}
 	quit := v.stop
 	v.stop = stop
 	v.leaving.Go(func() {
@@ -59,6 +63,15 @@ func (v *Live) Replace(next *Proxy) {
 		quit()
 		old.closeIdle()
 	})
+}
+
+// fronted notes how the server learns of limits. It has those of the newest proxy
+// from then on.
+func (v *Live) fronted(heed func(*Proxy)) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.heed = heed
+	heed(v.now.Load())
 }
 
 // InFlight is how many exchanges and tunnels are under way.
@@ -73,6 +86,7 @@ func (v *Live) InFlight() int64 {
 func (p *Proxy) inherit(old *Proxy) {
 	p.ids = old.ids
 	p.gaps = old.gaps // one count, which is declared once
+	p.inheritBounds(old)
 	if s, o := p.tokens.source, old.tokens.source; s != nil && o != nil && s.url == o.url {
 		if keys := old.tokens.keys.Load(); keys != nil {
 			p.tokens.replace(*keys)
@@ -148,6 +162,12 @@ func (v *Live) refused(w http.ResponseWriter, r *http.Request, e *http1.Error) {
 	p := v.enter()
 	defer p.active.Add(-1)
 	p.refused(w, r, e)
+}
+
+func (v *Live) attempted(r *http.Request, why string) {
+	p := v.enter()
+	defer p.active.Add(-1)
+	p.attempted(r, why)
 }
 
 // tls returns what listeners speak: what the newest proxy says, handshake by

@@ -20,6 +20,7 @@ type Metrics struct {
 	duration   *prometheus.HistogramVec
 	recording  prometheus.Histogram
 	unrecorded prometheus.Counter
+	turned     *prometheus.CounterVec
 
 	mu       sync.Mutex
 	services map[string]*tally
@@ -47,9 +48,14 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 			Help: "Time that an exchange waits for a record to be durable.", Buckets: prometheus.ExponentialBuckets(0.0001, 2, 15)}),
 		unrecorded: prometheus.NewCounter(prometheus.CounterOpts{Name: "sealtap_proxy_unrecorded_total",
 			Help: "Records that could not be made durable: the exchange did not take place, or was cut."}),
+		turned: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "sealtap_proxy_refused_connections_total",
+			Help: "Connections of clients that were closed at once, by the limit that they were beyond."}, []string{"limit"}),
 		services: make(map[string]*tally),
 	}
-	for _, c := range []prometheus.Collector{m, m.duration, m.recording, m.unrecorded} {
+	for _, limit := range []string{"connections", "connections_per_client"} {
+		m.turned.WithLabelValues(limit) // so that it is there from the start
+	}
+	for _, c := range []prometheus.Collector{m, m.duration, m.recording, m.unrecorded, m.turned} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("registering metrics: %w", err)
 		}
@@ -77,6 +83,13 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 }
 
 func classNames() [classes]string { return [classes]string{"none", "1xx", "2xx", "3xx", "4xx", "5xx"} }
+
+// refuseConnection counts a connection that was not admitted.
+func (m *Metrics) refuseConnection(limit string) {
+	if m != nil {
+		m.turned.WithLabelValues(limit).Inc()
+	}
+}
 
 // service returns the tally of a service.
 func (m *Metrics) service(name string) *tally {

@@ -13,6 +13,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -120,12 +121,19 @@ type Config struct {
 	GapFile string
 	// Timeouts; zero values mean the defaults that stand beside them.
 	Timeouts Timeouts
+	// Limits; zero values mean the defaults that stand beside them.
+	Limits Limits
+	// Rate bounds the requests of each client, beside that of its route; nil means
+	// that nothing does.
+	Rate *Rate
 	// Progress says when exchanges that last leave records; zero values mean the
 	// defaults that stand beside them.
 	Progress Progress
 	// Access learns of each exchange once its response record is durable, and must
 	// not block; nil means nobody does. What it is given is not used again.
 	Access func(*Access)
+	// Tracing says who keeps traces.
+	Tracing Tracing
 	// Metrics counts exchanges; nil means nobody does.
 	Metrics *Metrics
 	// Logger gets what goes wrong; nil means nobody does.
@@ -159,7 +167,9 @@ type Timeouts struct {
 	ResponseHeader time.Duration // for an answer to begin, after the request was sent; 2 min
 	RequestHeader  time.Duration // for a request's headers to arrive; 10 s
 	ClientIdle     time.Duration // between the requests of one connection; 2 min
-	ClientStall    time.Duration // without progress of a client's body, or of its reading; 1 min
+	ClientStall    time.Duration // without progress of a client's reading; 1 min
+	ClientBody     time.Duration // without progress of a client's body, of gRPC AnswerIdle; ClientStall
+	AnswerIdle     time.Duration // without a byte of an answer that has begun, nor of its request's body; 5 min
 	TunnelIdle     time.Duration // without a byte in either direction of a tunnel; 1 h
 	Drain          time.Duration // for exchanges to end once Run is told to stop; 5 s
 }
@@ -204,6 +214,10 @@ type Proxy struct {
 
 	gaps       *gaps      // what passed without records
 	forwarding forwarding // its rules
+
+	occupied *occupancy // what is under way
+	rate     *limited   // nil: any
+	waits    waits      // where no route says otherwise
 
 	active atomic.Int64 // exchanges under way of a Live
 	tally  *tally       // of exchanges without a route; nil: nobody counts
@@ -259,6 +273,9 @@ func New(cfg Config) (*Proxy, error) {
 		return nil, err
 	}
 	p.digests = newDigester(cfg.DigestKey)
+	if err := p.newBounds(); err != nil {
+		return nil, err
+	}
 	if p.policy, err = cfg.Policy.compile(); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
 	}
@@ -301,12 +318,14 @@ func (c *Config) setDefaults() {
 		zero  time.Duration
 	}{
 		{&t.Dial, 10 * time.Second}, {&t.ResponseHeader, 2 * time.Minute}, {&t.RequestHeader, 10 * time.Second},
-		{&t.ClientIdle, 2 * time.Minute}, {&t.ClientStall, time.Minute}, {&t.TunnelIdle, time.Hour}, {&t.Drain, 5 * time.Second},
+		{&t.ClientIdle, 2 * time.Minute}, {&t.ClientStall, time.Minute}, {&t.AnswerIdle, 5 * time.Minute}, {&t.TunnelIdle, time.Hour}, {&t.Drain, 5 * time.Second},
 	} {
 		if *d.value <= 0 {
 			*d.value = d.zero
 		}
 	}
+	t.ClientBody = cmp.Or(t.ClientBody, t.ClientStall)
+	c.Limits.setDefaults(c.MaxHeaderBytes)
 }
 
 func parseSeal(fields []string) (sealSet, error) {

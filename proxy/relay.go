@@ -33,6 +33,7 @@ type answer struct {
 
 	data  *buffer
 	timer *time.Timer
+	hush  hush
 
 	mu      sync.Mutex // guards what follows while the timer runs
 	n       int        // bytes in data that are not sent
@@ -46,6 +47,7 @@ func (a *answer) reset() {
 	a.sent.reset()
 	a.apart, a.got = false, 0
 	a.n, a.flowing, a.over, a.stuck = 0, false, true, nil
+	a.hush.reset()
 	a.messages.reset(framingNone)
 }
 
@@ -69,6 +71,7 @@ func (a *answer) arm() {
 
 // stop ends the timer. When it returns nobody else uses the answer.
 func (a *answer) stop() {
+	a.endHush()
 	if a.over {
 		return
 	}
@@ -93,6 +96,7 @@ func (a *answer) lapse() {
 // flow sends the headers and what is held, and lets what follows pass.
 func (a *answer) flow() {
 	a.flowing = true
+	a.beginHush()
 	x := a.x
 	x.streams()
 	x.begun = true
@@ -218,6 +222,7 @@ func (x *exchange) relay(res *http.Response) {
 	if res.Body == http.NoBody || x.r.Method == http.MethodHead || !bodyAllowed(res.StatusCode) {
 		declared = 0
 	}
+	a.hush.body = res.Body
 	switch {
 	case declared == 0:
 		x.deliver(res, nil)
@@ -280,7 +285,11 @@ func (x *exchange) pump(body io.Reader, declared int64) error {
 		if off == len(a.data.b) {
 			return errors.New("the answer is longer than its length")
 		}
+		a.hush.waits(x.start)
 		n, err := body.Read(a.data.b[off:])
+		if a.hush.over(); err != nil && err != io.EOF && a.silenced() {
+			err = errSilent
+		}
 		if stuck := a.take(off, n, declared, err); stuck != nil {
 			return stuck
 		}
@@ -441,13 +450,13 @@ func (x *exchange) failBody(err error) {
 func (x *exchange) writeDeadline(set bool) {
 	if x.r.ProtoMajor == 1 {
 		if set && x.conn.Conn != nil {
-			_ = x.conn.SetWriteDeadline(time.Now().Add(x.p.cfg.Timeouts.ClientStall))
+			_ = x.conn.SetWriteDeadline(time.Now().Add(x.waits().write))
 		}
 		return
 	}
 	var t time.Time
 	if set {
-		t = time.Now().Add(x.p.cfg.Timeouts.ClientStall)
+		t = time.Now().Add(x.waits().write)
 	}
 	_ = x.control().SetWriteDeadline(t)
 }
@@ -456,7 +465,7 @@ func (x *exchange) writeDeadline(set bool) {
 func (x *exchange) readDeadline(set bool) {
 	var t time.Time
 	if set {
-		t = time.Now().Add(x.p.cfg.Timeouts.ClientStall)
+		t = time.Now().Add(x.waits().body)
 	}
 	if x.r.ProtoMajor != 1 {
 		_ = x.control().SetReadDeadline(t)

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	sealtapv1 "github.com/sealtap/sealtap/proto/sealtap/v1"
 	"github.com/sealtap/sealtap/proxy/route"
@@ -35,6 +36,14 @@ type Route struct {
 	Receipts bool
 	// Policy says which requests pass.
 	Policy Policy
+	// BodyBytes bounds the bodies of requests; zero means what Limits does.
+	BodyBytes int64
+	// Rate bounds the requests of each client to the route; nil means that nothing
+	// but Config.Rate does.
+	Rate *Rate
+	// ClientStall, ClientBody and AnswerIdle take the places of those in Timeouts;
+	// zero means those.
+	ClientStall, ClientBody, AnswerIdle time.Duration
 }
 
 // routing is what a reverse proxy knows of its routes.
@@ -56,6 +65,9 @@ type routed struct {
 	receipts  bool
 	tally     *tally
 	policy    *policy
+	bodyBytes int64
+	rate      *limited
+	waits     waits
 }
 
 // reverse reports whether this is a reverse proxy.
@@ -73,7 +85,7 @@ func (p *Proxy) newRouting() error {
 			return err
 		}
 		p.pools = []*pool{q}
-		p.routing.routes = []routed{{service: c.Service, pool: q, open: c.FailOpen, receipts: c.Receipts, policy: p.policy}}
+		p.routing.routes = []routed{{service: c.Service, pool: q, open: c.FailOpen, receipts: c.Receipts, policy: p.policy, waits: p.waits}}
 		return nil
 	case len(c.Routes) == 0 && len(c.Pools) > 0:
 		return fmt.Errorf("%w: no route leads to the pools", ErrConfig)
@@ -98,6 +110,7 @@ func (p *Proxy) newRouting() error {
 		r := &c.Routes[i]
 		rules[i] = r.Rule
 		done, err := r.compile(pools)
+		done.waits = p.waits.with(r)
 		if err != nil {
 			return fmt.Errorf("%w: route %d: %w", ErrConfig, i+1, err)
 		}
@@ -137,7 +150,11 @@ func (r *Route) compile(pools map[string]*pool) (routed, error) {
 		}
 		done.strip = strings.Count(strings.TrimSuffix(r.Prefix, "/"), "/")
 	}
+	done.bodyBytes = r.BodyBytes
 	var err error
+	if done.rate, err = r.Rate.compile(); err != nil {
+		return done, err
+	}
 	done.policy, err = r.Policy.compile()
 	return done, err
 }

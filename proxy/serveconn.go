@@ -5,6 +5,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"github.com/sealtap/sealtap/proxy/http1"
 )
 
 // serveConn serves the requests of one connection on which HTTP is spoken in the
@@ -13,10 +15,10 @@ import (
 // the connection ends after what is under way, when ctx ends at once.
 func (p *Proxy) serveConn(ctx context.Context, cc *clientConn, closed <-chan struct{}) {
 	l := &single{first: cc.Conn, addr: cc.LocalAddr(), closed: closed, stop: make(chan struct{})}
-	srv := p.frontOf(ctx, p.Handler(), p.refused, nil, func(ctx context.Context, c net.Conn) context.Context {
+	srv := http1.New(p.frontOf(ctx, p.Handler(), p.refused, func(ctx context.Context, c net.Conn) context.Context {
 		cc.Conn = c
 		return context.WithValue(ctx, connKey{}, cc)
-	})
+	}))
 	defer srv.Close() //nolint:errcheck // its connection is closed
 	stopping := ctx
 	if cc.run != nil && cc.run.stopping != nil {

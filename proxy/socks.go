@@ -69,6 +69,11 @@ func (p *Proxy) acceptSOCKS(base context.Context, l net.Listener, rn *run) error
 		go func() {
 			defer rn.active.Add(-1)
 			defer c.Close()
+			leave, ok := p.admit(c.RemoteAddr().String())
+			if !ok {
+				return
+			}
+			defer leave()
 			p.serveSOCKS(base, c, rn)
 		}()
 	}

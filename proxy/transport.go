@@ -138,7 +138,12 @@ func (x *exchange) failUpstream(err error) {
 		case outcome == sealtapv1.Outcome_OUTCOME_TIMEOUT:
 			x.fail(http.StatusRequestTimeout, codeTimeout, outcome, detail)
 		default:
-			x.fail(http.StatusBadRequest, codeRefused, outcome, detail)
+			status := http.StatusBadRequest
+			failed, _ := x.body.stream.failed()
+			if bad := badBody(failed); bad != nil {
+				status = bad.Status
+			}
+			x.fail(status, codeRefused, outcome, detail)
 		}
 		return
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/sealtap/sealtap/config"
 	"github.com/sealtap/sealtap/proxy/spool"
 	"github.com/sealtap/sealtap/serve"
 )
@@ -22,7 +23,24 @@ func (f *proxyLife) ready() error {
 	if f.draining.Load() {
 		return errDraining
 	}
-	return f.spool.Ready()
+	if err := f.spool.Ready(); err != nil {
+		return err
+	}
+	if passesUnrecorded(f.running.Load().proxy) {
+		return nil
+	}
+	return f.spool.Room()
+}
+
+// passesUnrecorded reports whether every exchange takes place though it cannot be
+// recorded, so that a full spool keeps none away.
+func passesUnrecorded(c *config.Proxy) bool {
+	for i := range c.Routes {
+		if !failsOpen(c, &c.Routes[i]) {
+			return false
+		}
+	}
+	return len(c.Routes) > 0 || c.OnFailure == config.FailOpen
 }
 
 // handler answers operators. Nothing that it says is about a client.
@@ -92,6 +110,11 @@ func (f *proxyLife) watchSpool() error {
 	if f.access != nil {
 		counter("sealtap_proxy_access_log_dropped_total", "Lines of the access log for which there was no room.",
 			func() float64 { return float64(f.access.dropped.Load()) })
+	}
+	if f.traces != nil {
+		counter("sealtap_proxy_spans_total", "Spans that the collector of traces took.", func() float64 { return float64(f.traces.Sent()) })
+		counter("sealtap_proxy_spans_dropped_total", "Spans for which there was no room, or that could not be sent.",
+			func() float64 { return float64(f.traces.Dropped()) })
 	}
 	for result, v := range map[string]func() float64{
 		"good": func() float64 { return float64(f.good.Load()) },

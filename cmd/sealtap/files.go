@@ -58,6 +58,11 @@ func readProxyFiles(c *config.Proxy) (*proxyFiles, error) {
 	if f.forward, err = readForward(&c.Forward); err != nil {
 		return nil, err
 	}
+	if t := c.Telemetry.Traces; t != nil {
+		if _, err := readTraces(t); err != nil {
+			return nil, err
+		}
+	}
 	if c.TLS != nil {
 		f.tls, err = loadTLS(c.TLS)
 	}

@@ -32,6 +32,7 @@ type proxyLife struct {
 	log      *slog.Logger
 	admin    net.Listener // nil without one
 	access   *accessLog   // nil without one
+	traces   *tracing     // nil without them
 	fixed    [2][sha256.Size]byte
 
 	running  atomic.Pointer[running]
@@ -60,6 +61,9 @@ func newProxyLife(c *config.Proxy, logger *slog.Logger) (*proxyLife, error) {
 	if f.access, err = openAccessLog(string(c.AccessLog), logger); err != nil {
 		return nil, err
 	}
+	if f.traces, err = newTracing(c.Telemetry.Traces, logger); err != nil {
+		return nil, err
+	}
 	if c.Admin.Listen != "" {
 		f.admin, err = listen("proxy.admin", c.Admin.Listen)
 	}
@@ -80,6 +84,7 @@ func (f *proxyLife) proxy(c proxy.Config) (*proxy.Proxy, error) {
 	if f.access != nil {
 		c.Access = f.access.entry
 	}
+	f.traces.of(&c)
 	return proxy.New(c)
 }
 
@@ -103,6 +108,9 @@ func (f *proxyLife) run(ctx context.Context, ln, socks net.Listener) error {
 	}
 	if f.access != nil {
 		parts = append(parts, f.access.run)
+	}
+	if f.traces != nil {
+		parts = append(parts, f.traces.Run)
 	}
 	others := make(chan error, 1)
 	go func() { others <- together(later, parts...) }()
@@ -192,6 +200,7 @@ func (f *proxyLife) canFollow(file *config.File) error {
 		{"openings_to", reflect.DeepEqual(was.OpeningsTo, is.OpeningsTo)},
 		{"proxy_protocol", reflect.DeepEqual(was.ProxyProtocol, is.ProxyProtocol)},
 		{"access_log", was.AccessLog == is.AccessLog},
+		{"telemetry", reflect.DeepEqual(was.Telemetry, is.Telemetry)},
 		{"admin", was.Admin == is.Admin},
 		{"forward.socks", was.Forward.SOCKS == nil && is.Forward.SOCKS == nil}, // whose connections keep to one configuration
 	} {

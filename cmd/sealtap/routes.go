@@ -67,9 +67,11 @@ func addRoutes(p *proxy.Config, c *config.Proxy, f *proxyFiles) {
 		}
 		p.Routes = append(p.Routes, proxy.Route{
 			Rule: r.Rule(), Service: r.Service, Upstream: r.Upstream, Templates: r.Templates, SealPath: r.SealPath, StripPrefix: r.StripPrefix,
-			FailOpen: failsOpen(c, r),
-			Receipts: r.Receipts.Signed(),
-			Policy:   proxy.Policy{Rules: config.RulesOf(r.Rules), DenyByDefault: r.RulesDefault == config.DefaultDeny},
+			FailOpen:  failsOpen(c, r),
+			Receipts:  r.Receipts.Signed(),
+			Policy:    proxy.Policy{Rules: config.RulesOf(r.Rules), DenyByDefault: r.RulesDefault == config.DefaultDeny},
+			BodyBytes: int64(r.Limits.BodyBytes), Rate: rateOf(r.Rate),
+			ClientBody: time.Duration(r.Timeouts.RequestBody), ClientStall: time.Duration(r.Timeouts.Write), AnswerIdle: time.Duration(r.Timeouts.ResponseIdle),
 		})
 	}
 }

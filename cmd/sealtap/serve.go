@@ -254,7 +254,6 @@ func proxyConfig(c *config.Proxy, f *proxyFiles, sp proxy.Recorder, logger *slog
 		Upstream: c.Upstream.URL, TLS: f.tls, Service: c.Service, Recorder: sp, DigestKey: f.digestKey, OpenHeaders: c.OpenHeaders,
 		Seal: c.Seal, Operations: c.Operations, UserHeader: c.UserHeader, BufferLimit: int(c.BufferLimit), Logger: logger,
 		Receipts: c.Receipts.Signed(),
-		Timeouts: proxy.Timeouts{Drain: time.Duration(c.Drain)},
 		Progress: proxy.Progress{Every: time.Duration(c.Progress.Every), Bytes: int64(c.Progress.Bytes)},
 	}
 	if p.Service == "" && c.Upstream.URL != nil {
@@ -268,6 +267,7 @@ func proxyConfig(c *config.Proxy, f *proxyFiles, sp proxy.Recorder, logger *slog
 	addForward(&p, &c.Forward, &f.forward)
 	setIdentity(&p, c, f)
 	setPolicy(&p, c)
+	setBounds(&p, c)
 	return p
 }
 

@@ -41,8 +41,9 @@ type conn struct {
 	cancel   context.CancelFunc
 	state    atomic.Int32
 	mon      monitor
-	first    bool // no request was read yet
-	taken    bool // hijacked, or handed over
+	first    bool   // no request was read yet
+	taken    bool   // hijacked, or handed over
+	release  func() // says that the connection has ended; nil if nobody asks, or another one says it
 	in       *buffer
 
 	ready syscall.RawConn    // of connections that can wait without a buffer
@@ -61,6 +62,13 @@ func (c *conn) serve() {
 	defer c.leave()
 	c.mon.c, c.mon.net = c, c.Conn
 	c.remote = c.accepted.RemoteAddr().String() // a listener may have to read for it
+	if admit := c.srv.cfg.Admit; admit != nil {
+		release, ok := admit(c.remote)
+		if !ok {
+			return
+		}
+		c.release = release
+	}
 	ctx, cancel := context.WithCancel(c.srv.cfg.Base)
 	defer cancel()
 	c.cancel = cancel
@@ -89,6 +97,9 @@ func (c *conn) leave() {
 	if !c.taken {
 		_ = c.Conn.Close()
 	}
+	if c.release != nil {
+		c.release() // a handler that took it over is done with it too
+	}
 }
 
 // handshake begins TLS, if that is spoken. Without ok the connection is of no
@@ -98,8 +109,8 @@ func (c *conn) handshake(ctx context.Context) (problem *Error, ok bool) {
 		return nil, true
 	}
 	t := tls.Server(c.accepted, c.srv.tls)
-	c.mon.set(&c.mon.read, c.srv.now()+c.srv.cfg.HeaderTimeout)
-	c.mon.set(&c.mon.write, c.srv.now()+c.srv.cfg.HeaderTimeout)
+	c.mon.set(&c.mon.read, c.srv.now()+c.srv.limits.Load().HeaderTimeout)
+	c.mon.set(&c.mon.write, c.srv.now()+c.srv.limits.Load().HeaderTimeout)
 	err := t.HandshakeContext(ctx)
 	c.mon.end()
 	var plain tls.RecordHeaderError
@@ -114,7 +125,9 @@ func (c *conn) handshake(ctx context.Context) (problem *Error, ok bool) {
 	state := t.ConnectionState()
 	c.tls = &state
 	if state.NegotiatedProtocol == "h2" {
-		c.handOver(t)
+		if fitsHTTP2(&state) {
+			c.handOver(t, nil)
+		}
 		return nil, false
 	}
 	return nil, true
@@ -129,14 +142,17 @@ func looksLikeHTTP(b [5]byte) bool {
 	return true
 }
 
-// handOver gives the connection to the server of HTTP/2.
-func (c *conn) handOver(to net.Conn) {
+// handOver gives the connection to the server of HTTP/2, with what was read of it.
+func (c *conn) handOver(to net.Conn, ahead []byte) {
 	if c.srv.cfg.HTTP2 == nil {
 		return
 	}
 	c.taken = true
 	c.mon.stop()
-	c.srv.handed.give(to)
+	h := &handed{Conn: to, ahead: ahead, tls: c.tls, release: c.release}
+	c.release = nil
+	h.watch(c.srv)
+	c.srv.handOver(h)
 }
 
 // next serves one request and reports whether another may follow.
@@ -310,13 +326,13 @@ func (c *conn) newRequest() *request {
 // error if the connection is not for requests.
 func (c *conn) readRequest() (*request, *Error) {
 	var h head
-	cfg := &c.srv.cfg
+	cfg := c.srv.limits.Load()
 	timed := false
 	for {
 		b := c.in.b[c.in.r:c.in.w]
-		if c.first && cfg.HTTP2 != nil && c.tls == nil && strings.HasPrefix(preface, string(b[:min(len(b), len(preface))])) {
+		if c.first && c.srv.cfg.HTTP2 != nil && c.tls == nil && strings.HasPrefix(preface, string(b[:min(len(b), len(preface))])) {
 			if len(b) >= len(preface) {
-				c.handOver(&putBack{Conn: c.accepted, ahead: append([]byte(nil), b...)})
+				c.handOver(c.accepted, append([]byte(nil), b...))
 				return nil, nil
 			}
 		} else if whole, err := h.scan(c.in, cfg); err != nil || whole {

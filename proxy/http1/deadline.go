@@ -71,7 +71,7 @@ func (m *monitor) bound() bool {
 	if m.write != 0 || m.writeCut {
 		return false
 	}
-	m.note(&m.write, m.c.srv.now()+m.c.srv.cfg.WriteTimeout)
+	m.note(&m.write, m.c.srv.now()+m.c.srv.limits.Load().WriteTimeout)
 	return true
 }
 

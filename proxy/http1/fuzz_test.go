@@ -61,7 +61,7 @@ func understand(r *http.Request, at func() int) (u understood) {
 // ours is what this server takes of a stream of requests.
 func ours(data []byte, step int) (taken []understood, refused int) {
 	c := &wire{in: bytes.NewReader(data), step: step}
-	s := New(Config{MaxHeaderBytes: 8192, Patience: time.Hour})
+	s := New(Config{Limits: Limits{MaxHeaderBytes: 8192}, Patience: time.Hour})
 	s.cfg.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		taken = append(taken, understand(r, func() int {
 			in := w.(*response).c.in

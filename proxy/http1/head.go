@@ -25,7 +25,7 @@ type head struct {
 
 // scan takes apart the lines of a head as far as it is there, and reports
 // whether it is whole. The lines' ends are in the buffer's scratch.
-func (h *head) scan(in *buffer, cfg *Config) (whole bool, err *Error) {
+func (h *head) scan(in *buffer, cfg *Limits) (whole bool, err *Error) {
 	if h.pos == 0 {
 		in.lines = in.lines[:0]
 	}
@@ -64,7 +64,7 @@ func (h *head) scan(in *buffer, cfg *Config) (whole bool, err *Error) {
 }
 
 // large is the error of a head of n bytes or more that is too large.
-func (h *head) large(n int, in *buffer, cfg *Config) *Error {
+func (h *head) large(n int, in *buffer, cfg *Limits) *Error {
 	const around = 64 // what the request line is more than its target
 	line := n
 	if len(in.lines) > 0 {
@@ -93,7 +93,7 @@ func hopeless(b []byte) bool {
 }
 
 // parse turns a head into a request. What was parsed before an error stays.
-func (q *request) parse(h *head, in *buffer, cfg *Config) *Error {
+func (q *request) parse(h *head, in *buffer, cfg *Limits) *Error {
 	if len(in.lines) == 0 || h.pos == 0 {
 		return nil
 	}

@@ -32,7 +32,7 @@ func (c *conn) firstBytes() error {
 	if c.in != nil {
 		c.in.b, c.in.r, c.in.w = c.in.fixed[:], 0, 0
 	}
-	c.mon.set(&c.mon.read, c.srv.now()+c.srv.cfg.IdleTimeout)
+	c.mon.set(&c.mon.read, c.srv.now()+c.srv.limits.Load().IdleTimeout)
 	if c.ready == nil {
 		if c.in == nil {
 			c.takeBuffer()

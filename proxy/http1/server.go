@@ -46,8 +46,13 @@ type Config struct {
 	// once for a connection, which ends afterwards. Nil means an answer with the
 	// error's text.
 	Refused func(w http.ResponseWriter, r *http.Request, err *Error)
+	// Attempted learns of requests of HTTP/2 that net/http has refused by itself, and
+	// of which nothing is known but the connection: r has its address, TLS and
+	// context. It says how many there were, and what is known of why. Nil means nobody
+	// does.
+	Attempted func(r *http.Request, why string)
 	// HTTP2 serves connections that speak HTTP/2; nil means that none do. Its
-	// handler, contexts and limits are its own, TLS is not.
+	// handler, contexts and limits are its own, TLS is not. It is changed.
 	HTTP2 *http.Server
 	// TLS is what connections begin with; nil means that they do not.
 	TLS *tls.Config
@@ -57,26 +62,15 @@ type Config struct {
 	// ConnContext makes the context of a connection; nil means Base with an end.
 	// The deadlines of the connection that it is given are cheap to set.
 	ConnContext func(context.Context, net.Conn) context.Context
-	// HeaderTimeout is how long a head may take from its first byte on; zero
-	// means 10 s.
-	HeaderTimeout time.Duration
-	// IdleTimeout is how long a connection may stay without a request; zero
-	// means 2 min.
-	IdleTimeout time.Duration
-	// WriteTimeout is how long the client may leave the server no room for what it
-	// writes next, unless the handler sets a deadline; zero means 1 min.
-	WriteTimeout time.Duration
+	// Admit is asked about each connection before anything is read from it, with
+	// the address of the client. Without ok it is closed; leave, if there is one,
+	// is called once it has ended, whoever has taken it over. Nil admits all.
+	Admit func(remote string) (leave func(), ok bool)
+	// Limits hold until [Server.Follow].
+	Limits
 	// Patience is after how long the server looks whether a client that waits
 	// for its answer is still there; zero means 50 ms.
 	Patience time.Duration
-	// MaxHeaderBytes bounds the head of a request; zero means 64 KiB.
-	MaxHeaderBytes int
-	// MaxTarget bounds the target in the request line; zero means half of
-	// MaxHeaderBytes.
-	MaxTarget int
-	// MaxHeaders bounds the lines of a head; zero means one for each 64 bytes of
-	// MaxHeaderBytes.
-	MaxHeaders int
 	// Logger gets what goes wrong; nil means nobody does.
 	Logger *slog.Logger
 }
@@ -92,9 +86,11 @@ type Server struct {
 	buffers   sync.Pool // *buffer
 	responses sync.Pool // *response
 
-	handed *handover // connections for HTTP2
+	limits atomic.Pointer[Limits]
 
 	mu        sync.Mutex // guards what follows
+	two       *second    // the newest server of HTTP/2; nil if there is none
+	retired   []*second  // those before it that have connections
 	listeners []net.Listener
 	conns     map[*conn]struct{}
 	closing   atomic.Bool // set under mu
@@ -105,6 +101,11 @@ type Server struct {
 func New(cfg Config) *Server {
 	s := &Server{cfg: cfg, log: cfg.Logger, epoch: time.Now(), conns: make(map[*conn]struct{}), empty: make(chan struct{})}
 	s.cfg.setDefaults()
+	limits := s.cfg.Limits
+	s.limits.Store(&limits)
+	if cfg.HTTP2 != nil {
+		s.two = newSecond(cfg.HTTP2)
+	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -126,22 +127,9 @@ func New(cfg Config) *Server {
 }
 
 func (c *Config) setDefaults() {
-	for _, d := range []struct {
-		value *time.Duration
-		zero  time.Duration
-	}{{&c.HeaderTimeout, 10 * time.Second}, {&c.IdleTimeout, 2 * time.Minute}, {&c.WriteTimeout, time.Minute}, {&c.Patience, 50 * time.Millisecond}} {
-		if *d.value <= 0 {
-			*d.value = d.zero
-		}
-	}
-	if c.MaxHeaderBytes <= 0 {
-		c.MaxHeaderBytes = 64 << 10
-	}
-	if c.MaxTarget <= 0 {
-		c.MaxTarget = c.MaxHeaderBytes / 2
-	}
-	if c.MaxHeaders <= 0 {
-		c.MaxHeaders = c.MaxHeaderBytes / 64
+	c.Limits.setDefaults()
+	if c.Patience <= 0 {
+		c.Patience = 50 * time.Millisecond
 	}
 	if c.Base == nil {
 		c.Base = context.Background()
@@ -193,9 +181,8 @@ func (s *Server) listen(l net.Listener) bool {
 		return false
 	}
 	s.listeners = append(s.listeners, l)
-	if h2 := s.cfg.HTTP2; h2 != nil && s.handed == nil {
-		s.handed = newHandover(l.Addr())
-		go func() { _ = h2.Serve(s.handed) }() // until the handover is closed
+	if s.two != nil {
+		s.two.listen(l.Addr())
 	}
 	return true
 }
@@ -255,9 +242,9 @@ func (s *Server) close(pick func(*conn) bool) {
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.close(func(c *conn) bool { return c.state.CompareAndSwap(stateIdle, stateClosed) })
 	var err error
-	if s.cfg.HTTP2 != nil {
-		err = s.cfg.HTTP2.Shutdown(ctx)
-		s.handed.stop()
+	for _, t := range s.seconds() {
+		err = errors.Join(err, t.srv.Shutdown(ctx))
+		t.handed.stop()
 	}
 	select {
 	case <-s.empty:
@@ -271,11 +258,11 @@ func (s *Server) Shutdown(ctx context.Context) error {
 // hijacked.
 func (s *Server) Close() error {
 	s.close(func(*conn) bool { return true })
-	if s.cfg.HTTP2 == nil {
-		return nil
+	var err error
+	for _, t := range s.seconds() {
+		err = errors.Join(err, t.srv.Close())
+		t.handed.stop()
 	}
-	err := s.cfg.HTTP2.Close()
-	s.handed.stop()
 	return err
 }
 

@@ -61,3 +61,20 @@ func (s *Spool) Ready() error {
 	}
 	return s.noSpare
 }
+
+// Room returns why no exchange can begin for want of room, or nil. It is an
+// ErrFull.
+func (s *Spool) Room() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.roomFor(closingSegments)
+}
+
+// roomFor returns an ErrFull where the files hold more than they may, less so many
+// segments that are kept for other things. It needs mu.
+func (s *Spool) roomFor(kept int64) error {
+	if s.bytes > s.cfg.MaxBytes-(spareSegments+kept)*s.cfg.SegmentSize {
+		return fmt.Errorf("%w: %d of %d bytes wait for the log", ErrFull, s.bytes, s.cfg.MaxBytes)
+	}
+	return nil
+}

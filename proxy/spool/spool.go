@@ -282,7 +282,6 @@ func (s *Spool) put(r *sealtapv1.Record, openings []*sealtapv1.Opening, admit fu
 
 // admit says whether there is room for the record. It needs mu.
 func (s *Spool) admit(r *sealtapv1.Record) error {
-	limit := s.cfg.MaxBytes - spareSegments*s.cfg.SegmentSize
 	switch {
 	case r.GetConfig() != nil:
 		return nil // comes with a start; a spool that is full can be opened
@@ -291,12 +290,9 @@ func (s *Spool) admit(r *sealtapv1.Record) error {
 	case r.GetRequest() != nil && s.noSpare != nil:
 		return fmt.Errorf("%w: %w", ErrFull, s.noSpare)
 	case r.GetRequest() != nil:
-		limit -= closingSegments * s.cfg.SegmentSize
+		return s.roomFor(closingSegments)
 	}
-	if s.bytes > limit {
-		return fmt.Errorf("%w: %d of %d bytes wait for the log", ErrFull, s.bytes, s.cfg.MaxBytes)
-	}
-	return nil
+	return s.roomFor(0)
 }
 
 // always admits a record of the spool's own: there are few in a life.
