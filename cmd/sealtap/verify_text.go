@@ -42,11 +42,11 @@ func says(b *strings.Builder, r row) {
 		}
 		return
 	}
-	fmt.Fprintf(b, "What the record says (%s", r.view.Stage)
+	fmt.Fprintf(b, "What the record says (%s, %s", r.view.Stage, r.view.Time)
 	if r.view.Exchange != "" {
-		fmt.Fprintf(b, " of exchange %s", r.view.Exchange)
+		fmt.Fprintf(b, ",\nof exchange %s", r.view.Exchange)
 	}
-	fmt.Fprintf(b, ", %s):\n", r.view.Time)
+	fmt.Fprint(b, "):\n")
 	for _, l := range viewLines(r) {
 		fmt.Fprintf(b, "  %-11s %s\n", l[0], l[1])
 	}

@@ -63,10 +63,11 @@ func (p place) open(t *testing.T) (*trillian.Log, func()) {
 	done := make(chan struct{})
 	go func() { _ = l.HandOver(lease.Context); close(done) }()
 	return l, func() {
-		if err := errors.Join(lease.Release(ctx), l.Close()); err != nil {
+		err := lease.Release(ctx)
+		<-done
+		if err := errors.Join(err, l.Close()); err != nil {
 			t.Error(err)
 		}
-		<-done
 		db.Close()
 	}
 }
