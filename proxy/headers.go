@@ -144,6 +144,14 @@ func guessRule(name string) headerRule {
 	return r
 }
 
+// trails reports whether a trailer of an answer passes. One that does not is not
+// announced either: the server repeats behind the body what the head has of the
+// names that are announced, and there a receipt of the head counts as a second one.
+func (h *headerRules) trails(name string) bool {
+	fate := h.of(name).fate
+	return fate != fateHop && fate != fateOwned
+}
+
 // shadowed reports whether a name with underscores stands, to upstreams that
 // make variables of names, for a header that is present, or that the proxy
 // strips or sets.

@@ -207,7 +207,9 @@ func (x *exchange) takeHeaders(res *http.Response) {
 		delete(dst, "Content-Length")
 	}
 	for name := range res.Trailer {
-		dst.Add("Trailer", name)
+		if x.p.headers.trails(name) {
+			dst.Add("Trailer", name)
+		}
 	}
 	if x.body.pending() && x.r.ProtoMajor == 1 {
 		v[1] = "close"
@@ -403,7 +405,7 @@ func (x *exchange) captureTrailers(res *http.Response) {
 func (x *exchange) announceTrailers(res *http.Response) {
 	h := x.w.Header()
 	for name, values := range res.Trailer {
-		if len(values) > 0 && !hasToken(h["Trailer"], name) {
+		if len(values) > 0 && x.p.headers.trails(name) && !hasToken(h["Trailer"], name) {
 			h.Add("Trailer", name)
 		}
 	}
@@ -413,9 +415,8 @@ func (x *exchange) sendTrailers(res *http.Response) {
 	h := x.w.Header()
 	announced := h["Trailer"]
 	for name, values := range res.Trailer {
-		rule := x.p.headers.of(name)
 		switch {
-		case len(values) == 0 || rule.fate == fateHop || rule.fate == fateOwned:
+		case len(values) == 0 || !x.p.headers.trails(name):
 		case hasToken(announced, name):
 			h[name] = values
 		default:
