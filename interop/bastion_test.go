@@ -66,13 +66,13 @@ func TestWitnessBehindLitebastion(t *testing.T) {
 	throughBastion(t, s, three)
 
 	// Metrics stay at home, and direct serving does not depend on the bastion.
-	if status(t, lb.url+"/metrics") != http.StatusNotFound || status(t, direct+"/metrics") != http.StatusOK {
+	if statusOf(t, lb.url+"/metrics") != http.StatusNotFound || statusOf(t, direct+"/metrics") != http.StatusOK {
 		t.Error("metrics are not where they should be")
 	}
 	if err := lb.Stop(); err != nil {
 		t.Log("litebastion:", err)
 	}
-	if status(t, direct+"/healthz") != http.StatusOK {
+	if statusOf(t, direct+"/healthz") != http.StatusOK {
 		t.Error("direct serving ended with the bastion")
 	}
 	lb.start(t)
@@ -98,7 +98,7 @@ func throughBastion(t *testing.T, s *stack.Stack, three string) {
 	}
 }
 
-func status(t *testing.T, url string) int {
+func statusOf(t *testing.T, url string) int {
 	t.Helper()
 	resp, err := http.Get(url)
 	if err != nil {
