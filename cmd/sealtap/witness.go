@@ -167,6 +167,7 @@ func witnessBastions(c config.Witness, key *keys.Private, logger *slog.Logger) (
 		if err != nil {
 			return nil, usagef("%s: %w", about, err)
 		}
+		logger.Info("dialling a bastion, whose operator allows key_hash", "bastion", x.Address, "key_hash", b.KeyHash())
 		list = append(list, b)
 	}
 	return list, nil
