@@ -59,12 +59,12 @@ func (m *Mirror) cosign(head *policy.Checkpoint) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cosigning: %w", err)
 	}
-	n, err := note.Open(head.Note, note.VerifierList())
+	_, err = note.Open(head.Note, note.VerifierList())
 	var unverified *note.UnverifiedNoteError
 	if !errors.As(err, &unverified) {
 		return nil, fmt.Errorf("cosigning: %w", errors.Join(err, errors.New("the checkpoint is no note")))
 	}
-	n = unverified.Note // which the policy verified
+	n := unverified.Note // which the policy verified
 	signed, err := note.Sign(&note.Note{Text: n.Text, UnverifiedSigs: n.UnverifiedSigs}, signer)
 	if err != nil {
 		return nil, fmt.Errorf("cosigning: %w", err)

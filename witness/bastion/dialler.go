@@ -144,7 +144,7 @@ func (l *link) end() {
 	spoke := l.spoke
 	l.mu.Unlock()
 	if !spoke {
-		l.Close()
+		_ = l.Close() // its error would tell nobody anything
 	}
 }
 
