@@ -65,6 +65,9 @@ func newFar(t *testing.T, hash, proto string) *far {
 			return nil
 		},
 	}
+	if proto == "" {
+		conf.NextProtos = nil // a server that takes whatever comes
+	}
 	go func() {
 		for {
 			c, err := ln.Accept()
@@ -207,7 +210,7 @@ func TestRefused(t *testing.T) {
 // not speak the protocol.
 func TestBastionIsVerified(t *testing.T) {
 	k, hash := newKey(t)
-	for name, f := range map[string]*far{"certificate": newFar(t, hash, "bastion/0"), "protocol": newFar(t, hash, "h2")} {
+	for name, f := range map[string]*far{"certificate": newFar(t, hash, "bastion/0"), "protocol": newFar(t, hash, "h2"), "none": newFar(t, hash, "")} {
 		t.Run(name, func(t *testing.T) {
 			roots := f.roots
 			if name == "certificate" {
