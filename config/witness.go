@@ -1,6 +1,9 @@
 package config
 
-import "fmt"
+import (
+	"fmt"
+	"net"
+)
 
 // Witness configures one witness.
 type Witness struct {
@@ -11,6 +14,14 @@ type Witness struct {
 	PostQuantumKey Path          `yaml:"post_quantum_key"` // signs beside key
 	Logs           []VKey        `yaml:"logs"`             // verifier keys of the logs that it cosigns; required
 	Limits         WitnessLimits `yaml:"limits"`
+	Bastions       []Bastion     `yaml:"bastions"` // that it dials, to be reachable through them
+}
+
+// Bastion is a C2SP https-bastion that a witness dials.
+type Bastion struct {
+	Address string `yaml:"address"` // host:port of its backend endpoint; required
+	CA      Path   `yaml:"ca"`      // roots for its certificate; default: the system's
+	Key     Path   `yaml:"key"`     // Ed25519, known to the bastion; default: the witness's
 }
 
 // WitnessLimits bound what each log may ask of a witness.
@@ -36,6 +47,9 @@ func (l WitnessLimits) Rate() (perSecond float64, burst int) {
 // resolve makes paths independent of the working directory.
 func (w *Witness) resolve(at func(...*Path)) {
 	at(&w.Database, &w.Key, &w.PostQuantumKey)
+	for i := range w.Bastions {
+		at(&w.Bastions[i].CA, &w.Bastions[i].Key)
+	}
 }
 
 // witnesses checks what each of them needs.
@@ -50,6 +64,7 @@ func (c *checker) witnesses(list []Witness) {
 			c.fail(section+".name", ": %q is taken", w.Name)
 		}
 		names[w.Name] = true
+		c.bastions(section, w.Bastions)
 		given := make(map[string]bool)
 		for n, k := range w.Logs {
 			if given[k.String()] {
@@ -57,5 +72,21 @@ func (c *checker) witnesses(list []Witness) {
 			}
 			given[k.String()] = true
 		}
+	}
+}
+
+// bastions checks the bastions of one witness.
+func (c *checker) bastions(section string, list []Bastion) {
+	given := make(map[string]bool)
+	for i, b := range list {
+		key := fmt.Sprintf("%s.bastions.[%d].address", section, i)
+		host, port, err := net.SplitHostPort(b.Address)
+		switch {
+		case err != nil || host == "" || port == "":
+			c.fail(key, ": %q is not host:port of a bastion, such as bastion.example.org:443", b.Address)
+		case given[b.Address]:
+			c.fail(key, ": %s is given twice", b.Address)
+		}
+		given[b.Address] = true
 	}
 }

@@ -23,6 +23,7 @@ import (
 
 	"github.com/sealtap/sealtap/checkpoint"
 	"github.com/sealtap/sealtap/durable"
+	"github.com/sealtap/sealtap/keys"
 	"github.com/sealtap/sealtap/record"
 	"github.com/sealtap/sealtap/tlog/client"
 	"github.com/sealtap/sealtap/witness/policy"
@@ -61,6 +62,9 @@ type Config struct {
 	Policy *policy.Policy
 	// Dir is made if it is not there.
 	Dir string
+	// Key cosigns what the directory holds. Its type is [keys.Cosignature] or
+	// [keys.MLDSA44]. Nil: nothing is cosigned.
+	Key *keys.Private
 	// BytesPerSecond bounds what is fetched; zero means that nothing does.
 	BytesPerSecond int
 	// Progress, if set, learns how many of the entries are there.
@@ -77,10 +81,17 @@ type Mirror struct {
 	log  *slog.Logger
 	lock *os.File
 	held *policy.Checkpoint // what the directory holds; nil for nothing
+
+	whole bool // every entry was read, or written, by this process; of use with a key
 }
 
 // Open takes the directory for this process and verifies its checkpoint.
 func Open(c Config) (_ *Mirror, err error) {
+	if c.Key != nil {
+		if err := checkKey(c.Key, c.Policy); err != nil {
+			return nil, err
+		}
+	}
 	if err := os.MkdirAll(c.Dir, 0o755); err != nil {
 		return nil, fmt.Errorf("making mirror: %w", err)
 	}
@@ -164,7 +175,7 @@ func (m *Mirror) Update(ctx context.Context) (*policy.Checkpoint, error) {
 	if err := m.consistent(ctx, tree, head); err != nil {
 		return nil, err
 	}
-	if m.held != nil && string(m.held.Note) == string(head.Note) {
+	if m.held != nil && string(m.held.Note) == string(head.Note) && (m.cfg.Key == nil || m.whole) {
 		return m.held, nil
 	}
 	c := &copying{mirror: m, tree: tree, from: m.Size(), size: head.Size}
@@ -177,7 +188,13 @@ func (m *Mirror) Update(ctx context.Context) (*policy.Checkpoint, error) {
 	if err := syncFS(m.cfg.Dir); err != nil {
 		return nil, err
 	}
-	if err := durable.Replace(m.path(checkpointFile), head.Note, 0o644); err != nil {
+	held := head.Note
+	if m.cfg.Key != nil {
+		if held, err = m.cosign(head); err != nil {
+			return nil, err
+		}
+	}
+	if err := durable.Replace(m.path(checkpointFile), held, 0o644); err != nil {
 		return nil, fmt.Errorf("writing checkpoint: %w", err)
 	}
 	m.held = head

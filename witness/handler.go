@@ -26,15 +26,21 @@ const (
 // Handler returns the HTTP interface of the witness, with submission prefix and
 // monitoring prefix "/", and besides /healthz, /readyz and /metrics.
 func (s *Server) Handler() http.Handler {
+	mux := s.protocol()
+	mux.HandleFunc("GET /healthz", s.serveHealth)
+	mux.HandleFunc("GET /readyz", s.serveReady)
+	mux.HandleFunc("GET /metrics", s.serveMetrics)
+	return mux
+}
+
+// protocol returns what clients and monitors of a witness ask for.
+func (s *Server) protocol() *http.ServeMux {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /add-checkpoint", s.serveAdd)
 	mux.HandleFunc("POST /sign-subtree", s.serveSubtree)
 	mux.HandleFunc("GET /{hash}/checkpoint", s.serveLatest)
 	mux.HandleFunc("GET /{hash}/forks", s.serveForks)
 	mux.HandleFunc("GET /{hash}/forks/{id}", s.serveFork)
-	mux.HandleFunc("GET /healthz", s.serveHealth)
-	mux.HandleFunc("GET /readyz", s.serveReady)
-	mux.HandleFunc("GET /metrics", s.serveMetrics)
 	return mux
 }
 
@@ -173,6 +179,7 @@ func (s *Server) serveMetrics(w http.ResponseWriter, _ *http.Request) {
 	b = fmt.Appendf(b, "# TYPE sealtap_witness_logs gauge\nsealtap_witness_logs %d\n", s.cosigned())
 	b = fmt.Appendf(b, "# TYPE sealtap_witness_reloads_total counter\nsealtap_witness_reloads_total{result=\"good\"} %d\nsealtap_witness_reloads_total{result=\"bad\"} %d\n",
 		s.counts.reloaded.Load(), s.counts.notReloaded.Load())
+	b = s.bastionMetrics(b)
 	answer(w, http.StatusOK, "text/plain; version=0.0.4", b)
 }
 

@@ -26,6 +26,7 @@ import (
 
 	"github.com/sealtap/sealtap/failpoint"
 	"github.com/sealtap/sealtap/keys"
+	"github.com/sealtap/sealtap/witness/bastion"
 )
 
 // maxMLDSAName is the longest origin or cosigner name that an ML-DSA-44 signature
@@ -46,6 +47,8 @@ type Config struct {
 	// that go on from its latest checkpoint, and all others. What is above it is
 	// refused with 429. Zero: no bound.
 	Rate Rate
+	// Bastions make the witness reachable besides, see [Server.ServeBastions].
+	Bastions []*bastion.Bastion
 	// Store keeps the latest checkpoints. Required. The server must be the
 	// only one to use it.
 	Store Store
@@ -55,16 +58,17 @@ type Config struct {
 
 // Server is a witness.
 type Server struct {
-	name    string // of the key
-	signers []signer
-	own     note.Verifiers
-	store   Store
-	logger  *slog.Logger
-	counts  counters
-	kept    keptForks
-	rate    atomic.Pointer[Rate]
-	logs    atomic.Pointer[logSet]
-	setting sync.Mutex // is held while logs is replaced
+	name     string // of the key
+	signers  []signer
+	own      note.Verifiers
+	store    Store
+	logger   *slog.Logger
+	bastions []*bastion.Bastion
+	counts   counters
+	kept     keptForks
+	rate     atomic.Pointer[Rate]
+	logs     atomic.Pointer[logSet]
+	setting  sync.Mutex // is held while logs is replaced
 
 	doubts   atomic.Pointer[doubts]
 	doubting sync.Mutex // is held while doubts is replaced
@@ -75,7 +79,7 @@ func New(ctx context.Context, c Config) (*Server, error) {
 	if c.Key == nil || c.Store == nil {
 		return nil, errors.New("a witness needs a key and a store")
 	}
-	s := &Server{name: c.Key.Name, store: c.Store, logger: c.Logger}
+	s := &Server{name: c.Key.Name, bastions: c.Bastions, store: c.Store, logger: c.Logger}
 	if err := s.setKeys(c.Key, c.PostQuantumKey); err != nil {
 		return nil, err
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sealtap/sealtap/config"
+	"github.com/sealtap/sealtap/keys"
 	"github.com/sealtap/sealtap/mirror"
 	"github.com/sealtap/sealtap/serve"
 	"github.com/sealtap/sealtap/tlog/client"
@@ -24,6 +25,7 @@ type mirroring struct {
 	interval time.Duration
 	serve    string
 	rate     string
+	key      string
 }
 
 func newMirror() *cobra.Command {
@@ -39,7 +41,11 @@ it again to go on where it stopped, however that was; with --follow it does so b
 
 It stops with exit code 1, and keeps both checkpoints, when the log shows another
 history than the one that was mirrored. The log is any tlog-tiles log, of Sealtap or
-not; sealed fields stay sealed, for their openings are no part of a log.`,
+not; sealed fields stay sealed, for their openings are no part of a log.
+
+With --key it is a C2SP tlog-mirror that cosigns: DIR/checkpoint carries its signature,
+which says that DIR holds every entry. Each start reads them all first; where one is
+missing, altered, or was pruned before the mirror began, nothing is signed.`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) != 2 {
 				return usagef("%s takes the URL of a log and a DIR", cmd.CommandPath())
@@ -55,6 +61,7 @@ not; sealed fields stay sealed, for their openings are no part of a log.`,
 	cmd.Flags().DurationVar(&m.interval, "interval", 5*time.Second, "how often to look for a new checkpoint with --follow")
 	cmd.Flags().StringVar(&m.serve, "serve", "", "`ADDR` such as 127.0.0.1:8090 to serve the mirror at; means --follow")
 	cmd.Flags().StringVar(&m.rate, "rate", "", "fetch at most `SIZE` a second, such as 512KiB or 10MiB")
+	cmd.Flags().StringVar(&m.key, "key", "", "cosign what is held with the key in `FILE` (sealtap keygen --witness NAME)")
 	return cmd
 }
 
@@ -78,14 +85,20 @@ func (m *mirroring) run(cmd *cobra.Command, location, dir string) error {
 	if err != nil {
 		return err
 	}
+	var key *keys.Private
+	if m.key != "" {
+		if key, err = keys.Load(m.key); err != nil {
+			return usagef("--key: %w", err)
+		}
+	}
 	draw := progress(cmd.ErrOrStderr())
-	mir, err := mirror.Open(mirror.Config{Source: src, Policy: p, Dir: dir, BytesPerSecond: limit, Progress: draw,
+	mir, err := mirror.Open(mirror.Config{Source: src, Policy: p, Dir: dir, Key: key, BytesPerSecond: limit, Progress: draw,
 		Logger: slog.New(slog.NewJSONHandler(cmd.ErrOrStderr(), nil)).With("component", "mirror")})
 	if err != nil {
 		return err
 	}
 	if m.serve != "" || m.follow {
-		err = m.daemon(cmd.Context(), mir, dir)
+		err = m.daemon(cmd.Context(), mir, dir, p)
 		return errors.Join(err, mir.Close())
 	}
 	before := mir.Size()
@@ -108,7 +121,7 @@ func update(ctx context.Context, mir *mirror.Mirror) (head *policy.Checkpoint, e
 }
 
 // daemon follows the log and serves the mirror.
-func (m *mirroring) daemon(ctx context.Context, mir *mirror.Mirror, dir string) error {
+func (m *mirroring) daemon(ctx context.Context, mir *mirror.Mirror, dir string, p *policy.Policy) error {
 	follow := func(ctx context.Context) error { return mir.Follow(ctx, m.interval) }
 	if m.serve == "" {
 		return follow(ctx)
@@ -117,7 +130,7 @@ func (m *mirroring) daemon(ctx context.Context, mir *mirror.Mirror, dir string) 
 	if err != nil {
 		return err
 	}
-	return together(ctx, follow, func(ctx context.Context) error { return serve.HTTP(ctx, ln, mirror.Handler(dir)) })
+	return together(ctx, follow, func(ctx context.Context) error { return serve.HTTP(ctx, ln, mirror.OriginHandler(dir, p)) })
 }
 
 func (m *mirroring) report(cmd *cobra.Command, head *policy.Checkpoint, before uint64, dir string) error {

@@ -2,8 +2,11 @@ package main
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
+	"fmt"
 	"log/slog"
+	"os"
 	"slices"
 	"time"
 
@@ -13,6 +16,7 @@ import (
 	"github.com/sealtap/sealtap/keys"
 	"github.com/sealtap/sealtap/storage/sqlite"
 	"github.com/sealtap/sealtap/witness"
+	"github.com/sealtap/sealtap/witness/bastion"
 )
 
 // lifeTime is after how long a copy of a witness's database, put back in its place,
@@ -96,6 +100,11 @@ func startWitness(ctx context.Context, c config.Witness, logger *slog.Logger) (*
 	if err != nil {
 		return nil, err
 	}
+	logger = logger.With("component", "witness", "name", c.Name)
+	bastions, err := witnessBastions(c, key.key, logger)
+	if err != nil {
+		return nil, err
+	}
 	ln, err := listen("witness "+c.Name, c.Listen)
 	if err != nil {
 		return nil, err
@@ -104,11 +113,10 @@ func startWitness(ctx context.Context, c config.Witness, logger *slog.Logger) (*
 	if err != nil {
 		return nil, errors.Join(err, ln.Close())
 	}
-	logger = logger.With("component", "witness", "name", c.Name)
 	if _, err := store.BeginLife(ctx); err != nil {
 		return nil, errors.Join(err, ln.Close(), store.Close())
 	}
-	w, err := witness.New(ctx, witness.Config{Key: key.key, PostQuantumKey: key.quantum, Logs: witnessLogs(c), Rate: witnessRate(c), Store: store, Logger: logger})
+	w, err := witness.New(ctx, witness.Config{Key: key.key, PostQuantumKey: key.quantum, Logs: witnessLogs(c), Rate: witnessRate(c), Bastions: bastions, Store: store, Logger: logger})
 	if err != nil {
 		return nil, errors.Join(err, ln.Close(), store.Close())
 	}
@@ -118,6 +126,10 @@ func startWitness(ctx context.Context, c config.Witness, logger *slog.Logger) (*
 		run: func(ctx context.Context) error {
 			return together(ctx, func(ctx context.Context) error { return w.Serve(ctx, ln) },
 				func(ctx context.Context) error {
+					w.ServeBastions(ctx)
+					return nil
+				},
+				func(ctx context.Context) error {
 					store.KeepLife(ctx, lifeTime, func(err error) { logger.Error("a copy of the database could not be told from it", "err", err) })
 					return nil
 				})
@@ -125,6 +137,40 @@ func startWitness(ctx context.Context, c config.Witness, logger *slog.Logger) (*
 		close:  store.Close,
 		reload: life.reload,
 	}, nil
+}
+
+// witnessBastions returns the bastions that a witness dials.
+func witnessBastions(c config.Witness, key *keys.Private, logger *slog.Logger) ([]*bastion.Bastion, error) {
+	var list []*bastion.Bastion
+	for i, x := range c.Bastions {
+		about := fmt.Sprintf("witness %s: bastions.[%d]", c.Name, i)
+		bc := bastion.Config{Address: x.Address, Key: key, Logger: logger}
+		var err error
+		if x.Key != "" {
+			if bc.Key, err = keys.Load(string(x.Key)); err != nil {
+				return nil, usagef("%s.key: %w", about, err)
+			}
+		}
+		if x.CA != "" {
+			pem, err := os.ReadFile(string(x.CA))
+			if err != nil {
+				return nil, usagef("%s.ca: %w", about, err)
+			}
+			if bc.Roots = x509.NewCertPool(); !bc.Roots.AppendCertsFromPEM(pem) {
+				return nil, usagef("%s.ca: %s holds no certificate", about, x.CA)
+			}
+		}
+		b, err := bastion.New(bc)
+		if errors.Is(err, keys.ErrNotEd25519) {
+			return nil, usagef("%s: %w: name one in its key (sealtap keygen --witness NAME)", about, err)
+		}
+		if err != nil {
+			return nil, usagef("%s: %w", about, err)
+		}
+		logger.Info("dialling a bastion, whose operator allows key_hash", "bastion", x.Address, "key_hash", b.KeyHash())
+		list = append(list, b)
+	}
+	return list, nil
 }
 
 // witnessLogs returns the keys of each log.
@@ -176,6 +222,7 @@ func (l *witnessLife) reload(ctx context.Context, path string) (err error) {
 	}{
 		{"listen", c.Listen == l.config.Listen},
 		{"database", c.Database == l.config.Database},
+		{"bastions", slices.Equal(c.Bastions, l.config.Bastions)},
 		{"a key", key.same(l.keys)},
 	} {
 		if !k.same {
