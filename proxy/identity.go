@@ -160,6 +160,9 @@ func (x *exchange) source() string {
 				}
 				a = ap.Addr()
 			}
+			if a.Zone() != "" {
+				return x.conn.text // a zone is any text, and means something on its own machine only
+			}
 			if a = a.Unmap(); !x.p.trusts(a) {
 				return a.String()
 			}
