@@ -13,3 +13,14 @@ func (l *Lease) Pause() { l.cancel(nil) }
 func (db *DB) Change(ctx context.Context, f func(tx pgx.Tx) error) error {
 	return db.change(ctx, func(_ context.Context, tx pgx.Tx) error { return f(tx) })
 }
+
+// Look begins to ask for the lease, and waits, as one that is paused right behind its
+// question, until the function is called.
+func (db *DB) Look(ctx context.Context) (end func(), err error) {
+	tx, err := db.writer.Begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	_, err = tx.Exec(ctx, lookForLease)
+	return func() { _ = tx.Rollback(ctx) }, err
+}

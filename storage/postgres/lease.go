@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 const (
@@ -18,6 +19,8 @@ const (
 	// wait.
 	renewEvery = 500 * time.Millisecond
 )
+
+const lookForLease = `SELECT id FROM alive WHERE id = 0 AND expires < clock_timestamp() FOR UPDATE SKIP LOCKED`
 
 // Lease is the right to write.
 type Lease struct {
@@ -36,12 +39,13 @@ type Lease struct {
 // takes submissions, for the others to know.
 func (db *DB) Acquire(ctx context.Context, url string) (*Lease, error) {
 	for {
+		asked := time.Now()
 		epoch, err := db.tryAcquire(ctx, url)
 		if err != nil {
 			return nil, fmt.Errorf("taking the lease of the log: %w", err)
 		}
 		if epoch > 0 {
-			return db.hold(ctx, epoch), nil
+			return db.hold(ctx, epoch, asked), nil
 		}
 		select {
 		case <-ctx.Done():
@@ -59,9 +63,11 @@ func (db *DB) tryAcquire(ctx context.Context, url string) (epoch int64, err erro
 		return 0, err
 	}
 	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
-	var over bool
-	err = tx.QueryRow(ctx, `SELECT expires < clock_timestamp() FROM alive WHERE id = 0 FOR UPDATE SKIP LOCKED`).Scan(&over)
-	if errors.Is(err, pgx.ErrNoRows) || err == nil && !over {
+	// A lease that is not over is not locked: one who is paused right here must not keep
+	// its holder from renewing it.
+	var id int
+	err = tx.QueryRow(ctx, lookForLease).Scan(&id)
+	if errors.Is(err, pgx.ErrNoRows) {
 		return 0, nil
 	}
 	if err != nil {
@@ -84,18 +90,19 @@ func (db *DB) tryAcquire(ctx context.Context, url string) (epoch int64, err erro
 	return epoch, tx.Commit(ctx)
 }
 
-func (db *DB) hold(ctx context.Context, epoch int64) *Lease {
+// hold keeps a lease that was taken at some time after since.
+func (db *DB) hold(ctx context.Context, epoch int64, since time.Time) *Lease {
 	db.epoch.Store(epoch)
 	l := &Lease{db: db, epoch: epoch, done: make(chan struct{})}
 	l.Context, l.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
-	go l.renew()
+	go l.renew(since)
 	return l
 }
 
-// renew keeps the lease until it is lost.
-func (l *Lease) renew() {
+// renew keeps the lease, which was taken or renewed last at some time after last, until
+// it is lost.
+func (l *Lease) renew(last time.Time) {
 	defer close(l.done)
-	last := time.Now()
 	for {
 		select {
 		case <-l.Context.Done():
@@ -104,11 +111,10 @@ func (l *Lease) renew() {
 		}
 		began := time.Now()
 		ctx, cancel := context.WithDeadline(l.Context, last.Add(leaseTime))
-		tag, err := l.db.writer.Exec(ctx, `UPDATE alive SET expires = clock_timestamp() + $1 * interval '1 second'
-			WHERE (SELECT epoch FROM lease) = $2`, leaseTime.Seconds(), l.epoch)
+		held, err := l.expire(ctx, fmt.Sprintf("clock_timestamp() + interval '%d milliseconds'", leaseTime.Milliseconds()))
 		cancel()
 		switch {
-		case err == nil && tag.RowsAffected() == 1:
+		case err == nil && held:
 			last = began
 		case err == nil:
 			l.cancel(fmt.Errorf("%w: it took the lease over", ErrNotWriter))
@@ -124,9 +130,22 @@ func (l *Lease) Release(ctx context.Context) error {
 	l.once.Do(func() {
 		l.cancel(errors.New("the lease was released"))
 		<-l.done
-		_, err = l.db.writer.Exec(ctx, `UPDATE alive SET expires = '-infinity' WHERE (SELECT epoch FROM lease) = $1`, l.epoch)
+		_, err = l.expire(ctx, `'-infinity'`)
 	})
 	return err
+}
+
+// expire sets when the lease is over, and reports whether it is still this one. Who
+// takes it locks the same row first: whose lease it is, is asked behind that lock, by a
+// statement that sees what was committed meanwhile.
+func (l *Lease) expire(ctx context.Context, when string) (held bool, err error) {
+	batch := new(pgx.Batch)
+	batch.Queue(`SELECT id FROM alive WHERE id = 0 FOR UPDATE`)
+	batch.Queue(`UPDATE alive SET expires = `+when+` WHERE id = 0 AND (SELECT epoch FROM lease) = $1`, l.epoch).Exec(func(tag pgconn.CommandTag) error {
+		held = tag.RowsAffected() == 1
+		return nil
+	})
+	return held, l.db.writer.SendBatch(ctx, batch).Close()
 }
 
 // Writer returns where the holder of the lease takes submissions, and reports whether

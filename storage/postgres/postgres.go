@@ -189,14 +189,25 @@ func withoutSecrets(err error) error {
 	return err
 }
 
-// checkServer refuses a server that acknowledges what it has not kept.
+// oldest is the oldest version of the server that this was tried with.
+const oldest = 150000
+
+// checkServer refuses a server that is too old, or acknowledges what it has not kept.
+// Whether a commit waits for the disk is ours to say, and said for each connection.
 func (db *DB) checkServer(ctx context.Context) error {
-	for _, name := range []string{"fsync", "full_page_writes", "synchronous_commit"} {
+	var version int
+	if err := db.pool.QueryRow(ctx, `SELECT current_setting('server_version_num')::integer`).Scan(&version); err != nil {
+		return err
+	}
+	if version < oldest {
+		return fmt.Errorf("%w: it is PostgreSQL %d; %d or later is needed", ErrForeign, version/10000, oldest/10000)
+	}
+	for _, name := range []string{"fsync", "full_page_writes"} {
 		var value string
 		if err := db.pool.QueryRow(ctx, `SELECT current_setting($1)`, name).Scan(&value); err != nil {
 			return err
 		}
-		if value == "off" || name == "synchronous_commit" && value == "local" {
+		if value == "off" {
 			return fmt.Errorf("%w: %s is %s; set it to on", ErrUnsafe, name, value)
 		}
 	}

@@ -189,6 +189,27 @@ func TestPausedWriter(t *testing.T) {
 	release(t, lease)
 }
 
+// One who wants the lease and is paused while it asks keeps nobody from renewing it.
+func TestPausedFollower(t *testing.T) {
+	server := pgtest.Start(t)
+	url := server.Database(t)
+	one, two := open(t, url), open(t, url)
+	defer one.Close()
+	defer two.Close()
+	lease := acquire(t, one)
+	end, err := two.Look(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer end()
+	select {
+	case <-lease.Context.Done():
+		t.Errorf("the lease is lost: %v", context.Cause(lease.Context))
+	case <-time.After(4 * time.Second): // twice as long as a lease lasts
+	}
+	release(t, lease)
+}
+
 func TestServerThatForgets(t *testing.T) {
 	server := pgtest.Start(t)
 	conn, err := pgx.Connect(context.Background(), server.URL("postgres"))
