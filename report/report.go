@@ -16,8 +16,6 @@ import (
 	"io"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/sealtap/sealtap/audit"
 )
@@ -120,23 +118,8 @@ func verdict(r *audit.Report) string {
 	return "Nothing that is there is wrong, but the data do not show that the period is complete."
 }
 
-// visible shows what could hide or turn text: controls, marks of direction, bytes
-// that are no UTF-8.
-func visible(v any) string {
-	s := fmt.Sprint(v)
-	var b strings.Builder
-	for i, r := range s {
-		switch {
-		case r == utf8.RuneError && !strings.HasPrefix(s[i:], string(utf8.RuneError)):
-			fmt.Fprintf(&b, `\x%02x`, s[i])
-		case r != '\n' && !unicode.IsGraphic(r):
-			fmt.Fprintf(&b, `\u%04x`, r)
-		default:
-			b.WriteRune(r)
-		}
-	}
-	return b.String()
-}
+// visible shows what could hide or turn text.
+func visible(v any) string { return audit.Visible(fmt.Sprint(v)) }
 
 func clock(t time.Time) string {
 	if t.IsZero() {

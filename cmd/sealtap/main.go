@@ -14,8 +14,6 @@ import (
 	"runtime"
 	"strings"
 	"syscall"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -156,20 +154,7 @@ func oneLine(s string) string {
 
 // harmless keeps what a log or a client chose from playing with the terminal: it
 // escapes everything that is neither text nor the end of a line.
-func harmless(s string) string {
-	var b strings.Builder
-	for i, r := range s {
-		switch {
-		case r == utf8.RuneError && !strings.HasPrefix(s[i:], string(utf8.RuneError)):
-			fmt.Fprintf(&b, `\x%02x`, s[i])
-		case r != '\n' && !unicode.IsGraphic(r):
-			fmt.Fprintf(&b, `\u%04x`, r)
-		default:
-			b.WriteRune(r)
-		}
-	}
-	return b.String()
-}
+func harmless(s string) string { return audit.Visible(s) }
 
 // exactArgs is cobra.ExactArgs with an error that says what is wanted.
 func exactArgs(names ...string) cobra.PositionalArgs {
