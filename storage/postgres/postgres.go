@@ -12,7 +12,6 @@ package postgres
 import (
 	"context"
 	"crypto/rand"
-	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -56,16 +55,15 @@ const silence = 10 * time.Second
 // by side.
 const writerConnections = 6
 
+// readerConnections bounds the reads that are under way.
+const readerConnections = 16
+
 // Config says which database it is.
 type Config struct {
 	// URL is a connection string as libpq has it, without a password. Required.
 	URL string
 	// Password authenticates to the server; empty for none.
 	Password string
-	// TLS replaces what the URL says of it, if it is not nil.
-	TLS *tls.Config
-	// Connections bounds those to the server. 0: 16.
-	Connections int
 }
 
 // DB is a database, open. Many goroutines can use it.
@@ -110,16 +108,10 @@ func parse(c Config) (*pgxpool.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	if config.MaxConns = int32(c.Connections); c.Connections == 0 {
-		config.MaxConns = 16
-	}
+	config.MaxConns = readerConnections
 	conn := config.ConnConfig
 	if c.Password != "" {
 		conn.Password = c.Password
-	}
-	if c.TLS != nil {
-		conn.TLSConfig, conn.Fallbacks = c.TLS.Clone(), nil
-		conn.TLSConfig.ServerName = conn.Host
 	}
 	if conn.ConnectTimeout == 0 {
 		conn.ConnectTimeout = 5 * time.Second
