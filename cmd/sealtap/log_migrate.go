@@ -48,7 +48,7 @@ by mistake: it would be a second history.`,
 			case err != nil:
 				return err
 			case asJSON:
-				return printJSON(cmd.OutOrStdout(), o)
+				return printJSON(cmd.OutOrStdout(), map[string]any{"origin": o.Origin, "size": o.Size, "root": o.Root[:], "before": o.Before, "openings": o.Openings})
 			}
 			_, err = fmt.Fprint(cmd.OutOrStdout(), harmless(migrated(o, from)))
 			return err
