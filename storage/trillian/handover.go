@@ -121,15 +121,15 @@ func (l *Log) queued(ctx context.Context, next uint64) (uint64, error) {
 		if len(answer.Leaves) == 0 {
 			return next, nil
 		}
-		for _, leaf := range answer.Leaves {
-			if uint64(leaf.LeafIndex) != next {
+		ours, err := l.leaves(ctx, next, min(size, next+uint64(len(answer.Leaves))))
+		if err != nil {
+			return 0, err
+		}
+		for i, leaf := range answer.Leaves[:min(len(ours), len(answer.Leaves))] {
+			if leaf.LeafIndex != ours[i].LeafIndex {
 				return next, nil // a hole: what is behind it is found when it is reached
 			}
-			entry, err := l.entry(ctx, next)
-			if err != nil {
-				return 0, err
-			}
-			if hash := record.LeafHash(entry); string(hash[:]) != string(leaf.MerkleLeafHash) {
+			if hash := record.LeafHash(ours[i].LeafValue); string(hash[:]) != string(leaf.MerkleLeafHash) {
 				return 0, fmt.Errorf("%w: Trillian holds another entry %d", ErrDiffers, next)
 			}
 			next++
@@ -208,17 +208,6 @@ func identity(index uint64) []byte {
 	binary.BigEndian.PutUint64(b[:], index)
 	sum := sha256.Sum256(b[:])
 	return sum[:]
-}
-
-func (l *Log) entry(ctx context.Context, index uint64) ([]byte, error) {
-	leaves, err := l.leaves(ctx, index, index+1)
-	if err != nil {
-		return nil, err
-	}
-	if len(leaves) != 1 {
-		return nil, fmt.Errorf("%w: entry %d is not there", storage.ErrCorrupt, index)
-	}
-	return leaves[0].LeafValue, nil
 }
 
 // look compares Trillian's root with ours whenever it has changed.
