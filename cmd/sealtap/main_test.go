@@ -75,6 +75,8 @@ func TestScript(t *testing.T) {
 
 			"answers":    answers,
 			"holding":    holding,
+			"asking":     asking,
+			"suspend":    suspend,
 			"hup":        hup,
 			"supervised": supervised,
 			"reloaded":   reloaded,
