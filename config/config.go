@@ -238,13 +238,15 @@ func (u *URL) UnmarshalYAML(n *yaml.Node) error {
 
 // UnmarshalYAML implements [yaml.Unmarshaler].
 func (p *Prefix) UnmarshalYAML(n *yaml.Node) error {
-	if a, err := netip.ParseAddr(n.Value); err == nil {
-		p.Prefix = netip.PrefixFrom(a, a.BitLen())
-		return nil
-	}
 	var err error
-	if p.Prefix, err = netip.ParsePrefix(n.Value); err != nil {
+	if a, bad := netip.ParseAddr(n.Value); bad == nil {
+		p.Prefix = netip.PrefixFrom(a, a.BitLen())
+	} else if p.Prefix, err = netip.ParsePrefix(n.Value); err != nil {
 		return fmt.Errorf("%q is not an address or a range such as 10.0.0.0/8", n.Value)
+	}
+	// Addresses are compared in this form: a range in the other one would hold none.
+	if a := p.Addr(); a.Is4In6() && p.Bits() >= 96 {
+		p.Prefix = netip.PrefixFrom(a.Unmap(), p.Bits()-96)
 	}
 	return nil
 }

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"go.yaml.in/yaml/v3"
 )
 
 const vkey = "example.com/foo+530d903a+AekyeRrm56hApGFkyQR4ZCbV54Id2LKaANYcrnKv3U2k"
@@ -137,4 +139,16 @@ func FuzzParse(f *testing.F) {
 			t.Errorf("file %v with error %v", file, err)
 		}
 	})
+}
+
+// TestPrefix: ranges of IPv4 have one form, in which addresses are compared.
+func TestPrefix(t *testing.T) {
+	for text, want := range map[string]string{
+		"10.0.0.0/8": "10.0.0.0/8", "10.1.2.3": "10.1.2.3/32", "::ffff:10.1.2.3": "10.1.2.3/32", "::ffff:169.254.0.0/112": "169.254.0.0/16", "::/0": "::/0", "fe80::1": "fe80::1/128",
+	} {
+		var p Prefix
+		if err := p.UnmarshalYAML(&yaml.Node{Kind: yaml.ScalarNode, Value: text}); err != nil || p.String() != want {
+			t.Errorf("%s: %v, %v, want %s", text, p, err, want)
+		}
+	}
 }

@@ -27,6 +27,7 @@ type statement struct {
 	openings    []*sealtapv1.Opening
 
 	hidden     []byte // the values of sealed headers, as a list
+	hiddenSize int    // bytes of them so far
 	hiddenSome bool
 	open       int // bytes of open values so far
 	omitted    []byte
@@ -52,7 +53,7 @@ type statement struct {
 // reset makes room for the next record.
 func (s *statement) reset() {
 	s.headers, s.credentials, s.openings, s.changes = s.headers[:0], s.credentials[:0], s.openings[:0], s.changes[:0]
-	s.hidden, s.hiddenSome, s.open, s.omitted = s.hidden[:0], false, 0, s.omitted[:0]
+	s.hidden, s.hiddenSize, s.hiddenSome, s.open, s.omitted = s.hidden[:0], 0, false, 0, s.omitted[:0]
 }
 
 func (s *statement) header(name, value string, sealed bool) {
@@ -73,6 +74,9 @@ func (s *statement) seal(field, typ string, value []byte) {
 }
 
 func (s *statement) sealString(field, value string) {
+	if len(value) > maxSealedText {
+		value = capped(value, maxSealedText)
+	}
 	v := &s.values[len(s.openings)]
 	*v = append((*v)[:0], value...)
 	s.seal(field, record.TypeString, *v)
@@ -152,7 +156,7 @@ func (x *exchange) captureHeader(prefix string, rule headerRule, value string) {
 	case classProtocols:
 		value = x.redactProtocols(name, value)
 	}
-	if strings.ContainsAny(value, "=@%") || looksLikeToken(value) {
+	if suspicious(value) {
 		value = x.redactHeader(name, value)
 	}
 	if len(s.headers) >= maxHeaderLines {
@@ -171,6 +175,10 @@ func (x *exchange) captureHeader(prefix string, rule headerRule, value string) {
 }
 
 func (s *statement) hide(name, value string) {
+	if room := max(maxSealedHeaders-s.hiddenSize, maxSealedStub); len(value) > room {
+		value = capped(value, room)
+	}
+	s.hiddenSize += len(value)
 	s.header(name, "", true)
 	s.hidden = record.AppendList(s.hidden, value)
 	s.hiddenSome = true
@@ -186,13 +194,18 @@ func (s *statement) sealHeaders() {
 	}
 }
 
-// redactHeader replaces the secrets in a header that holds a URL or parameters.
+// redactHeader replaces the secrets in a header that holds a URL, parameters or JSON.
 func (x *exchange) redactHeader(name, value string) string {
-	if looksLikeToken(value) || !strings.Contains(value, "=") && nestedSecret(value, 2) {
+	if i := strings.LastIndexByte(value, '@'); i >= 0 && name == "host" { // of a request that is refused
+		x.credential("header", "host:userinfo", unescapePath(value[:i]))
+		value = redacted + value[i:]
+	}
+	if looksLikeToken(value) || secretMember(value) ||
+		!strings.Contains(value, "=") && strings.Contains(value, "%") && nestedSecret(unescapeValue(value), 2) {
 		x.credential("header", name, value)
 		return redacted
 	}
-	return redactText(value, func(param, secret string) { x.credential("header", name+":"+param, secret) })
+	return redactText(value, func(param, secret string) { x.credential("header", within(name, param), secret) })
 }
 
 // captureCookies records each cookie by the digest of its value, so that it is
@@ -205,10 +218,10 @@ func (x *exchange) captureCookies(place, value string) {
 		name, secret, ok := strings.Cut(pair, "=")
 		switch {
 		case pair == "":
-		case !ok:
+		case !ok, strings.Trim(secret, "=") == "": // what is no name may be base64
 			x.credential("header", place, pair)
 		default:
-			x.credential("header", place+":"+name, strings.Trim(secret, `"`))
+			x.credential("header", within(place, name), strings.Trim(secret, `"`))
 		}
 	}
 }
@@ -283,8 +296,8 @@ func (x *exchange) captureTarget(q *sealtapv1.Request) {
 		x.credential("url", "userinfo", unescapePath(u.String()))
 	}
 	q.Authority = capped(authority, maxAuthority)
-	if strings.ContainsAny(path, "=@") {
-		path = redactText(path, func(name, secret string) { x.credential("path", name, secret) })
+	if suspicious(path) {
+		path = redactText(path, func(name, secret string) { x.credential("path", placeName(name), secret) })
 	}
 	if path != "" {
 		if x.sealsPath() {
@@ -294,7 +307,7 @@ func (x *exchange) captureTarget(q *sealtapv1.Request) {
 		}
 	}
 	x.captureOperation(q, path, query)
-	query = redactQuery(query, func(name, secret string) { x.credential("query", name, secret) })
+	query = redactQuery(query, func(name, secret string) { x.credential("query", placeName(name), secret) })
 	if query != "" {
 		if x.p.seal.query {
 			x.st.sealString(record.FieldQuery, query)

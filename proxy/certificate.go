@@ -38,18 +38,32 @@ func certificateName(c *x509.Certificate) string {
 	for i, u := range c.URIs {
 		uris[i] = u.String()
 	}
-	name := uriName(uris)
-	switch {
-	case name != "":
-		return name
-	case c.Subject.CommonName != "":
-		return c.Subject.CommonName
-	case len(c.EmailAddresses) > 0:
-		return c.EmailAddresses[0]
-	case len(c.DNSNames) > 0:
-		return c.DNSNames[0]
+	names := []string{c.Subject.CommonName}
+	for _, list := range [][]string{c.EmailAddresses, c.DNSNames} {
+		names = append(names, list[:min(len(list), 1)]...)
 	}
-	return c.Subject.String()
+	return otherName(uriName(uris), append(names, c.Subject.String()))
+}
+
+// otherName returns the name that a URI gives, or else the first of others that is
+// one. None of them is taken for a SPIFFE ID, whatever it reads: those are URIs, and
+// whoever may have other names certified need not be who may have these.
+func otherName(uri string, others []string) string {
+	if uri != "" {
+		return uri
+	}
+	for _, name := range others {
+		if name != "" && !spiffeLike(name) {
+			return name
+		}
+	}
+	return ""
+}
+
+// spiffeLike reports whether s begins like a SPIFFE ID.
+func spiffeLike(s string) bool {
+	const scheme = "spiffe:"
+	return len(s) >= len(scheme) && strings.EqualFold(s[:len(scheme)], scheme)
 }
 
 // uriName returns the URI that names the holder of a certificate. Of several
@@ -60,7 +74,7 @@ func uriName(uris []string) string {
 		return ""
 	}
 	uri := uris[0]
-	if len(uri) >= 7 && strings.EqualFold(uri[:7], "spiffe:") && !validSPIFFE(uri) {
+	if spiffeLike(uri) && !validSPIFFE(uri) {
 		return ""
 	}
 	return uri

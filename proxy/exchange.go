@@ -38,6 +38,7 @@ type exchange struct {
 	idText   string
 	trace    [16]byte
 	newTrace string // the traceparent, where the request had no valid one
+	oldTrace string // else that of the request
 	trusted  bool   // the peer is
 
 	crowded    bool // there are more than there may be
@@ -96,10 +97,12 @@ func (x *exchange) begin(w http.ResponseWriter, r *http.Request) {
 	x.idText = string(appendUUID(buf[:0], x.id))
 	if v := r.Header["Traceparent"]; len(v) == 1 && x.keepsTrace() {
 		x.trace, ok = parseTraceparent(v[0])
+		x.oldTrace = v[0]
 	} else {
 		ok = false
 	}
 	if !ok {
+		x.oldTrace = ""
 		x.trace, x.newTrace = newTraceparent(x.p.samples)
 	}
 }
@@ -348,13 +351,37 @@ func (x *exchange) abandon(err error) {
 // fail answers in place of the upstream, as RFC 9457 describes, once that is
 // recorded.
 func (x *exchange) fail(status int, code string, outcome sealtapv1.Outcome, detail string) {
+	x.failSaying(status, code, outcome, detail, detail)
+}
+
+// failBehind answers where an upstream is at fault. What stands behind a reverse
+// proxy, and where, is nothing to tell everybody: that is in the record.
+func (x *exchange) failBehind(status int, code string, outcome sealtapv1.Outcome, detail string) {
+	said := detail
+	if x.p.reverse() {
+		switch code {
+		case codeTimeout:
+			said = "the upstream took too long"
+		case codeTruncated:
+			said = "the answer of the upstream did not come to its end"
+		case codeNoUpstream:
+			said = "no upstream is healthy"
+		default:
+			said = "the upstream gave no answer"
+		}
+	}
+	x.failSaying(status, code, outcome, detail, said)
+}
+
+// failSaying is fail with other words to the client than to the record.
+func (x *exchange) failSaying(status int, code string, outcome sealtapv1.Outcome, detail, said string) {
 	x.answer.stop()
 	x.progress.stop()
 	if x.begun {
 		_ = x.finish(outcome, detail)
 		x.abort()
 	}
-	body := x.problem(status, detail)
+	body := x.problem(status, said)
 	a := &x.answer
 	a.status = status
 	a.part()
@@ -445,7 +472,7 @@ func (x *exchange) cause() (sealtapv1.Outcome, string, bool) {
 	case isTimeout(stuck):
 		return sealtapv1.Outcome_OUTCOME_TIMEOUT, "the client took no more of the answer", true
 	case stuck != nil:
-		return sealtapv1.Outcome_OUTCOME_CLIENT_ABORT, "writing to the client: " + stuck.Error(), true
+		return sealtapv1.Outcome_OUTCOME_CLIENT_ABORT, "writing to the client: " + brief(stuck), true
 	case badBody(failed) != nil:
 		return sealtapv1.Outcome_OUTCOME_REFUSED, failed.Error(), true
 	case failed != nil:

@@ -43,8 +43,9 @@ func (p *Proxy) trusts(a netip.Addr) bool {
 // counts where nothing is. docs/identity.md has the table.
 func (x *exchange) identify() identity {
 	if h := x.p.headers.user; h != "" && x.trusted {
-		if user := strings.Join(x.r.Header[h], ", "); user != "" {
-			return identity{id: user, how: howHeader, verified: true}
+		// Of several one may be the client's own, which the peer has passed on.
+		if list := x.r.Header[h]; len(list) == 1 && list[0] != "" {
+			return identity{id: list[0], how: howHeader, verified: true}
 		}
 	}
 	scheme, credential := x.authorization()

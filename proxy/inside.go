@@ -110,7 +110,7 @@ func (x *exchange) intercept(client net.Conn, buf *bufio.Reader, up net.Conn, he
 	x.st.reset()
 	x.st.tunnel.Reset()
 	if _, err := client.Write(head); err != nil {
-		_ = x.finish(sealtapv1.Outcome_OUTCOME_CLIENT_ABORT, "writing to the client: "+err.Error())
+		_ = x.finish(sealtapv1.Outcome_OUTCOME_CLIENT_ABORT, "writing to the client: "+brief(err))
 		return
 	}
 	first, err := x.peek(client, buf, up)

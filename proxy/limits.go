@@ -3,6 +3,8 @@ package proxy
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
+	"net"
 	"strings"
 	"unicode/utf8"
 )
@@ -22,8 +24,8 @@ const (
 	maxQuery       = 8 << 10 // where it is not sealed
 	maxDetail      = 1 << 10
 	maxHeaderName  = 128
-	maxHeaderValue = 2 << 10  // of one open header
-	maxOpenValues  = 12 << 10 // of all open headers
+	maxHeaderValue = 2 << 10 // of one open header
+	maxOpenValues  = 8 << 10 // of all open headers; what is more is sealed
 	maxHeaderLines = 128
 	maxCredentials = 64
 	maxPlace       = 128
@@ -31,6 +33,12 @@ const (
 	maxTemplate    = 512
 
 	maxAttemptDetail = 256 // of each of maxAttempts
+
+	// What is sealed has a bound too: a spool takes 512 KiB for a record with its
+	// openings, if it is small. Of heads of up to 64 KiB everything fits.
+	maxSealedText    = 96 << 10  // of one field
+	maxSealedHeaders = 192 << 10 // of all headers together
+	maxSealedStub    = 128       // of a header for which there is no room
 )
 
 // digestMark stands between the beginning of a value and the digest of all of it.
@@ -58,9 +66,16 @@ func capped(s string, limit int) string {
 }
 
 // brief is the text of an error without what a peer sent: the parser quotes the
-// line that it cannot read, and a secret may stand in that.
+// line that it cannot read, and a secret may stand in that. Nor has it the addresses
+// of a connection that was there: a client's may be sealed.
 func brief(err error) string {
 	text := err.Error()
+	if op := (*net.OpError)(nil); errors.As(err, &op) && op.Op != "dial" && op.Err != nil && op.Addr != nil {
+		text = strings.ReplaceAll(text, op.Error(), op.Err.Error())
+	}
+	if i := strings.Index(text, ", debug="); i >= 0 { // of HTTP/2's GOAWAY
+		text = text[:i]
+	}
 	for _, words := range [...]string{"malformed HTTP ", "malformed MIME header", "invalid header", "invalid trailer", "Content-Length", "transfer encoding"} {
 		if i := strings.Index(text, words); i >= 0 {
 			return strings.TrimSpace(text[:i+len(words)])

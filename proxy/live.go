@@ -23,7 +23,6 @@ type Live struct {
 
 	mu      sync.Mutex // guards what follows
 	ctx     context.Context
-	own     netip.AddrPort
 	stop    func()         // what runs beside the newest proxy
 	heed    func(*Proxy)   // has the server hold clients to the limits of another; nil without a server
 	leaving sync.WaitGroup // proxies that end
@@ -40,16 +39,18 @@ func NewLive(p *Proxy) *Live {
 // next everything counts but ProxyProtocol and whether there is TLS: they are the
 // first one's. Limits hold for connections and requests that begin; connections of
 // HTTP/2 end with what is under way where what they are held to changes. Keys of tokens that are fetched are by the time it returns, if they can be.
-func (v *Live) Replace(next *Proxy) {
+// The channel is closed once the exchanges have ended that began with the proxy so far.
+func (v *Live) Replace(next *Proxy) (over <-chan struct{}) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	old := v.now.Load()
+	old, done := v.now.Load(), make(chan struct{})
 	next.inherit(old)
 	if v.ctx == nil { // it does not run
 		v.now.Store(next)
-		return
+		close(done)
+		return done
 	}
-	stop := next.beside(v.ctx, v.own)
+	stop := next.beside(v.ctx)
 	v.now.Store(next)
 	if v.heed != nil {
 		v.heed(next)
@@ -62,7 +63,9 @@ func (v *Live) Replace(next *Proxy) {
 		}
 		quit()
 		old.closeIdle()
+		close(done)
 	})
+	return done
 }
 
 // fronted notes how the server learns of limits. It has those of the newest proxy
@@ -85,6 +88,7 @@ func (v *Live) InFlight() int64 {
 // inherit takes over what a proxy has learnt.
 func (p *Proxy) inherit(old *Proxy) {
 	p.ids = old.ids
+	p.listeners = old.listeners
 	p.gaps = old.gaps // one count, which is declared once
 	p.inheritBounds(old)
 	if s, o := p.tokens.source, old.tokens.source; s != nil && o != nil && s.url == o.url {
@@ -108,14 +112,12 @@ func (p *Proxy) inherit(old *Proxy) {
 }
 
 // beside starts what runs beside a proxy that serves, and returns how to stop it.
-func (p *Proxy) beside(ctx context.Context, own netip.AddrPort) (stop func()) {
-	p.addListener(own)
+func (p *Proxy) beside(ctx context.Context) (stop func()) {
 	unchecked := p.check()
 	unfollow := p.tokens.follow(ctx)
 	return func() {
 		unfollow()
 		unchecked()
-		p.removeListener(own)
 	}
 }
 
@@ -123,9 +125,10 @@ func (p *Proxy) beside(ctx context.Context, own netip.AddrPort) (stop func()) {
 func (v *Live) start(ctx context.Context, own netip.AddrPort, rn *run) (stop func()) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.ctx, v.own = ctx, own
+	v.ctx = ctx
 	v.runs.Store(rn)
-	v.stop = v.now.Load().beside(ctx, own)
+	forget := v.now.Load().listeners.add(own)
+	v.stop = v.now.Load().beside(ctx)
 	declared := v.now.Load().gaps.follow(context.WithoutCancel(ctx))
 	return func() {
 		v.mu.Lock()
@@ -135,6 +138,7 @@ func (v *Live) start(ctx context.Context, own netip.AddrPort, rn *run) (stop fun
 		v.mu.Unlock()
 		v.over.Store(true)
 		v.leaving.Wait()
+		forget()
 		declared()
 	}
 }

@@ -25,7 +25,9 @@ func (x *exchange) captureOperation(q *sealtapv1.Request, path, query string) {
 	if x.r.Method == http.MethodConnect {
 		return // what the tunnel carries is not known
 	}
-	op, ok := x.operationOf(x.p.operations, path, query, x.sealsPath())
+	in := x.meaning(path, query)
+	in.PathHidden = x.sealsPath()
+	op, ok := x.p.operations.Of(&in)
 	if !ok {
 		return
 	}
@@ -37,26 +39,32 @@ func (x *exchange) captureOperation(q *sealtapv1.Request, path, query string) {
 	q.Operation = o
 }
 
-func (x *exchange) operationOf(set meaning.Set, path, query string, hidden bool) (meaning.Operation, bool) {
-	in := meaning.Request{
-		Method: x.r.Method, Host: x.r.Host, Path: path, Query: query, Header: x.r.Header,
-		PathHidden: hidden,
-	}
+// meaning is what there is of a request to read its operation from.
+func (x *exchange) meaning(path, query string) meaning.Request {
+	in := meaning.Request{Method: x.r.Method, Host: x.r.Host, Path: path, Query: query, Header: x.r.Header, Streamed: x.body.kind == bodyStreamed}
 	if x.body.kind == bodyBuffered {
 		in.Body = x.body.data
 	}
-	return set.Of(&in)
+	return in
 }
 
 // operation is what a request asks for to rules, of every protocol that is known
-// whatever is recorded of it; empty where nothing is known.
-func (x *exchange) operation() meaning.Operation {
+// whatever is recorded of it; empty where nothing is known. It reports false where the
+// upstream may be asked for something else.
+func (x *exchange) operation() (op meaning.Operation, ok bool) {
 	if x.r.Method == http.MethodConnect {
-		return meaning.Operation{}
+		return op, true
 	}
 	_, path, query := x.target()
-	op, _ := x.operationOf(x.p.everyOperation, path, query, false)
-	return op
+	in := x.meaning(path, query)
+	op, _ = x.p.everyOperation.Of(&in)
+	switch {
+	case op.Name == meaning.Ambiguous, op.Name == "" && (op.Protocol == meaning.GRPC || !in.Readable()):
+		return op, false
+	case strings.HasSuffix(op.Name, meaning.More), strings.HasSuffix(op.Target, meaning.More):
+		return op, false // there are others
+	}
+	return op, true
 }
 
 // redactOperation replaces secrets in a name that a client chose.
@@ -65,8 +73,8 @@ func (x *exchange) redactOperation(place, value string) string {
 		x.credential("operation", place, value)
 		return redacted
 	}
-	if !strings.ContainsAny(value, "=@%") {
+	if !suspicious(value) {
 		return value
 	}
-	return redactText(value, func(param, secret string) { x.credential("operation", place+":"+param, secret) })
+	return redactText(value, func(param, secret string) { x.credential("operation", within(place, param), secret) })
 }

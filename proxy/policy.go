@@ -116,14 +116,15 @@ func kindOf(err error) string {
 
 var (
 	errSeveralHosts = errors.New("the host can be read in several ways")
-	errOperation    = errors.New("what it asks for cannot be told: in two ways at once, or in a body that is streamed or compressed")
+	errOperation    = errors.New("what it asks for cannot be told: in two ways at once, or in a body that is streamed, compressed, or cannot be read to its end")
 	errQuery        = errors.New("the query is not escaped as queries are")
 )
 
 // facts are what rules can ask about a request.
 type facts struct {
-	x  *exchange
-	op *meaning.Operation
+	x    *exchange
+	op   *meaning.Operation
+	told bool // op is what the upstream will do
 }
 
 // Fact implements [rules.Facts].
@@ -247,14 +248,13 @@ func (x *exchange) sourceAddr() netip.Addr {
 
 // operation returns a part of what is asked for. Whether it is asked for something
 // else than seems must not be for the client to choose: by asking in two ways at
-// once, or in a body that is not read before it passes.
+// once, or in a body that is not read before it passes, or not as the upstream does.
 func (f *facts) operation(part func(*meaning.Operation) string) (string, error) {
 	if f.op == nil {
-		op := f.x.operation()
-		f.op = &op
+		op, told := f.x.operation()
+		f.op, f.told = &op, told
 	}
-	hidden := f.x.body.kind == bodyStreamed || f.x.body.size > 0 && f.x.r.Header.Get("Content-Encoding") != ""
-	if f.op.Name == meaning.Ambiguous || f.op.Name == "" && hidden {
+	if !f.told {
 		return "", errOperation
 	}
 	return part(f.op), nil

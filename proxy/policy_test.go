@@ -101,13 +101,15 @@ func TestRulesOfOperations(t *testing.T) {
 		c.BufferLimit = 4 << 10
 		c.Policy.Rules = []rules.Rule{
 			{Name: "no shell", Deny: `operation.target == "shell"`},
+			{Name: "no deletes", Deny: `operation.name.contains("delete")`},
 			{Name: "small", Deny: `request.size > 1000`},
 		}
 	})
+	path := "/api/mcp"
 	post := func(body io.Reader, headers ...string) (int, *kept, *kept) {
 		t.Helper()
 		n := len(s.rec.all())
-		req := request(t, "POST", s.url("/mcp"), body)
+		req := request(t, "POST", s.url(path), body)
 		req.Header.Set("Content-Type", "application/json")
 		for i := 0; i < len(headers); i += 2 {
 			req.Header.Set(headers[i], headers[i+1])
@@ -118,6 +120,15 @@ func TestRulesOfOperations(t *testing.T) {
 		return res.StatusCode, q, p
 	}
 	other := strings.Replace(rpc, "shell", "clock", 1)
+	deep := strings.Repeat("[", 40) + strings.Repeat("]", 40)
+	wide, others, methods := "", "", ""
+	for _, c := range rpc {
+		wide += string(c) + "\x00"
+	}
+	for i := range 20 {
+		others += strings.Replace(other, "clock", "c"+strconv.Itoa(i), 1) + ","
+		methods += `{"jsonrpc":"2.0","id":1,"method":"m` + strconv.Itoa(i) + `"},`
+	}
 	for _, c := range []struct {
 		name   string
 		body   io.Reader
@@ -133,6 +144,15 @@ func TestRulesOfOperations(t *testing.T) {
 		{"named twice", strings.NewReader(strings.Replace(rpc, `"name"`, `"name":"clock","name"`, 1)), nil, 403, "no shell"},
 		{"too large", strings.NewReader(strings.Replace(other, "1,", "1,"+strings.Repeat(" ", 2000), 1)), nil, 403, "small"},
 		{"no body", http.NoBody, nil, 200, "default"},
+		{"behind what is too deep", strings.NewReader(`{"x":` + deep + `,` + rpc[1:]), nil, 403, "no shell"},
+		{"behind a comment, which some parsers skip", strings.NewReader(`{/* */` + rpc[1:]), nil, 403, "no shell"},
+		{"in UTF-16, which some parsers take for JSON", strings.NewReader(wide), nil, 403, "no shell"},
+		{"beside a header of Connect", strings.NewReader(rpc), []string{"Connect-Protocol-Version", "1"}, 403, "no shell"},
+		{"beside a signature for S3", strings.NewReader(rpc), []string{"Authorization", "AWS4-HMAC-SHA256 Credential=A/1/eu/s3/aws4_request, Signature=x"}, 403, "no shell"},
+		{"behind many others", strings.NewReader("[" + others + rpc + "]"), nil, 403, "no shell"},
+		{"behind many other methods", strings.NewReader("[" + methods + strings.Replace(other, "tools/call", "delete", 1) + "]"), nil, 403, "no shell"},
+		{"JSON that is none", strings.NewReader("{"), nil, 403, "no shell"},
+		{"other JSON", strings.NewReader(`{"a":[1,2,{"b":null}]}`), nil, 200, "default"},
 	} {
 		before := reached.Load()
 		status, q, p := post(c.body, c.header...)
@@ -142,6 +162,11 @@ func TestRulesOfOperations(t *testing.T) {
 		}
 		if c.status == 403 && reached.Load() != before {
 			t.Errorf("%s: it reached the upstream", c.name)
+		}
+	}
+	for _, path = range []string{"/api/m%63p", "/api//mcp"} {
+		if status, _, _ := post(strings.NewReader("x"), "Content-Type", "application/grpc"); status != 403 {
+			t.Errorf("gRPC with a method that servers read differently, at %s: %d", path, status)
 		}
 	}
 	// What was read of the body of a request that is denied stands in its record.

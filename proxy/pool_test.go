@@ -153,12 +153,21 @@ func TestLeastRequestsInFlight(t *testing.T) {
 	s := pooled(t, p, nil)
 	var wg sync.WaitGroup
 	for range 20 { // until one is stuck
+		done := make(chan struct{})
 		wg.Go(func() {
+			defer close(done)
 			if res, err := client(t).Get(s.url("/")); err == nil {
 				res.Body.Close()
 			}
 		})
-		time.Sleep(time.Millisecond)
+		// One that is late would be in the way of those that follow.
+		for over := false; !over && held.Load() == 0; {
+			select {
+			case <-done:
+				over = true
+			case <-time.After(time.Millisecond):
+			}
+		}
 		if held.Load() > 0 {
 			break
 		}

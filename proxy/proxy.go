@@ -143,11 +143,14 @@ type Config struct {
 // Forward says which targets a forward proxy reaches. Without rules it reaches
 // everything but addresses that are link-local, multicast, unspecified or known
 // to serve cloud metadata, and reaches loopback for clients on loopback only.
-// Rules are applied to resolved addresses. The proxy's own listeners are never
-// reached.
+// Rules are applied to resolved addresses. The listeners of the process itself are
+// never reached.
 type Forward struct {
 	DenyCIDRs  []netip.Prefix // win over everything
 	AllowCIDRs []netip.Prefix // win over what is denied without rules
+	// Own are further addresses on which this process listens, beside those of Run
+	// and RunSOCKS.
+	Own []netip.AddrPort
 	// Ports that are reached; nil means [DefaultPorts].
 	Ports []hosts.Ports
 	// AllowHosts and DenyHosts are patterns (hosts.Set) of what is reached and
@@ -227,8 +230,7 @@ type Proxy struct {
 	large     sync.Pool // *buffer of BufferLimit+1 bytes
 	copies    sync.Pool // *buffer of copyBuffer bytes
 
-	listeners atomic.Pointer[[]netip.AddrPort]
-	listening sync.Mutex // held while listeners is replaced
+	listeners *listeners // that are never reached
 }
 
 type sealSet struct{ source, query, headers, path, who bool }
@@ -273,6 +275,7 @@ func New(cfg Config) (*Proxy, error) {
 		return nil, err
 	}
 	p.digests = newDigester(cfg.DigestKey)
+	p.listeners = newListeners(cfg.Forward.Own)
 	if err := p.newBounds(); err != nil {
 		return nil, err
 	}

@@ -409,7 +409,7 @@ func (x *exchange) failBody(err error) {
 		_ = x.finish(outcome, detail)
 		x.abort()
 	}
-	x.fail(http.StatusBadGateway, codeTruncated, outcome, detail)
+	x.failBehind(http.StatusBadGateway, codeTruncated, outcome, detail)
 }
 
 // writeDeadline bounds how long the client may take to make room for what is

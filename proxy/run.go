@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -99,26 +100,35 @@ func parseAddr(text string) netip.AddrPort {
 	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 }
 
-func (p *Proxy) addListener(own netip.AddrPort) {
-	p.listening.Lock()
-	defer p.listening.Unlock()
-	list := append(slices.Clone(p.ownListeners()), own)
-	p.listeners.Store(&list)
+// listeners are the addresses that this process listens on. They outlive a proxy that
+// another one follows.
+type listeners struct {
+	mu   sync.Mutex // held while the list is replaced
+	list atomic.Pointer[[]netip.AddrPort]
 }
 
-func (p *Proxy) removeListener(own netip.AddrPort) {
-	p.listening.Lock()
-	defer p.listening.Unlock()
-	list := slices.Clone(p.ownListeners())
-	if i := slices.Index(list, own); i >= 0 {
-		list = slices.Delete(list, i, i+1)
-	}
-	p.listeners.Store(&list)
+func newListeners(others []netip.AddrPort) *listeners {
+	l := new(listeners)
+	l.list.Store(&others)
+	return l
 }
 
-func (p *Proxy) ownListeners() []netip.AddrPort {
-	if list := p.listeners.Load(); list != nil {
-		return *list
+// add takes in an address, and returns how to take it out.
+func (l *listeners) add(own netip.AddrPort) (remove func()) {
+	l.change(func(list []netip.AddrPort) []netip.AddrPort { return append(list, own) })
+	return func() {
+		l.change(func(list []netip.AddrPort) []netip.AddrPort {
+			if i := slices.Index(list, own); i >= 0 {
+				list = slices.Delete(list, i, i+1)
+			}
+			return list
+		})
 	}
-	return nil
+}
+
+func (l *listeners) change(f func([]netip.AddrPort) []netip.AddrPort) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	list := f(slices.Clone(*l.list.Load()))
+	l.list.Store(&list)
 }

@@ -103,7 +103,7 @@ func secretName(name string) bool {
 // to be a secret's. "country_code" is not.
 func secretEnding(w string) bool {
 	switch w {
-	case "key", "auth", "pwd", "pw", "sig", "sid", "otp", "hmac":
+	case "key", "auth", "authentication", "pass", "pwd", "pw", "sig", "sid", "otp", "totp", "hmac":
 		return true
 	}
 	return false
@@ -111,14 +111,14 @@ func secretEnding(w string) bool {
 
 func secretWord(w string) bool {
 	switch w {
-	case "code", "key", "auth", "authorization", "authentication", "pwd", "pass", "pw", "sig", "sid", "otp", "totp", "pin", "hmac", "ticket", "cookie":
+	case "code", "key", "auth", "authentication", "pwd", "pass", "pw", "sig", "sid", "otp", "totp", "pin", "hmac", "ticket", "cookie":
 		return true
 	}
 	if len(w) < 3 {
 		return false
 	}
 	for _, part := range [...]string{
-		"token", "secret", "passw", "passphrase", "apikey", "accesskey", "privatekey", "authkey", "appkey", "subscriptionkey", "sharedkey",
+		"token", "secret", "passw", "passphrase", "passcode", "authorization", "codeverifier", "apikey", "accesskey", "privatekey", "authkey", "appkey", "subscriptionkey", "sharedkey",
 		"signature", "credential", "session", "sessid", "jwt", "bearer", "authcode", "assertion", "samlresponse", "cookie",
 	} {
 		if strings.Contains(w, part) {
@@ -175,19 +175,18 @@ func redactQuery(query string, found foundFunc) string {
 		if i := strings.IndexAny(query[start:], "&;"); i >= 0 {
 			end = start + i
 		}
-		if name, value, ok := strings.Cut(query[start:end], "="); ok && value != "" {
-			secret := secretName(name)
-			if secret || nestedSecret(value, 3) || looksLikeToken(value) {
-				out.WriteString(query[done : start+len(name)+1])
-				out.WriteString(redacted)
-				done = end
-				found(unescapeValue(name), unescapeValue(value))
-			}
-		} else if !ok && (looksLikeToken(name) || nestedSecret(name, 3)) {
+		pair := query[start:end]
+		switch name, value, _ := strings.Cut(pair, "="); {
+		case nestedSecret(name, 3):
 			out.WriteString(query[done:start])
 			out.WriteString(redacted)
 			done = end
-			found("", unescapeValue(name))
+			found("", unescapeValue(pair))
+		case value != "" && (secretName(name) || nestedSecret(value, 3)):
+			out.WriteString(query[done : start+len(name)+1])
+			out.WriteString(redacted)
+			done = end
+			found(unescapeValue(name), unescapeValue(value))
 		}
 		start = end + 1
 	}
@@ -198,60 +197,184 @@ func redactQuery(query string, found foundFunc) string {
 	return out.String()
 }
 
-// nestedSecret reports whether a value holds parameters of its own that are
-// likely to be secret, such as an encoded URL with a token.
-func nestedSecret(value string, depth int) bool {
-	if depth == 0 || !strings.ContainsAny(value, "=%") {
-		return false
+// nestedSecret reports whether a value is likely to hold secrets, also under so many
+// layers of escapes: a token, or parameters of its own, as an encoded URL has, or
+// members of JSON. It is as long about it as the value is, whatever that holds.
+func nestedSecret(value string, layers int) bool {
+	for {
+		if !strings.ContainsAny(value, "=%:") && !strings.Contains(value, tokenStart) {
+			return false
+		}
+		if redactPlain(value, func(string, string) {}, false) != value || secretMember(value) {
+			return true
+		}
+		plain := unescapeValue(value)
+		if layers == 0 || plain == value {
+			return false
+		}
+		value = plain
+		layers--
 	}
-	none := func(string, string) {}
-	if redactText(value, none) != value {
-		return true
-	}
-	plain := unescapeValue(value)
-	return plain != value && (looksLikeToken(plain) || nestedSecret(plain, depth-1) || redactText(plain, none) != plain)
 }
+
+// suspicious reports whether there is something in a text that redactText or
+// secretMember may find a secret by.
+func suspicious(s string) bool {
+	return strings.ContainsAny(s, "=@%") || strings.Contains(s, tokenStart) || strings.Contains(s, `":`)
+}
+
+// tokenStart is what JWTs begin with: base64url of {".
+const tokenStart = "eyJ"
 
 // looksLikeToken reports whether s has the form of a JWT (RFC 7519).
 func looksLikeToken(s string) bool {
-	return len(s) > 20 && strings.HasPrefix(s, "eyJ") && strings.Count(s, ".") >= 2
+	return len(s) > 20 && strings.HasPrefix(s, tokenStart) && strings.Count(s, ".") >= 2
+}
+
+// redactTokens replaces what amid other text has the form of a JWT.
+func redactTokens(s string, found foundFunc) string {
+	var out strings.Builder
+	done := 0
+	for at := 0; ; {
+		i := strings.Index(s[at:], tokenStart)
+		if i < 0 {
+			break
+		}
+		start := at + i
+		at = start
+		for at < len(s) && tokenByte(s[at]) {
+			at++
+		}
+		if start > 0 && tokenByte(s[start-1]) && s[start-1] != '.' || !looksLikeToken(s[start:at]) {
+			continue
+		}
+		out.WriteString(s[done:start])
+		out.WriteString(redacted)
+		found("", s[start:at])
+		done = at
+	}
+	if done == 0 {
+		return s
+	}
+	out.WriteString(s[done:])
+	return out.String()
+}
+
+// tokenByte reports whether a byte can stand in a JWT: in base64url, or between.
+func tokenByte(c byte) bool {
+	return 'a' <= c|0x20 && c|0x20 <= 'z' || '0' <= c && c <= '9' || c == '-' || c == '_' || c == '.'
+}
+
+// secretMember reports whether a text holds a member of JSON whose name is likely
+// to be a secret's, and that has a value; or an argument of GraphQL, of which the
+// value is a string.
+func secretMember(s string) bool {
+	for {
+		i := strings.IndexByte(s, ':')
+		if i < 0 {
+			return false
+		}
+		name, value := strings.TrimRight(s[:i], " \t\r\n"), strings.TrimLeft(s[i+1:], " \t\r\n")
+		s = s[i+1:]
+		start := len(name)
+		if quoted, ok := strings.CutSuffix(name, `"`); ok {
+			name = strings.TrimSuffix(quoted, `\`) // of JSON in a string of JSON
+			start = strings.LastIndexByte(name, '"') + 1
+		} else if !strings.HasPrefix(value, `"`) && !strings.HasPrefix(value, `\"`) {
+			continue
+		} else {
+			for start > 0 && (tokenByte(name[start-1]) && name[start-1] != '.') {
+				start--
+			}
+		}
+		if value != "" && !strings.HasPrefix(value, `""`) && !strings.HasPrefix(value, "null") && secretName(name[start:]) {
+			return true
+		}
+	}
+}
+
+// placeName is the name of a parameter as it stands in the open, in the place of a
+// credential. What has characters that names do not have, or is longer, can hold
+// more than a name.
+func placeName(name string) string {
+	const longest = 64
+	if len(name) > longest {
+		return "…"
+	}
+	for i := range len(name) {
+		if c := name[i]; !tokenByte(c) && strings.IndexByte("[]$~!*^|:", c) < 0 {
+			return "…"
+		}
+	}
+	return name
+}
+
+// within is a place that a parameter names, if it has a name.
+func within(place, name string) string {
+	if name == "" {
+		return place
+	}
+	return place + ":" + placeName(name)
 }
 
 const textSeparators = "?&;#,<>\"'(){}/: \t\r\n"
 
 // redactText replaces secrets in text that may hold URLs or parameters, such
-// as a Referer or a Location: userinfo, and the values of parameters that are
+// as a Referer or a Location: userinfo, JWTs, and the values of parameters that are
 // likely to be secret, in path, query and fragment.
-func redactText(s string, found foundFunc) string {
+func redactText(s string, found foundFunc) string { return redactPlain(s, found, true) }
+
+// redactPlain is redactText; nested says whether what is escaped is looked into.
+func redactPlain(s string, found foundFunc, nested bool) string {
 	if strings.Contains(s, "://") && strings.Contains(s, "@") {
 		s = redactUserinfo(s, found)
+	}
+	if strings.Contains(s, tokenStart) {
+		s = redactTokens(s, found)
 	}
 	if !strings.Contains(s, "=") {
 		return s
 	}
 	var out strings.Builder
 	done := 0
+	begin := 0  // of the name that is being read
+	looked := 0 // up to where values were looked into
 	for i := 0; i < len(s); i++ {
 		if s[i] != '=' {
-			continue
-		}
-		begin := strings.LastIndexAny(s[done:i], textSeparators) + 1 + done
-		end := len(s)
-		if j := strings.IndexAny(s[i+1:], "&;#,<>\"' \t\r\n"); j >= 0 {
-			end = i + 1 + j
-		}
-		value := s[i+1 : end]
-		if begin == i || value == "" || value == redacted {
+			if strings.IndexByte(textSeparators, s[i]) >= 0 {
+				begin = i + 1
+			}
 			continue
 		}
 		name := s[begin:i]
-		if !secretName(name) && !looksLikeToken(value) && (!strings.Contains(value, "%") || !nestedSecret(value, 2)) {
+		first := begin
+		begin = i + 1
+		end, hides := looked, false
+		if i >= looked {
+			end = len(s)
+			if j := strings.IndexAny(s[i+1:], "&;#,<>\"' \t\r\n"); j >= 0 {
+				end = i + 1 + j
+			}
+			looked = end
+			hides = nested && strings.Contains(s[i+1:end], "%") && nestedSecret(s[i+1:end], 2)
+		}
+		value := s[i+1 : end]
+		if value == "" || value == redacted || name == "" && !hides {
 			continue
 		}
-		out.WriteString(s[done : i+1])
+		switch {
+		case nested && strings.Contains(name, "%") && nestedSecret(name, 2):
+			out.WriteString(s[done:first])
+			found("", unescapeValue(s[first:end]))
+		case hides, secretName(name):
+			out.WriteString(s[done : i+1])
+			found(unescapeValue(name), unescapeValue(value))
+		default:
+			continue
+		}
 		out.WriteString(redacted)
-		found(unescapeValue(name), unescapeValue(value))
 		done, i = end, end-1
+		begin = end
 	}
 	if done == 0 {
 		return s

@@ -24,21 +24,26 @@ type socksUser struct{ name, password string }
 // each connection is an exchange with the method CONNECT, for which all rules and
 // interception hold. The proxy must be a forward proxy.
 func (p *Proxy) RunSOCKS(ctx context.Context, l net.Listener) error {
-	if p.reverse() {
+	return NewLive(p).RunSOCKS(ctx, l)
+}
+
+// RunSOCKS serves SOCKS5 as [Proxy.RunSOCKS] does: a connection is the newest
+// proxy's, as it was when the connection began. It can be called for several
+// listeners, beside [Live.Run].
+func (v *Live) RunSOCKS(ctx context.Context, l net.Listener) error {
+	if v.now.Load().reverse() {
 		return fmt.Errorf("%w: a reverse proxy does not speak SOCKS5", ErrConfig)
 	}
-	own := parseAddr(l.Addr().String())
-	p.addListener(own)
-	defer p.removeListener(own)
+	defer v.now.Load().listeners.add(parseAddr(l.Addr().String()))()
 	base, cut := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cut(nil)
 	rn := &run{stopping: ctx}
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer stop()
-	err := p.acceptSOCKS(base, l, rn)
+	err := v.acceptSOCKS(base, l, rn)
 	if ctx.Err() != nil {
 		err = nil
-		drain, cancel := context.WithTimeout(base, p.cfg.Timeouts.Drain)
+		drain, cancel := context.WithTimeout(base, v.now.Load().cfg.Timeouts.Drain)
 		defer cancel()
 		rn.wait(drain)
 	} else {
@@ -46,10 +51,10 @@ func (p *Proxy) RunSOCKS(ctx context.Context, l net.Listener) error {
 		_ = l.Close()
 	}
 	cut(errStopping)
-	return errors.Join(err, p.settle(rn))
+	return errors.Join(err, v.now.Load().settle(rn))
 }
 
-func (p *Proxy) acceptSOCKS(base context.Context, l net.Listener, rn *run) error {
+func (v *Live) acceptSOCKS(base context.Context, l net.Listener, rn *run) error {
 	const longestPause = time.Second
 	pause := time.Millisecond
 	for {
@@ -59,7 +64,7 @@ func (p *Proxy) acceptSOCKS(base context.Context, l net.Listener, rn *run) error
 				return err
 			}
 			// Out of file descriptors, say: it passes.
-			p.log.Warn("accepting a SOCKS5 connection", "error", err)
+			v.now.Load().log.Warn("accepting a SOCKS5 connection", "error", err)
 			time.Sleep(pause)
 			pause = min(2*pause, longestPause)
 			continue
@@ -69,6 +74,8 @@ func (p *Proxy) acceptSOCKS(base context.Context, l net.Listener, rn *run) error
 		go func() {
 			defer rn.active.Add(-1)
 			defer c.Close()
+			p := v.enter()
+			defer p.active.Add(-1)
 			leave, ok := p.admit(c.RemoteAddr().String())
 			if !ok {
 				return
@@ -133,7 +140,7 @@ func (p *Proxy) negotiate(c net.Conn, buf *bufio.Reader, user *socksUser) (q soc
 		if isTimeout(err) {
 			status = http.StatusRequestTimeout
 		}
-		return &socksFailure{status: status, raw: raw, why: err.Error()}
+		return &socksFailure{status: status, raw: raw, why: brief(err)}
 	}
 	methods, err := socks.ReadMethods(buf)
 	if err != nil {
@@ -173,18 +180,18 @@ func (p *Proxy) negotiate(c net.Conn, buf *bufio.Reader, user *socksUser) (q soc
 
 func (p *Proxy) negotiateUser(c net.Conn, buf *bufio.Reader, user *socksUser) *socksFailure {
 	if _, err := c.Write(socks.Method(socks.UserPassword)); err != nil {
-		return &socksFailure{status: http.StatusBadRequest, raw: []byte{}, why: err.Error()}
+		return &socksFailure{status: http.StatusBadRequest, raw: []byte{}, why: brief(err)}
 	}
 	name, password, err := socks.ReadUser(buf)
 	if err != nil {
-		return &socksFailure{status: http.StatusBadRequest, raw: []byte{}, why: err.Error()}
+		return &socksFailure{status: http.StatusBadRequest, raw: []byte{}, why: brief(err)}
 	}
 	user.name, user.password = name, password
 	if !p.cfg.Forward.Users.check(name, password) {
 		return &socksFailure{status: http.StatusProxyAuthRequired, user: true, raw: socks.User(false), why: "the user is not known, or the password is another"}
 	}
 	if _, err := c.Write(socks.User(true)); err != nil {
-		return &socksFailure{status: http.StatusBadRequest, raw: []byte{}, why: err.Error()}
+		return &socksFailure{status: http.StatusBadRequest, raw: []byte{}, why: brief(err)}
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	sealtapv1 "github.com/sealtap/sealtap/proto/sealtap/v1"
+	"github.com/sealtap/sealtap/proxy/hosts"
 )
 
 // startSOCKS serves SOCKS5 beside the proxy, and returns the address.
@@ -140,5 +141,50 @@ func TestSOCKSRequireUser(t *testing.T) {
 	wantOutcome(t, p, sealtapv1.Outcome_OUTCOME_DENIED)
 	if d := q.rec.GetRequest().GetDecision(); d.GetRule() != "forward.require_user" || d.GetAllowed() {
 		t.Errorf("%v", d)
+	}
+}
+
+// TestSOCKSFollows: a connection of SOCKS5 is held to the configuration that there
+// was when it began, and its listener is never a target, whoever follows.
+func TestSOCKSFollows(t *testing.T) {
+	settled(t)
+	to := echo(t)
+	s, v := startLive(t, func(*Config) {})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	ctx := t.Context()
+	go func() { done <- v.RunSOCKS(ctx, l) }()
+	t.Cleanup(func() {
+		if err := <-done; err != nil {
+			t.Errorf("RunSOCKS: %v", err)
+		}
+	})
+	ask := func(target string) *raw {
+		c := dial(t, l.Addr().String())
+		c.send("\x05\x01\x00")
+		c.expect("\x05\x00")
+		c.send("\x05\x01\x00" + socksTarget(t, target))
+		return c
+	}
+	old := ask(to)
+	old.expect("\x05\x00" + socksDone)
+	over := v.Replace(s.follower(t, func(c *Config) { c.Forward.Ports = []hosts.Ports{{From: 1, To: 2}} }))
+	ask(to).expect("\x05\x02" + socksDone)
+	old.send("hello")
+	old.expect("HELLO")
+	select {
+	case <-over:
+		t.Error("a tunnel of the proxy before is under way, and it is said to be over")
+	default:
+	}
+	_ = old.Conn.(*net.TCPConn).CloseWrite()
+	old.expect("bye")
+	<-over
+	v.Replace(s.follower(t, func(*Config) {}))
+	for _, own := range []string{l.Addr().String(), s.addr} {
+		ask(own).expect("\x05\x02" + socksDone)
 	}
 }

@@ -62,13 +62,15 @@ func localTranslation() netip.Prefix { return netip.MustParsePrefix("64:ff9b:1::
 // checkTarget returns a deniedError if an address must not be dialled for a
 // client that is, or is not, on this machine.
 func (p *Proxy) checkTarget(ap netip.AddrPort, local bool) error {
-	a := embedded(ap.Addr().Unmap().WithZone(""))
+	plain := ap.Addr().Unmap().WithZone("")
+	a := embedded(plain)
 	deny := func(why string) error { return deniedError{ap.String(), why} }
 	if p.own(a, ap.Port()) {
 		return deny("it is this proxy")
 	}
 	f := &p.cfg.Forward
-	if slices.ContainsFunc(f.DenyCIDRs, func(c netip.Prefix) bool { return c.Contains(a) }) {
+	// An address is denied by what it is as well as by what it stands for.
+	if slices.ContainsFunc(f.DenyCIDRs, func(c netip.Prefix) bool { return c.Contains(a) || c.Contains(plain) }) {
 		return deny("by rule")
 	}
 	if slices.ContainsFunc(f.AllowCIDRs, func(c netip.Prefix) bool { return c.Contains(a) }) {
@@ -92,8 +94,8 @@ func (p *Proxy) checkTarget(ap netip.AddrPort, local bool) error {
 }
 
 // embedded returns the IPv4 address that translators take from an IPv6 one:
-// NAT64 (RFC 6052, section 2.1), 6to4 (RFC 3056), and the obsolete
-// IPv4-compatible form. Any other address it returns as it is.
+// NAT64 (RFC 6052, section 2.1), 6to4 (RFC 3056), the stateless form of RFC 2765,
+// and the obsolete IPv4-compatible form. Any other address it returns as it is.
 func embedded(a netip.Addr) netip.Addr {
 	if !a.Is6() {
 		return a
@@ -101,6 +103,8 @@ func embedded(a netip.Addr) netip.Addr {
 	b := a.As16()
 	switch {
 	case [12]byte(b[:12]) == [12]byte{0x00, 0x64, 0xff, 0x9b}:
+		return netip.AddrFrom4([4]byte(b[12:]))
+	case [12]byte(b[:12]) == [12]byte{8: 0xff, 9: 0xff}:
 		return netip.AddrFrom4([4]byte(b[12:]))
 	case b[0] == 0x20 && b[1] == 0x02:
 		return netip.AddrFrom4([4]byte(b[2:6]))
@@ -110,9 +114,9 @@ func embedded(a netip.Addr) netip.Addr {
 	return a
 }
 
-// own reports whether an address is one that the proxy itself listens on.
+// own reports whether an address is one that this process itself listens on.
 func (p *Proxy) own(a netip.Addr, port uint16) bool {
-	for _, l := range p.ownListeners() {
+	for _, l := range *p.listeners.list.Load() {
 		if l.Port() != port {
 			continue
 		}

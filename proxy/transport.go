@@ -150,13 +150,13 @@ func (x *exchange) failUpstream(err error) {
 	var denied deniedError
 	switch {
 	case errors.Is(err, errNoTarget):
-		x.fail(http.StatusServiceUnavailable, codeNoUpstream, sealtapv1.Outcome_OUTCOME_UPSTREAM_UNREACHABLE, "upstream "+x.route.pool.name+": "+err.Error())
+		x.failBehind(http.StatusServiceUnavailable, codeNoUpstream, sealtapv1.Outcome_OUTCOME_UPSTREAM_UNREACHABLE, "upstream "+x.route.pool.name+": "+err.Error())
 	case errors.As(err, &denied):
 		x.fail(http.StatusForbidden, codeDenied, sealtapv1.Outcome_OUTCOME_DENIED, denied.Error())
 	case isTimeout(err):
-		x.fail(http.StatusGatewayTimeout, codeTimeout, sealtapv1.Outcome_OUTCOME_TIMEOUT, "asking the upstream: "+brief(err))
+		x.failBehind(http.StatusGatewayTimeout, codeTimeout, sealtapv1.Outcome_OUTCOME_TIMEOUT, "asking the upstream: "+brief(err))
 	default:
-		x.fail(http.StatusBadGateway, codeUnreachable, sealtapv1.Outcome_OUTCOME_UPSTREAM_UNREACHABLE, "asking the upstream: "+brief(err))
+		x.failBehind(http.StatusBadGateway, codeUnreachable, sealtapv1.Outcome_OUTCOME_UPSTREAM_UNREACHABLE, "asking the upstream: "+brief(err))
 	}
 }
 

@@ -152,7 +152,7 @@ func (x *exchange) splice(client net.Conn, buf *bufio.Reader, up io.ReadWriteClo
 	x.lasts(t.look, func() { t.end(sealtapv1.Outcome_OUTCOME_UNKNOWN, errUnrecorded.Error()) })
 	t.progress = x.progress
 	if _, err := client.Write(head); err != nil {
-		t.end(sealtapv1.Outcome_OUTCOME_CLIENT_ABORT, "writing to the client: "+err.Error())
+		t.end(sealtapv1.Outcome_OUTCOME_CLIENT_ABORT, "writing to the client: "+brief(err))
 	} else {
 		t.run(buf)
 	}
@@ -237,7 +237,7 @@ func (t *tunnel) copy(dst io.Writer, src io.Reader, upward bool) {
 			m, stuck := dst.Write(b.b[:n])
 			t.note(b.b[:m], upward)
 			if stuck != nil {
-				t.end(writing, "writing: "+stuck.Error())
+				t.end(writing, "writing: "+brief(stuck))
 				return
 			}
 		}
@@ -246,7 +246,7 @@ func (t *tunnel) copy(dst io.Writer, src io.Reader, upward bool) {
 			return
 		}
 		if err != nil {
-			t.end(reading, "reading: "+err.Error())
+			t.end(reading, "reading: "+brief(err))
 			return
 		}
 	}

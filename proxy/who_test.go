@@ -328,26 +328,26 @@ func TestFetchedKeys(t *testing.T) {
 func TestAPIKeys(t *testing.T) {
 	var query string
 	up := backend(t, func(_ http.ResponseWriter, r *http.Request) { query = r.URL.RawQuery })
-	keys := []APIKey{{"svc", sha256.Sum256([]byte("k1"))}}
+	keys := []APIKey{{"svc", sha256.Sum256([]byte("opensesame1"))}}
 	s := start(t, up, func(c *Config) { c.APIKeys = &APIKeys{Query: "key", Keys: keys} })
-	for target, want := range map[string]string{"/?key=k1": "svc", "/?key=k2": "", "/": "", "/?key=k1&key=k2": "", "/?a=b": ""} {
+	for target, want := range map[string]string{"/?key=opensesame1": "svc", "/?key=opensesame2": "", "/": "", "/?key=opensesame1&key=opensesame2": "", "/?a=b": ""} {
 		get(t, client(t), request(t, "GET", s.url(target), nil))
 		q, _ := s.rec.last(t)
 		if id := q.rec.GetRequest().GetWho().GetId(); id != want {
 			t.Errorf("%s: %q", target, id)
 		}
-		if strings.Contains(target, "key=") && (len(q.credentials()) == 0 || !strings.Contains(query, "key=k")) {
+		if strings.Contains(target, "key=") && (len(q.credentials()) == 0 || !strings.Contains(query, "key=o")) {
 			t.Errorf("%s: %v, %q", target, q.credentials(), query)
 		}
-		if bytes.Contains(q.entry, []byte("k1")) || bytes.Contains(q.openings, []byte("k1")) {
+		if bytes.Contains(q.entry, []byte("opensesame1")) || bytes.Contains(q.openings, []byte("opensesame1")) {
 			t.Errorf("%s: the key is recorded", target)
 		}
 	}
 	s = start(t, up, func(c *Config) { c.APIKeys, c.Seal = &APIKeys{Header: "X-Who", Keys: keys}, []string{} })
 	req := request(t, "GET", s.url("/"), nil)
-	req.Header.Set("X-Who", "k1")
+	req.Header.Set("X-Who", "opensesame1")
 	get(t, client(t), req)
-	if q, _ := s.rec.last(t); q.rec.GetRequest().GetWho().GetId() != "svc" || bytes.Contains(q.entry, []byte("k1")) || len(q.credentials()) != 1 {
+	if q, _ := s.rec.last(t); q.rec.GetRequest().GetWho().GetId() != "svc" || bytes.Contains(q.entry, []byte("opensesame1")) || len(q.credentials()) != 1 {
 		t.Errorf("%v", q.rec)
 	}
 	for _, bad := range []APIKeys{{Keys: keys}, {Header: "A", Query: "key", Keys: keys}, {Query: "color", Keys: keys}, {Header: "A b", Keys: keys}, {Header: "A"},

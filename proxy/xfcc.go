@@ -40,21 +40,11 @@ func (x *exchange) forwardedCertificate() identity {
 // name is chosen as in a certificate itself. Envoy says the digest even where it
 // is told to say no name.
 func (e xfccElement) name() string {
-	if name := uriName(e.uris); name != "" {
-		return name
+	names := append([]string{commonName(e.subject), e.subject}, e.dns[:min(len(e.dns), 1)]...)
+	if e.hash != nil {
+		names = append(names, "sha256:"+hex.EncodeToString(e.hash))
 	}
-	if name := commonName(e.subject); name != "" {
-		return name
-	}
-	switch {
-	case e.subject != "":
-		return e.subject
-	case len(e.dns) > 0:
-		return e.dns[0]
-	case e.hash != nil:
-		return "sha256:" + hex.EncodeToString(e.hash)
-	}
-	return ""
+	return otherName(uriName(e.uris), names)
 }
 
 // parseXFCC returns the last element of a header, and reports whether all of it

@@ -111,11 +111,9 @@ func (f *proxyLife) watchSpool() error {
 		counter("sealtap_proxy_access_log_dropped_total", "Lines of the access log for which there was no room.",
 			func() float64 { return float64(f.access.dropped.Load()) })
 	}
-	if f.traces != nil {
-		counter("sealtap_proxy_spans_total", "Spans that the collector of traces took.", func() float64 { return float64(f.traces.Sent()) })
-		counter("sealtap_proxy_spans_dropped_total", "Spans for which there was no room, or that could not be sent.",
-			func() float64 { return float64(f.traces.Dropped()) })
-	}
+	counter("sealtap_proxy_spans_total", "Spans that the collector of traces took.", func() float64 { n, _ := f.traces.count(); return float64(n) })
+	counter("sealtap_proxy_spans_dropped_total", "Spans for which there was no room, or that could not be sent.",
+		func() float64 { _, n := f.traces.count(); return float64(n) })
 	for result, v := range map[string]func() float64{
 		"good": func() float64 { return float64(f.good.Load()) },
 		"bad":  func() float64 { return float64(f.bad.Load()) },

@@ -59,7 +59,7 @@ func readProxyFiles(c *config.Proxy) (*proxyFiles, error) {
 		return nil, err
 	}
 	if t := c.Telemetry.Traces; t != nil {
-		if _, err := readTraces(t); err != nil {
+		if _, err := (&said{Traces: *t}).read(); err != nil {
 			return nil, err
 		}
 	}

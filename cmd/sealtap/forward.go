@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"fmt"
-	"net"
 	"os"
 	"strings"
 
@@ -108,12 +107,4 @@ func addForward(p *proxy.Config, c *config.Forward, f *forwardFiles) {
 	if i := c.Intercept; i != nil {
 		w.Intercept = &proxy.Intercept{Authority: f.authority, Hosts: i.Hosts, Except: i.Except, Roots: f.roots}
 	}
-}
-
-// listenSOCKS opens the listener for SOCKS5, if there is to be one.
-func listenSOCKS(c *config.SOCKS) (net.Listener, error) {
-	if c == nil {
-		return nil, nil
-	}
-	return listen("proxy.forward.socks", c.Listen)
 }

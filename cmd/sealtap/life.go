@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"reflect"
 	"sync/atomic"
@@ -25,14 +26,14 @@ import (
 // its configuration can change.
 type proxyLife struct {
 	live     *proxy.Live
-	first    *proxy.Proxy // which speaks SOCKS, where that is spoken
+	socks    *socksListener
 	spool    *spool.Spool
 	metrics  *proxy.Metrics
 	registry *prometheus.Registry
 	log      *slog.Logger
 	admin    net.Listener // nil without one
 	access   *accessLog   // nil without one
-	traces   *tracing     // nil without them
+	traces   tracings
 	fixed    [2][sha256.Size]byte
 
 	running  atomic.Pointer[running]
@@ -61,7 +62,7 @@ func newProxyLife(c *config.Proxy, logger *slog.Logger) (*proxyLife, error) {
 	if f.access, err = openAccessLog(string(c.AccessLog), logger); err != nil {
 		return nil, err
 	}
-	if f.traces, err = newTracing(c.Telemetry.Traces, logger); err != nil {
+	if f.traces.now, err = newTracing(c.Telemetry.Traces, nil, logger); err != nil {
 		return nil, err
 	}
 	if c.Admin.Listen != "" {
@@ -79,46 +80,45 @@ func (f *proxyLife) abort() error {
 }
 
 // proxy makes a proxy of this life.
-func (f *proxyLife) proxy(c proxy.Config) (*proxy.Proxy, error) {
+func (f *proxyLife) proxy(c proxy.Config, traces *tracing) (*proxy.Proxy, error) {
 	c.Metrics = f.metrics
 	if f.access != nil {
 		c.Access = f.access.entry
 	}
-	f.traces.of(&c)
+	if f.admin != nil {
+		if own, err := netip.ParseAddrPort(f.admin.Addr().String()); err == nil {
+			c.Forward.Own = append(c.Forward.Own, own)
+		}
+	}
+	traces.of(&c)
 	return proxy.New(c)
 }
 
 // begin has the first proxy run.
-func (f *proxyLife) begin(p *proxy.Proxy, sp *spool.Spool, c *config.Proxy, digest [sha256.Size]byte) error {
-	f.live, f.first, f.spool = proxy.NewLive(p), p, sp
+func (f *proxyLife) begin(p *proxy.Proxy, socks *socksListener, sp *spool.Spool, c *config.Proxy, digest [sha256.Size]byte) error {
+	f.live, f.socks, f.spool = proxy.NewLive(p), socks, sp
+	socks.live = f.live
 	f.running.Store(&running{c, digest, time.Now()})
 	return f.watchSpool()
 }
 
 // run keeps the spool running for as long as exchanges finish, and operators
 // informed.
-func (f *proxyLife) run(ctx context.Context, ln, socks net.Listener) error {
+func (f *proxyLife) run(ctx context.Context, ln net.Listener) error {
 	stop := context.AfterFunc(ctx, func() { f.draining.Store(true) })
 	defer stop()
 	later, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
-	parts := []func(context.Context) error{f.spool.Run}
+	parts := []func(context.Context) error{f.spool.Run, f.traces.run}
 	if f.admin != nil {
 		parts = append(parts, func(ctx context.Context) error { return serve.HTTP(ctx, f.admin, f.handler()) })
 	}
 	if f.access != nil {
 		parts = append(parts, f.access.run)
 	}
-	if f.traces != nil {
-		parts = append(parts, f.traces.Run)
-	}
 	others := make(chan error, 1)
 	go func() { others <- together(later, parts...) }()
-	run := []func(context.Context) error{func(ctx context.Context) error { return f.live.Run(ctx, ln) }}
-	if socks != nil {
-		run = append(run, func(ctx context.Context) error { return f.first.RunSOCKS(ctx, socks) })
-	}
-	err := together(ctx, run...)
+	err := together(ctx, func(ctx context.Context) error { return f.live.Run(ctx, ln) }, f.socks.run)
 	end()
 	return errors.Join(err, <-others)
 }
@@ -164,14 +164,24 @@ func (f *proxyLife) reload(ctx context.Context, path string) (err error) {
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	next, err := f.proxy(proxyConfig(file.Proxy, files, f.spool, f.log))
+	traces, err := newTracing(file.Proxy.Telemetry.Traces, f.traces.current(), f.log)
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	next, err := f.proxy(proxyConfig(file.Proxy, files, f.spool, f.log), traces)
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	move, abandon, err := f.socks.prepare(file.Proxy.Forward.SOCKS)
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	if err := recordConfig(ctx, f.spool, file.SHA256); err != nil {
+		abandon()
 		return fmt.Errorf("recording the configuration: %w", err)
 	}
-	f.live.Replace(next)
+	f.traces.follow(traces, f.live.Replace(next))
+	move()
 	f.running.Store(&running{file.Proxy, file.SHA256, time.Now()})
 	f.good.Add(1)
 	f.log.Info("configuration reloaded", "file", path, "sha256", fmt.Sprintf("%x", file.SHA256))
@@ -200,9 +210,7 @@ func (f *proxyLife) canFollow(file *config.File) error {
 		{"openings_to", reflect.DeepEqual(was.OpeningsTo, is.OpeningsTo)},
 		{"proxy_protocol", reflect.DeepEqual(was.ProxyProtocol, is.ProxyProtocol)},
 		{"access_log", was.AccessLog == is.AccessLog},
-		{"telemetry", reflect.DeepEqual(was.Telemetry, is.Telemetry)},
 		{"admin", was.Admin == is.Admin},
-		{"forward.socks", was.Forward.SOCKS == nil && is.Forward.SOCKS == nil}, // whose connections keep to one configuration
 	} {
 		if !k.same {
 			return file.Fault("proxy."+k.key, ": it cannot change while the proxy runs: restart the proxy")

@@ -25,7 +25,7 @@ func inset(ts *testscript.TestScript, neg bool, args []string) {
 	old, err := os.ReadFile(path)
 	ts.Check(err)
 	text := os.Expand(ts.ReadFile(args[1]), ts.Getenv)
-	place := regexp.MustCompile(`(?s)\n  upstream: \S+\n|\n  upstreams: # of the test\n.*  # end of the test's\n`)
+	place := regexp.MustCompile(`(?s)\n  upstream: \S+\n|\n  \S[^\n]* # of the test\n.*  # end of the test's\n`)
 	if !place.Match(old) {
 		ts.Fatalf("%s has no place for routes", args[0])
 	}

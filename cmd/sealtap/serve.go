@@ -202,13 +202,13 @@ func startProxy(c *config.Proxy, digest [32]byte, logger *slog.Logger) (_ *servi
 	if err != nil {
 		return nil, err
 	}
-	socks, err := listenSOCKS(c.Forward.SOCKS)
+	socks, err := listenSOCKS(c.Forward.SOCKS, logger)
 	if err != nil {
 		return nil, errors.Join(err, ln.Close())
 	}
 	defer func() {
-		if err != nil && socks != nil {
-			socks.Close()
+		if err != nil {
+			socks.close()
 		}
 	}()
 	log, err := client.New(c.Log.String(), f.policy, client.WithRetries(1, time.Second))
@@ -230,19 +230,19 @@ func startProxy(c *config.Proxy, digest [32]byte, logger *slog.Logger) (_ *servi
 	abort := func(err error) (*service, error) {
 		return nil, errors.Join(err, ln.Close(), closeSpool("did not start"))
 	}
-	p, err := life.proxy(proxyConfig(c, f, sp, logger))
+	p, err := life.proxy(proxyConfig(c, f, sp, logger), life.traces.current())
 	if err != nil {
 		return abort(err)
 	}
 	if err := recordConfig(context.Background(), sp, digest); err != nil {
 		return abort(err)
 	}
-	if err := life.begin(p, sp, c, digest); err != nil {
+	if err := life.begin(p, socks, sp, c, digest); err != nil {
 		return abort(err)
 	}
 	return &service{
 		addr:   ln.Addr().String(),
-		run:    func(ctx context.Context) error { return life.run(ctx, ln, socks) },
+		run:    func(ctx context.Context) error { return life.run(ctx, ln) },
 		close:  func() error { return closeSpool("stopped") },
 		reload: life.reload,
 		alive:  sp.Err,

@@ -195,6 +195,7 @@ func (s Set) document(r *Request) (Operation, bool) {
 	if body := r.plain(); len(body) > 0 && (rpc.mcp || hopeful(body[:min(len(body), maxRead)])) {
 		whole := s.calls(body, &rpc, &gql)
 		rpc.unclear = rpc.unclear || !whole
+		rpc.hinted = !whole && bytes.Contains(body[:min(len(body), maxRead)], []byte(`"jsonrpc"`))
 		gql.unclear = gql.unclear || !whole || gql.calls > 0 && inQuery(r)
 	}
 	op, ok := rpc.operation(s)

@@ -79,14 +79,39 @@ func graphQLRequest(r *Request, media medium) (op Operation, ok bool) {
 	var d graphQLReading
 	if q > 0 {
 		d.text([]byte(query), name, q > 1 || n > 1)
-		return d.operation()
+	} else {
+		var c call
+		s := newScanner([]byte(extensions))
+		c.extensions(&s)
+		d.add(&c, name)
+		d.unclear = d.unclear || e > 1 || n > 1 || !s.end()
+	}
+	// Which of the two counts servers decide differently.
+	d.unclear = d.unclear || d.calls > 0 && r.rivals(media)
+	return d.operation()
+}
+
+// rivals reports whether the body may name an operation of GraphQL too.
+func (r *Request) rivals(media medium) bool {
+	body := r.plain()
+	switch {
+	case r.Method != "POST":
+		return false
+	case r.Streamed, len(body) < len(r.Body):
+		return true
+	case len(body) == 0:
+		return false
+	case media != mediaJSON || len(body) > maxRead:
+		return true // of a form, say
 	}
 	var c call
-	s := newScanner([]byte(extensions))
-	c.extensions(&s)
-	d.add(&c, name)
-	d.unclear = d.unclear || e > 1 || n > 1 || !s.end()
-	return d.operation()
+	in := newScanner(body)
+	if in.enter('{') {
+		c.read(&in)
+	} else {
+		in.skip()
+	}
+	return !in.end() || (c.seen|c.odd)&(memberQuery|memberOperationName|memberExtensions) != 0
 }
 
 // graphQLBody reads a body that is the document itself. Its media type says that

@@ -12,6 +12,9 @@ func grpc(r *Request, media medium) (Operation, bool) {
 		return Operation{}, false
 	}
 	name := rpcMethod(r.Path)
+	if name == "" && strings.IndexByte(r.Path, '%') >= 0 && rpcMethod(unescape(r.Path)) != "" {
+		name = Ambiguous // some servers resolve escapes, others do not
+	}
 	if r.PathHidden {
 		return Operation{Protocol: GRPC}, certain || name != ""
 	}

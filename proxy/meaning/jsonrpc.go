@@ -17,6 +17,7 @@ type rpcReading struct {
 	mcp     bool // a header or a method says so
 	batch   bool
 	unclear bool
+	hinted  bool // it is not read to its end, and there is a word of JSON-RPC in it
 	calls   int
 
 	names, targets list
@@ -95,10 +96,10 @@ func (d *rpcReading) operation(s Set) (Operation, bool) {
 	op := Operation{Protocol: JSONRPC}
 	if d.mcp && s.has(setMCP) {
 		op.Protocol = MCP
-	} else if d.calls == 0 || !s.has(setJSONRPC) {
+	} else if d.calls == 0 && !d.hinted || !s.has(setJSONRPC) {
 		return Operation{}, false
 	}
-	if d.calls == 0 {
+	if d.calls == 0 && !d.unclear {
 		return op, true // by a header alone
 	}
 	if d.unclear {

@@ -34,6 +34,9 @@ const (
 // but not which: the request can be read in two ways, or not to its end.
 const Ambiguous = "…ambiguous"
 
+// More is the end of a list of names that did not all fit.
+const More = ", …"
+
 const (
 	maxRead  = 64 << 10 // of a body
 	maxDepth = 32       // of objects, lists and selections within each other
@@ -51,6 +54,8 @@ type Request struct {
 	// Body is the whole body, or nil where it is not at hand: then headers, path
 	// and query have to do.
 	Body []byte
+	// Streamed says that there is a body which is not at hand.
+	Streamed bool
 	// PathHidden keeps names that stand in the path out of operations.
 	PathHidden bool
 }
@@ -101,35 +106,82 @@ func Parse(names []string) (Set, error) {
 func (s Set) has(o Set) bool { return s&o != 0 }
 
 // Of returns the operation of a request, and reports whether it has one of a
-// protocol of the set. What headers say clearly goes first; bodies of media types
-// that hold no operations are not looked at.
+// protocol of the set. Bodies of media types that hold no operations are not looked
+// at. What fits two protocols is ambiguous: which of them the upstream speaks is not
+// for a header of the client's to say.
 func (s Set) Of(r *Request) (Operation, bool) {
 	if s == 0 {
 		return Operation{}, false
 	}
 	media := r.media()
+	var op Operation
+	found := false
 	if s.has(setGRPC) {
-		if op, ok := grpc(r, media); ok {
-			return op, true
+		op, found = grpc(r, media)
+	}
+	if !found && s.has(setS3) && signedForS3(r) {
+		op, found = s3(r), true
+	}
+	if held, ok := s.held(r, media, found); ok {
+		if found {
+			return Operation{Protocol: op.Protocol, Name: Ambiguous}, true
 		}
+		return held, true
 	}
-	if s.has(setS3) && signedForS3(r) {
-		return s3(r), true
-	}
-	if s.has(setMCP|setJSONRPC|setGraphQL) && (media == mediaJSON || s.has(setMCP) && namesMCP(r)) {
-		if op, ok := s.document(r); ok {
-			return op, true
-		}
-	}
-	if s.has(setGraphQL) {
-		if op, ok := graphQLRequest(r, media); ok {
-			return op, true
-		}
-	}
-	if s.has(setS3) && hostOfS3(r.Host) {
+	switch {
+	case found:
+		return op, true
+	case s.has(setS3) && hostOfS3(r.Host):
 		return s3(r), true
 	}
 	return Operation{}, false
+}
+
+// held returns the operation that the body holds, or the parameters in its place.
+// told says that path and headers tell one already: then only what is sent with POST
+// counts, for objects of S3 can be documents of any kind.
+func (s Set) held(r *Request, media medium, told bool) (op Operation, ok bool) {
+	document := s.has(setMCP|setJSONRPC|setGraphQL) && r.says(mediaJSON) || s.has(setMCP) && namesMCP(r)
+	if document && (!told || r.Method == "POST") {
+		op, ok = s.document(r)
+	}
+	if !s.has(setGraphQL) || ok && op.Protocol == GraphQL {
+		return op, ok
+	}
+	other, also := graphQLRequest(r, media)
+	switch {
+	case ok && also:
+		return Operation{Protocol: op.Protocol, Name: Ambiguous}, true
+	case also:
+		return other, true
+	}
+	return op, ok
+}
+
+// Readable reports whether the body, if one of its media type can hold an operation,
+// can be read to its end as one thing: else an operation of which [Set.Of] knows
+// nothing may stand in it.
+func (r *Request) Readable() bool {
+	body := r.plain()
+	if len(body) < len(r.Body) {
+		return false // compressed
+	}
+	if len(body) == 0 || !r.says(mediaJSON) && !namesMCP(r) {
+		return !r.Streamed
+	}
+	in := newScanner(body)
+	in.skip()
+	return in.end() && len(body) <= maxRead
+}
+
+// says reports whether a Content-Type is of a medium.
+func (r *Request) says(m medium) bool {
+	for _, v := range r.Header["Content-Type"] {
+		if mediaType(v) == m {
+			return true
+		}
+	}
+	return false
 }
 
 // medium is a class of media types.
@@ -255,11 +307,10 @@ func (l *list) add(s string) {
 
 // String joins the facts; "…" stands for those that there is no room for.
 func (l *list) String() string {
-	const more = ", …"
 	var b strings.Builder
 	for i, s := range l.facts {
 		if i > 0 {
-			if b.Len()+len(s) > maxFact-2*len(more) {
+			if b.Len()+len(s) > maxFact-2*len(More) {
 				l.more = true
 				break
 			}
@@ -268,7 +319,7 @@ func (l *list) String() string {
 		b.WriteString(s)
 	}
 	if l.more && b.Len() > 0 {
-		b.WriteString(more)
+		b.WriteString(More)
 	}
 	return fact(b.String())
 }

@@ -67,7 +67,12 @@ func TestGRPC(t *testing.T) {
 		{"web", req("POST h/shop.v1.Orders/Create", "Content-Type: application/grpc-web-text; charset=utf-8", ""), Operation{GRPC, "shop.v1.Orders/Create", "", ""}},
 		{"under a prefix", req("POST h/api/shop.v1.Orders/Create", "Content-Type: application/grpc-web+proto", ""), Operation{GRPC, "shop.v1.Orders/Create", "", ""}},
 		{"without a package", req("POST h/Orders/Create", "Content-Type: application/grpc", ""), Operation{GRPC, "Orders/Create", "", ""}},
-		{"connect", req("POST h/shop.v1.Orders/Create", "Content-Type: application/json\nConnect-Protocol-Version: 1", `{"query":"{a}"}`), Operation{GRPC, "shop.v1.Orders/Create", "", ""}},
+		{"connect", req("POST h/shop.v1.Orders/Create", "Content-Type: application/json\nConnect-Protocol-Version: 1", `{"query":"red shoes"}`), Operation{GRPC, "shop.v1.Orders/Create", "", ""}},
+		{"connect, or GraphQL", req("POST h/shop.v1.Orders/Create", "Content-Type: application/json\nConnect-Protocol-Version: 1", `{"query":"{a}"}`), Operation{GRPC, Ambiguous, "", ""}},
+		{"connect, or MCP", req("POST h/api/mcp", "Content-Type: application/json\nConnect-Protocol-Version: 1", `{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"rm"}}`), Operation{GRPC, Ambiguous, "", ""}},
+		{"of two media types", req("POST h/api/rpc", "Content-Type: application/grpc\nContent-Type: application/json", `{"jsonrpc":"2.0","id":2,"method":"a"}`), Operation{GRPC, Ambiguous, "", ""}},
+		{"with parameters of GraphQL", req("POST h/api/graphql?query=mutation+M+%7Ba%7D", "Content-Type: application/grpc", ""), Operation{GRPC, Ambiguous, "", ""}},
+		{"escaped", req("POST h/shop.v1.Orders/Cre%61te", "Content-Type: application/grpc", ""), Operation{GRPC, Ambiguous, "", ""}},
 		{"connect stream", req("POST h/shop.v1.Orders/Watch", "Content-Type: application/connect+json", ""), Operation{GRPC, "shop.v1.Orders/Watch", "", ""}},
 		{"connect get", req("GET h/shop.v1.Orders/Get?connect=v1&encoding=json&message=%7B%7D", "", ""), Operation{GRPC, "shop.v1.Orders/Get", "", ""}},
 		{"connect where no method is", req("POST h/graphql", "Content-Type: application/json\nConnect-Protocol-Version: 1", `{"query":"mutation M {a}"}`), Operation{GraphQL, "M", "mutation", ""}},
@@ -122,6 +127,10 @@ func TestJSONRPC(t *testing.T) {
 		{"too long", rpc(`{"jsonrpc":"2.0","method":"a","id":1,"x":"` + strings.Repeat("x", maxRead) + `"}`), is(Ambiguous, "")},
 		{"space up to what is read, and more", rpc(`{"jsonrpc":"2.0","method":"a","id":1}` + strings.Repeat(" ", maxRead) + `x`), is(Ambiguous, "")},
 		{"GraphQL as well", rpc(`{"jsonrpc":"2.0","method":"a","id":1,"query":"mutation M {b}"}`), is(Ambiguous, "")},
+
+		{"behind what is too deep", rpc(`{"x":` + strings.Repeat("[", 40) + strings.Repeat("]", 40) + `,"jsonrpc":"2.0","method":"a","id":1}`), is(Ambiguous, "")},
+		{"behind a comment", rpc(`{/**/"jsonrpc":"2.0","method":"a","id":1}`), is(Ambiguous, "")},
+		{"GraphQL in the parameters", req("POST h/rpc?query=mutation+M+%7Ba%7D", asJSON, `{"jsonrpc":"2.0","method":"a","id":1}`), is(Ambiguous, "")},
 
 		{"no method", rpc(`{"jsonrpc":"2.0","id":1}`), Operation{Protocol: JSONRPC}},
 		{"an answer", rpc(`{"jsonrpc":"2.0","id":1,"result":{}}`), is("", "response")},
@@ -179,13 +188,40 @@ func TestMCP(t *testing.T) {
 		{"end of the session", session("DELETE h/mcp", ""), is("", "", "")},
 		{"version header", req("POST h/mcp", asJSON+"\nMcp-Protocol-Version: 2025-06-18", `{"jsonrpc":"2.0","id":1,"method":"ping"}`), is("ping", "", "")},
 		{"streamed", req("POST h/mcp", asJSON+"\nMcp-Session-Id: 1", ""), is("", "", "")},
-		{"not to be read", session("POST h/mcp", `{"jsonrpc" "2.0"}`), is("", "", "")},
+		{"not to be read", session("POST h/mcp", `{"jsonrpc" "2.0"}`), is(Ambiguous, "", "")},
+		{"GraphQL with a header of MCP", req("POST h/graphql", asGraphQL+"\nMcp-Session-Id: 1", "mutation M {a}"), is(Ambiguous, "", "")},
+		{"GraphQL in the parameters, with a header of MCP", req("GET h/graphql?query=mutation+M+%7Ba%7D", "Mcp-Session-Id: 1", ""), is(Ambiguous, "", "")},
 		{"tool twice", post(`{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"ls","name":"rm"}}`), is(Ambiguous, "", "")},
 		{"tool in other letters", post(`{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"ls","Name":"rm"}}`), is(Ambiguous, "", "")},
 		{"parameters twice", post(`{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"ls"},"params":{"name":"rm"}}`), is(Ambiguous, "", "")},
 		{"tool that is no string", post(`{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":{"a":1}}}`), is(Ambiguous, "", "")},
 		{"no tool", post(`{"jsonrpc":"2.0","id":2,"method":"tools/call","params":["rm"]}`), is("tools/call", "", "")},
 	})
+}
+
+func TestReadable(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		r    *Request
+		want bool
+	}{
+		{"none", req("GET h/", "", ""), true},
+		{"a page", req("POST h/", "Content-Type: text/plain", "{"), true},
+		{"JSON", req("POST h/", asJSON, ` {"a":[1,{}],"b":null} `), true},
+		{"a part of it", req("POST h/", asJSON, `{"a":1`), false},
+		{"more of it", req("POST h/", asJSON, `{} {}`), false},
+		{"too deep", req("POST h/", asJSON, strings.Repeat("[", 40)+strings.Repeat("]", 40)), false},
+		{"too long", req("POST h/", asJSON, `"`+strings.Repeat("x", maxRead)+`"`), false},
+		{"UTF-16", req("POST h/", asJSON, "{\x00}\x00"), false},
+		{"with a header of MCP", req("POST h/", "Mcp-Session-Id: 1", "{"), false},
+		{"compressed", req("POST h/", "Content-Type: text/plain\nContent-Encoding: gzip", "x"), false},
+		{"as it is", req("POST h/", asJSON+"\nContent-Encoding: identity", "{}"), true},
+		{"streamed", &Request{Method: "POST", Streamed: true}, false},
+	} {
+		if got := c.r.Readable(); got != c.want {
+			t.Errorf("%s: %v", c.name, got)
+		}
+	}
 }
 
 func TestSets(t *testing.T) {

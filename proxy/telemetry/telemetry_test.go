@@ -219,6 +219,9 @@ func TestSpans(t *testing.T) {
 	if s := spans[5]; s.GetName() != "HTTP" || attributes(s)["http.request.method"] != "_OTHER" {
 		t.Errorf("%v", s)
 	}
+	for end := time.Now().Add(10 * time.Second); tracer.Sent() < 6 && time.Now().Before(end); {
+		time.Sleep(time.Millisecond) // the collector has them before the tracer knows
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, secret := range []string{"secret", "METHODSECRET", "127.0.0.1:", "Bearer"} {
