@@ -5,6 +5,8 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -156,20 +158,29 @@ func TestSteadyUpload(t *testing.T) {
 		n, _ := io.Copy(io.Discard, r.Body)
 		_, _ = fmt.Fprint(w, n)
 	})
-	s := start(t, up, func(c *Config) { c.Timeouts.ClientBody = time.Second })
+	s := start(t, up, func(c *Config) { c.Timeouts.ClientBody = 2 * time.Second })
+	var wg sync.WaitGroup
+	defer wg.Wait()
 	for name, c := range map[string]*http.Client{"HTTP/1": client(t), "HTTP/2": h2c(t)} {
 		r, w := io.Pipe()
-		go func() {
+		wg.Go(func() {
 			for range 30 {
 				_, _ = w.Write(make([]byte, 100))
-				time.Sleep(50 * time.Millisecond)
+				time.Sleep(100 * time.Millisecond)
 			}
 			w.Close()
-		}()
-		res, body := get(t, c, request(t, "POST", s.url("/"), r))
-		if res.StatusCode != 200 || string(body) != "3000" {
-			t.Errorf("%s: %d %s", name, res.StatusCode, body)
-		}
+		})
+		wg.Go(func() {
+			res, err := c.Do(request(t, "POST", s.url("/"), r))
+			if err != nil {
+				t.Errorf("%s: %v", name, err)
+				return
+			}
+			defer res.Body.Close()
+			if body, err := io.ReadAll(res.Body); err != nil || res.StatusCode != 200 || string(body) != "3000" {
+				t.Errorf("%s: %d %s, %v", name, res.StatusCode, body, err)
+			}
+		})
 	}
 }
 
@@ -215,6 +226,83 @@ func TestDrippedBody(t *testing.T) {
 			if d := p.rec.GetResponse().GetDetail(); !strings.Contains(d, "too slowly") {
 				t.Errorf("%s: %q", name, d)
 			}
+		}
+	}
+}
+
+// TestRapidReset: requests that a client gives up as soon as it has made them do not pile
+// up, and each that was begun has its two records.
+func TestRapidReset(t *testing.T) {
+	settled(t)
+	var most atomic.Int64
+	var s *server
+	up := backend(t, func(w http.ResponseWriter, r *http.Request) {
+		for n := s.occupied.exchanges.Load(); n > most.Load(); {
+			most.Store(n)
+		}
+		select {
+		case <-r.Context().Done():
+		case <-time.After(20 * time.Millisecond):
+		}
+	})
+	s = start(t, up, nil)
+	c := dial(t, s.addr)
+	_, _ = io.WriteString(c, preface+frame(4, 0, 0, ""))
+	good := headerBlock(":method", "GET", ":scheme", "http", ":path", "/", ":authority", "x")
+	for i := range 3000 {
+		id := uint32(2*i + 1)
+		if _, err := io.WriteString(c, frame(1, 5, id, good)+frame(3, 0, id, "\x00\x00\x00\x08")); err != nil {
+			break // it was too much
+		}
+		if i == 10 {
+			s.rec.wait(t, 2)
+		}
+	}
+	c.Close()
+	for end := time.Now().Add(15 * time.Second); s.occupied.exchanges.Load() > 0; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%d exchanges are under way", s.occupied.exchanges.Load())
+		}
+	}
+	s.stop()
+	open := make(map[string]int)
+	for _, k := range s.rec.all() {
+		if k.rec.GetRequest() != nil {
+			open[string(k.rec.GetExchange())]++
+		} else if k.rec.GetResponse() != nil {
+			open[string(k.rec.GetExchange())]--
+		}
+	}
+	for _, n := range open {
+		if n != 0 {
+			t.Fatal("an exchange has not its two records")
+		}
+	}
+	if len(open) == 0 || most.Load() > 300 {
+		t.Errorf("%d exchanges, %d at once", len(open), most.Load())
+	}
+}
+
+// TestContinuationFlood: a header block that does not end ends its connection.
+func TestContinuationFlood(t *testing.T) {
+	settled(t)
+	s := start(t, backend(t, func(http.ResponseWriter, *http.Request) { t.Error("reached") }), nil)
+	c := dial(t, s.addr)
+	_, _ = io.WriteString(c, preface+frame(4, 0, 0, "")+frame(1, 0, 1, headerBlock(":method", "GET", ":scheme", "http", ":path", "/", ":authority", "x")))
+	part := frame(9, 0, 1, strings.Repeat(headerBlock("a", "b"), 2000))
+	ended := false
+	for range 2000 { // 20 MB
+		if _, err := io.WriteString(c, part); err != nil {
+			ended = true
+			break
+		}
+	}
+	if !ended {
+		t.Error("20 MB of a header block were taken")
+	}
+	for end := time.Now().Add(8 * time.Second); len(s.attempts()) == 0; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("there is no record")
 		}
 	}
 }

@@ -59,20 +59,28 @@ type gotten struct {
 // the records have the lengths and digests of what passed.
 func TestStress(t *testing.T) {
 	settled(t)
+	x := newStress(t)
+	x.run(t, x.upstream(), x.client)
+	x.check()
+}
+
+func newStress(t *testing.T) *stress {
 	noise := make([]byte, 1<<20)
 	r := rand.NewChaCha8([32]byte{1})
 	_, _ = r.Read(noise)
-	x := &stress{t: t, noise: noise, until: time.Now().Add(stressTime), came: make(map[string]gotten), sent: make(map[string]int), taken: make(map[string]int)}
-	up := x.upstream()
-	var s *server
-	t.Run("run", func(t *testing.T) { // at its end everything has stopped
-		var v *Live
+	return &stress{t: t, noise: noise, until: time.Now().Add(stressTime), came: make(map[string]gotten), sent: make(map[string]int), taken: make(map[string]int)}
+}
+
+// run has clients ask a proxy whose configurations follow each other. At its end
+// everything has stopped.
+func (x *stress) run(t *testing.T, up string, client func(*rand.Rand)) {
+	t.Run("run", func(t *testing.T) {
 		change := func(c *Config) {
 			c.Upstream = to(t, up)
 			c.Timeouts = Timeouts{ResponseHeader: 3 * time.Second, RequestHeader: 3 * time.Second, ClientStall: 2 * time.Second, AnswerIdle: 2 * time.Second}
 			c.Limits.BodyRate = 1000
 		}
-		s, v = startLive(t, change)
+		s, v := startLive(t, change)
 		x.rec, x.addr = s.rec, s.addr
 		stop := make(chan struct{})
 		var wg, reloads sync.WaitGroup
@@ -87,13 +95,12 @@ func TestStress(t *testing.T) {
 			}
 		})
 		for i := range stressClients {
-			wg.Go(func() { x.client(rand.New(rand.NewPCG(stressSeed, uint64(i)))) })
+			wg.Go(func() { client(rand.New(rand.NewPCG(stressSeed, uint64(i)))) })
 		}
 		wg.Wait()
 		close(stop)
 		reloads.Wait()
 	})
-	x.check()
 }
 
 // id returns an exchange as records have it.
@@ -232,6 +239,11 @@ func (x *stress) read(c net.Conn, in *bufio.Reader, size int) bool {
 	if err != nil {
 		return false
 	}
+	return x.got(res, size) && !res.Close
+}
+
+// got takes note of an answer, and reports whether it was whole.
+func (x *stress) got(res *http.Response, size int) bool {
 	body, err := io.ReadAll(res.Body)
 	if err != nil {
 		return false
@@ -251,7 +263,7 @@ func (x *stress) read(c net.Conn, in *bufio.Reader, size int) bool {
 		x.t.Error("one exchange was answered twice")
 	}
 	x.came[id] = gotten{res.StatusCode, len(body), own, size}
-	return !res.Close
+	return true
 }
 
 // upstream starts one that answers as it likes.
