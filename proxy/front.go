@@ -50,6 +50,9 @@ func (p *Proxy) frontOf(base context.Context, handler http.Handler, refused func
 	}
 }
 
+// frameSize is the largest frame of HTTP/2 that clients may send.
+const frameSize = 64 << 10
+
 // second returns a server of HTTP/2.
 func (p *Proxy) second(base context.Context, handler http.Handler, connContext func(context.Context, net.Conn) context.Context) *http.Server {
 	t := &p.cfg.Timeouts
@@ -65,8 +68,9 @@ func (p *Proxy) second(base context.Context, handler http.Handler, connContext f
 		IdleTimeout:                  t.ClientIdle,
 		MaxHeaderBytes:               2 * p.cfg.MaxHeaderBytes, // so that the exchange is what refuses
 		// A stream has a deadline of its own; what else is written, to a client that
-		// reads nothing, would wait for ever.
-		HTTP2:       &http.HTTP2Config{WriteByteTimeout: t.ClientStall},
+		// reads nothing, would wait for ever. And a connection keeps a buffer for the
+		// largest frame that came, of up to 1 MiB without a limit.
+		HTTP2:       &http.HTTP2Config{WriteByteTimeout: t.ClientStall, MaxReadFrameSize: frameSize},
 		ErrorLog:    slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
 		BaseContext: func(net.Listener) context.Context { return base },
 		ConnContext: connContext,

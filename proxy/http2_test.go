@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"encoding/binary"
 	"fmt"
 	"io"
 	"net/http"
@@ -281,6 +282,30 @@ func TestRapidReset(t *testing.T) {
 	if len(open) == 0 || most.Load() > 300 {
 		t.Errorf("%d exchanges, %d at once", len(open), most.Load())
 	}
+}
+
+// TestFrameSize: a client cannot have its connection keep a large buffer.
+func TestFrameSize(t *testing.T) {
+	settled(t)
+	s := start(t, backend(t, func(http.ResponseWriter, *http.Request) {}), nil)
+	c := dial(t, s.addr)
+	c.send(preface + frame(4, 0, 0, ""))
+	head := make([]byte, 9)
+	if _, err := io.ReadFull(c.r, head); err != nil || head[3] != 4 {
+		t.Fatalf("%x, %v", head, err)
+	}
+	settings := make([]byte, head[2])
+	if _, err := io.ReadFull(c.r, settings); err != nil {
+		t.Fatal(err)
+	}
+	for ; len(settings) >= 6; settings = settings[6:] {
+		if id, n := binary.BigEndian.Uint16(settings), binary.BigEndian.Uint32(settings[2:]); id == 5 && n != 64<<10 {
+			t.Errorf("frames of %d bytes may be sent", n)
+		} else if id == 5 {
+			return
+		}
+	}
+	t.Error("frames have no limit")
 }
 
 // TestContinuationFlood: a header block that does not end ends its connection.

@@ -20,7 +20,7 @@ func TestStressHTTP2(t *testing.T) {
 	c := h2c(t)
 	x.run(t, up, func(r *rand.Rand) {
 		for range 4 * stressTalks {
-			if time.Now().After(x.until) {
+			if x.over() {
 				return
 			}
 			x.askTwo(r, c)
