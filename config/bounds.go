@@ -30,6 +30,7 @@ type ProxyLimits struct {
 	Headers              Count `yaml:"headers"`                // lines of a request's head; 0 means one for each 64 bytes of header_bytes
 	URIBytes             Size  `yaml:"uri_bytes"`              // of a request's target; 0 means half of header_bytes
 	BodyBytes            Size  `yaml:"body_bytes"`             // of a request's body; 0 means any size
+	BodyRate             *Size `yaml:"body_rate"`              // bytes a second of a body that lasts; absent means 100, 0 any
 	Connections          Count `yaml:"connections"`            // of clients; 0 means 16384
 	ConnectionsPerClient Count `yaml:"connections_per_client"` // of one address; 0 means 4096
 	Exchanges            Count `yaml:"exchanges"`              // under way; 0 means 8192
@@ -37,7 +38,8 @@ type ProxyLimits struct {
 
 // RouteLimits take the place of those of the proxy.
 type RouteLimits struct {
-	BodyBytes Size `yaml:"body_bytes"`
+	BodyBytes Size  `yaml:"body_bytes"`
+	BodyRate  *Size `yaml:"body_rate"`
 }
 
 // Rate bounds how many requests a client makes.

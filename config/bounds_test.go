@@ -18,10 +18,10 @@ const boundsHead = `proxy:
 
 func TestBounds(t *testing.T) {
 	f, err := Parse("c.yaml", []byte(boundsHead+`  timeouts: {request_header: 5s, response_idle: 24h}
-  limits: {header_bytes: 32KiB, headers: 50, connections: 10, body_bytes: 1GiB}
+  limits: {header_bytes: 32KiB, headers: 50, connections: 10, body_bytes: 1GiB, body_rate: 1KiB}
   rate: {per_second: 0.5, burst: 3, by: who}
   routes:
-    - {service: a, upstream: "http://x", limits: {body_bytes: 5}, rate: {per_second: 10}, timeouts: {write: 3s}}
+    - {service: a, upstream: "http://x", limits: {body_bytes: 5, body_rate: 0}, rate: {per_second: 10}, timeouts: {write: 3s}}
 `))
 	if err != nil {
 		t.Fatal(err)
@@ -29,6 +29,9 @@ func TestBounds(t *testing.T) {
 	p := f.Proxy
 	if time.Duration(p.Timeouts.RequestHeader) != 5*time.Second || p.Limits.Headers != 50 || p.Rate.PerSecond != 0.5 || p.Rate.By != "who" {
 		t.Errorf("%+v, %+v, %+v", p.Timeouts, p.Limits, p.Rate)
+	}
+	if p.Limits.BodyRate == nil || *p.Limits.BodyRate != 1024 || p.Routes[0].Limits.BodyRate == nil || *p.Routes[0].Limits.BodyRate != 0 {
+		t.Errorf("body rates %v, %v", p.Limits.BodyRate, p.Routes[0].Limits.BodyRate)
 	}
 	if r := p.Routes[0]; r.Limits.BodyBytes != 5 || r.Rate.PerSecond != 10 || time.Duration(r.Timeouts.Write) != 3*time.Second {
 		t.Errorf("%+v", r)

@@ -3,12 +3,9 @@ package proxy
 import (
 	"crypto/sha256"
 	"crypto/tls"
-	"errors"
 	"net"
 	"net/http"
 	"net/url"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -131,7 +128,8 @@ type attempts struct {
 	slab  [1]note
 	extra int                 // attempts that are not noted
 	w     http.ResponseWriter // nil once the answer itself is there
-	info  []byte              // the codes
+	info  []informational
+	room  int // bytes that the heads of more of them can have
 	over  bool
 }
 
@@ -157,12 +155,8 @@ type tracer struct {
 	over     bool
 }
 
-const maxInformational = 16
-
-var errManyInformational = errors.New("the upstream sends one informational answer after the other")
-
-func newAttempts(w http.ResponseWriter, rules *headerRules) *attempts {
-	t := &attempts{w: w, rules: rules}
+func newAttempts(w http.ResponseWriter, rules *headerRules, room int) *attempts {
+	t := &attempts{w: w, rules: rules, room: room}
 	t.notes = t.slab[:0]
 	t.first.all = t
 	return t
@@ -251,37 +245,6 @@ func connectionState(res *http.Response, conn net.Conn) *tls.ConnectionState {
 	return nil
 }
 
-// Informational passes on an informational answer, except 100: that the server sends
-// itself when the transport begins to read the body.
-func (r *tracer) Informational(code int, header http.Header) error {
-	t := r.all
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.over || r.over || code == http.StatusContinue {
-		return nil
-	}
-	if strings.Count(string(t.info), ",") >= maxInformational {
-		return errManyInformational
-	}
-	if len(t.info) > 0 {
-		t.info = append(t.info, ", "...)
-	}
-	t.info = strconv.AppendInt(t.info, int64(code), 10)
-	if t.w == nil {
-		return nil
-	}
-	h := t.w.Header()
-	for name, values := range header {
-		if r := t.rules.of(name); r.fate != fateHop && r.fate != fateOwned {
-			h[name] = values
-		}
-	}
-	removeNamed(h, header["Connection"])
-	t.w.WriteHeader(code)
-	clear(h)
-	return nil
-}
-
 // end lets nothing more pass to the client.
 func (t *attempts) end() {
 	if t == nil {
@@ -299,15 +262,6 @@ func (t *attempts) count() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return len(t.notes) + t.extra
-}
-
-func (t *attempts) informational() string {
-	if t == nil {
-		return ""
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return string(t.info)
 }
 
 // captureAttempts records the attempts where they tell something: which target

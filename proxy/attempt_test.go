@@ -154,7 +154,7 @@ func TestRetriesEnd(t *testing.T) {
 
 // TestAttemptsBound: however many there are, the record has the first and the last.
 func TestAttemptsBound(t *testing.T) {
-	all := newAttempts(nil, nil)
+	all := newAttempts(nil, nil, 1<<16)
 	for i := range 3 * maxAttempts {
 		all.begin(fmt.Sprint(i)).finish(nil, fmt.Errorf("no"))
 	}

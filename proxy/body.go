@@ -6,6 +6,7 @@ import (
 	"errors"
 	"hash"
 	"io"
+	"maps"
 	"net/http"
 	"strings"
 	"sync"
@@ -30,6 +31,7 @@ type requestBody struct {
 	data     []byte            // of a buffered one, or what arrived of a broken one
 	ahead    *lookahead        // of a chunked one that turned out to be streamed
 	stream   *streamBody
+	from     *http.Request // as the server knows it: it gets its trailers there, on the goroutine that comes to the end
 }
 
 // none is the body of a request that has none.
@@ -88,6 +90,7 @@ func (x *exchange) takeChunked() error {
 	b := &x.body
 	x.readDeadline(true)
 	a := newLookahead(x.r.Body, x.p.large.Get().(*buffer))
+	x.comeApart()
 	go a.fill()
 	t := time.NewTimer(patience)
 	defer t.Stop()
@@ -99,18 +102,32 @@ func (x *exchange) takeChunked() error {
 	switch {
 	case whole:
 		x.readDeadline(false)
+		x.r = b.from
 		b.data = bytes.Clone(a.data.b[:n])
 		a.data.put()
 		b.buffered(x.r)
 		return nil
 	case err != nil:
+		x.r = b.from
 		b.data = bytes.Clone(a.data.b[:n])
 		a.data.put()
 		return err
 	}
 	b.ahead = a
+	if x.r.ProtoMajor != 1 {
+		x.readDeadline(false) // it would end the body however much of it comes
+	}
 	x.streamed(a)
 	return nil
+}
+
+// comeApart gives the exchange a request of its own. The server's changes while
+// its body is read: the end of the body sets the trailers, in HTTP/2 in the very
+// map that names those that were announced.
+func (x *exchange) comeApart() {
+	own := *x.r
+	own.Trailer = maps.Clone(x.r.Trailer)
+	x.body.from, x.r = x.r, &own
 }
 
 func (b *requestBody) buffered(r *http.Request) {
@@ -124,9 +141,12 @@ func (b *requestBody) buffered(r *http.Request) {
 }
 
 func (x *exchange) streamed(src io.Reader) {
-	s := &streamBody{src: src}
+	s := &streamBody{src: src, from: x.r}
+	if x.body.from != nil {
+		s.from = x.body.from
+	}
 	s.messages.reset(framingOf(x.r.Header.Get("Content-Type")))
-	s.stall = x.waits().body
+	s.stall, s.rate = x.waits().body, x.waits().rate
 	if x.r.ProtoMajor != 1 {
 		s.watchSilence(x)
 	} else {
@@ -210,8 +230,10 @@ func (d *digest) sum() (sum [sha256.Size]byte) {
 // streamBody hashes the body of a request as the transport takes it.
 type streamBody struct {
 	src   io.Reader
+	from  *http.Request // gets its trailers at the end of the body
 	conn  *clientConn
 	stall time.Duration
+	rate  int64 // bytes a second, on average, beyond stall; 0: any
 	// trailer, if set, is called at the end of the body.
 	trailer func()
 
@@ -219,45 +241,48 @@ type streamBody struct {
 	seen     digest
 	messages messages
 	progress *progress
-	ended    bool // whole
-	stopped  bool // the exchange is over, or its record made
+	ended    bool        // whole
+	trailers http.Header // what came behind it
+	stopped  bool        // the exchange is over, or its record made
 	reading  bool
-	began    time.Time   // of the reading, where silence is watched
-	moved    time.Time   // when something passed
-	answered bool        // the answer has begun, and its silence counts
-	silence  *time.Timer // where the connection has no deadlines of its own; else nil
-	deadline time.Time   // of the reading
-	err      error       // that is the client's doing
+	began    time.Time     // of the reading
+	waited   time.Duration // of all readings
+	slow     bool          // the deadline of the reading is that of the rate
+	moved    time.Time     // when something passed
+	answered bool          // the answer has begun, and its silence counts
+	silence  *time.Timer   // where the connection has no deadlines of its own; else nil
+	deadline time.Time     // of the reading
+	err      error         // that is the client's doing
 }
 
 func (s *streamBody) Read(p []byte) (int, error) {
 	s.mu.Lock()
+	s.reading, s.began = true, time.Now()
 	if !s.stopped && s.conn != nil && s.conn.Conn != nil {
-		s.deadline = time.Now().Add(s.stall)
+		var left time.Duration
+		left, s.slow = s.grace()
+		s.deadline = s.began.Add(left)
 		_ = s.conn.SetReadDeadline(s.deadline)
 	}
-	if s.silence != nil {
-		s.began = time.Now()
-	}
-	s.reading = true
 	s.mu.Unlock()
 	n, err := s.src.Read(p)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.reading = false
+	now := time.Now()
+	s.reading, s.waited = false, s.waited+now.Sub(s.began)
 	if s.stopped {
 		// What is not in the record does not pass.
 		return 0, http.ErrBodyReadAfterClose
 	}
 	if n > 0 {
-		s.moved = time.Now()
+		s.moved = now
 	}
 	s.seen.add(p[:n])
 	s.messages.feed(p[:n])
 	s.progress.moved(n)
 	switch {
 	case err == io.EOF:
-		s.ended = true
+		s.ended, s.trailers = true, s.from.Trailer
 		if s.trailer != nil {
 			s.trailer()
 		}

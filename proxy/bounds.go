@@ -27,10 +27,15 @@ const (
 // Limits bound what clients can take of a proxy, beside Config.MaxHeaderBytes.
 // Zero values mean the defaults that stand beside them.
 type Limits struct {
-	Headers     int   // lines of a request's head; one for each 64 bytes of MaxHeaderBytes
-	URIBytes    int   // of a request's target; half of MaxHeaderBytes
-	BodyBytes   int64 // of a request's body; no bound
-	Connections int   // of clients; 16384
+	Headers   int   // lines of a request's head; one for each 64 bytes of MaxHeaderBytes
+	URIBytes  int   // of a request's target; half of MaxHeaderBytes
+	BodyBytes int64 // of a request's body; no bound
+	// BodyRate is how many bytes a second of a streamed body have to come on average: a
+	// client may keep it waiting for Timeouts.ClientBody in all, and a second more for
+	// each so many bytes. It does not count for gRPC, nor once the answer has begun.
+	// Zero means 100, less means any.
+	BodyRate    int64
+	Connections int // of clients; 16384
 	// ConnectionsPerClient are those of one address, or of one /64 of IPv6; 4096.
 	// Those of TrustedPeers, and over Unix sockets, have no such bound.
 	ConnectionsPerClient int
@@ -40,6 +45,7 @@ type Limits struct {
 func (l *Limits) setDefaults(headerBytes int) {
 	l.Headers = cmp.Or(l.Headers, headerBytes/64)
 	l.URIBytes = cmp.Or(l.URIBytes, headerBytes/2)
+	l.BodyRate = max(cmp.Or(l.BodyRate, 100), 0)
 	l.Connections = cmp.Or(l.Connections, 16<<10)
 	l.ConnectionsPerClient = cmp.Or(l.ConnectionsPerClient, 4<<10)
 	l.Exchanges = cmp.Or(l.Exchanges, 8<<10)
@@ -74,11 +80,14 @@ func (r *Rate) compile() (*limited, error) {
 	return &limited{c, rate.New(c.PerSecond, c.Burst)}, nil
 }
 
-// keep has a limiter go on with what the one before it has seen, if it is alike.
-func (l *limited) keep(old *limited) {
-	if l != nil && old != nil && l.Rate == old.Rate {
-		l.Limiter = old.Limiter
+// keep has a limiter go on with what the one before it has seen, if it is alike, and
+// reports whether it is.
+func (l *limited) keep(old *limited) bool {
+	if l == nil || old == nil || l.Rate != old.Rate {
+		return false
 	}
+	l.Limiter = old.Limiter
+	return true
 }
 
 // occupancy counts what is under way. It outlives a proxy that another one follows.
@@ -203,6 +212,8 @@ func (x *exchange) oversized() (status int, why string) {
 		}
 	}
 	switch {
+	case len(x.r.Trailer) > http1.MaxTrailers:
+		return http.StatusRequestHeaderFieldsTooLarge, "there are too many trailers"
 	case lines > l.Headers:
 		return http.StatusRequestHeaderFieldsTooLarge, "there are too many header lines"
 	case size > x.p.cfg.MaxHeaderBytes:
@@ -270,7 +281,7 @@ func (p *Proxy) serverLimits() http1.Limits {
 func (p *Proxy) newBounds() (err error) {
 	p.occupied = newOccupancy()
 	t := &p.cfg.Timeouts
-	p.waits = waits{write: t.ClientStall, body: t.ClientBody, answer: t.AnswerIdle}
+	p.waits = waits{write: t.ClientStall, body: t.ClientBody, answer: t.AnswerIdle, rate: p.cfg.Limits.BodyRate}
 	if p.rate, err = p.cfg.Rate.compile(); err != nil {
 		return fmt.Errorf("%w: %w", ErrConfig, err)
 	}
@@ -281,11 +292,13 @@ func (p *Proxy) newBounds() (err error) {
 func (p *Proxy) inheritBounds(old *Proxy) {
 	p.occupied = old.occupied
 	p.rate.keep(old.rate)
+	kept := make(map[int]bool) // of the old routes: two new ones must not count as one
 	for i := range p.routing.routes {
 		r := &p.routing.routes[i]
 		for j := range old.routing.routes {
-			if o := &old.routing.routes[j]; o.service == r.service {
-				r.rate.keep(o.rate)
+			if o := &old.routing.routes[j]; !kept[j] && o.service == r.service && r.rate.keep(o.rate) {
+				kept[j] = true
+				break
 			}
 		}
 	}

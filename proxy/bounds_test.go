@@ -514,3 +514,29 @@ func TestReplaceBounds(t *testing.T) {
 		t.Errorf("%q", text)
 	}
 }
+
+// TestReplaceRates: after a reload two routes of one service still count each for itself.
+func TestReplaceRates(t *testing.T) {
+	settled(t)
+	up := backend(t, func(http.ResponseWriter, *http.Request) {})
+	routed := func(c *Config) {
+		c.Pools = []Pool{{Name: "up", Targets: []*url.URL{to(t, up)}}}
+		for _, prefix := range []string{"/a", "/b"} {
+			c.Routes = append(c.Routes, Route{Rule: route.Rule{Prefix: prefix}, Service: "shop", Upstream: "up", Rate: &Rate{PerSecond: 0.01, Burst: 2}})
+		}
+	}
+	s, v := startLive(t, routed)
+	ask := func(path string, want int) {
+		t.Helper()
+		if res, _ := get(t, client(t), request(t, "GET", s.url(path), nil)); res.StatusCode != want {
+			t.Errorf("%s: %d, want %d", path, res.StatusCode, want)
+		}
+	}
+	ask("/a", 200)
+	v.Replace(s.follower(t, routed))
+	for _, path := range []string{"/a", "/b", "/b"} {
+		ask(path, 200)
+	}
+	ask("/a", 429)
+	ask("/b", 429)
+}

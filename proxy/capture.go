@@ -263,6 +263,9 @@ func (x *exchange) captureRequest() {
 	x.captureTarget(q)
 	x.captureSource(q)
 	x.captureHeaders(r.Header, "", x.decide)
+	if x.body.kind == bodyBuffered {
+		x.captureHeaders(r.Trailer, "trailer:", nil)
+	}
 	x.captureVerdict(q)
 	s.sealHeaders()
 	x.captureCaller(q)

@@ -63,7 +63,7 @@ func (x *exchange) requestChanges(q *sealtapv1.Request) {
 	}
 	if c := r.Header["Connection"]; len(c) > 0 {
 		connectionTokens(c, func(name string) {
-			if _, ok := r.Header[name]; ok && !connectionOnly(name) && !slices.Contains(x.drop, name) {
+			if _, ok := r.Header[name]; ok && !connectionOnly(name) && !slices.Contains(x.drop, name) && !(name == "Traceparent" && x.newTrace != "") {
 				s.changed(removed, x.p.headers.of(name).lower)
 			}
 		})
@@ -131,10 +131,11 @@ func (x *exchange) answerChanges(h http.Header, status int) {
 	}
 }
 
-// trailerChanges records which trailers of an answer do not pass.
-func (x *exchange) trailerChanges(h http.Header) {
+// trailerChanges records which trailers of an answer do not pass: none where there is
+// no place for them.
+func (x *exchange) trailerChanges(h http.Header, some bool) {
 	for _, name := range sortedNames(h) {
-		if rule := x.p.headers.of(name); rule.fate == fateHop || rule.fate == fateOwned {
+		if rule := x.p.headers.of(name); len(h[name]) > 0 && (!some || rule.fate == fateHop || rule.fate == fateOwned) {
 			x.st.changed(removed, "trailer:"+rule.lower)
 		}
 	}

@@ -37,8 +37,8 @@ type exchange struct {
 	id       [16]byte
 	idText   string
 	trace    [16]byte
-	newTrace string // the traceparent, where the request had no valid one
-	oldTrace string // else that of the request
+	parent   string // the traceparent that goes on
+	newTrace string // that one, where the request had no valid one
 	trusted  bool   // the peer is
 
 	crowded    bool // there are more than there may be
@@ -95,15 +95,14 @@ func (x *exchange) begin(w http.ResponseWriter, r *http.Request) {
 	x.id = x.p.ids.next(x.start)
 	var buf [36]byte
 	x.idText = string(appendUUID(buf[:0], x.id))
-	if v := r.Header["Traceparent"]; len(v) == 1 && x.keepsTrace() {
+	ok = false
+	if v := r.Header["Traceparent"]; len(v) == 1 && x.keepsTrace() && !hasToken(r.Header["Connection"], "traceparent") {
+		x.parent = v[0]
 		x.trace, ok = parseTraceparent(v[0])
-		x.oldTrace = v[0]
-	} else {
-		ok = false
 	}
 	if !ok {
-		x.oldTrace = ""
 		x.trace, x.newTrace = newTraceparent(x.p.samples)
+		x.parent = x.newTrace
 	}
 }
 
@@ -186,6 +185,9 @@ func (x *exchange) malformed() string {
 	if len(r.Header["Transfer-Encoding"]) > 0 {
 		return "the coding of the body is not known"
 	}
+	if why := x.malformedTwo(); why != "" {
+		return why
+	}
 	if x.conn.inside != nil {
 		return x.malformedInside()
 	}
@@ -197,7 +199,7 @@ func (x *exchange) malformed() string {
 		return "the server as a whole cannot be asked through this proxy"
 	case reverse && r.Method == http.MethodConnect:
 		return "this is a reverse proxy: it opens no tunnels"
-	case reverse && absolute && r.ProtoMajor == 1:
+	case reverse && absolute:
 		return "this is a reverse proxy: it takes no targets in absolute form"
 	case !reverse && !absolute && r.Method != http.MethodConnect:
 		return "this is a forward proxy: it needs targets in absolute form"
@@ -259,6 +261,12 @@ func (x *exchange) finish(outcome sealtapv1.Outcome, detail string) error {
 	if !a.captured {
 		s.reset()
 	}
+	if x.body.kind == bodyStreamed {
+		size, sum := x.body.stream.snapshot()
+		p.RequestBody = s.body(2, size, sum)
+		x.captureStreamedTrailers()
+	}
+	x.captureInformational()
 	s.sealHeaders()
 	p.Status = uint32(a.status)
 	p.Headers, p.Credentials, p.Changes = s.headers, s.credentials, s.changes
@@ -268,10 +276,6 @@ func (x *exchange) finish(outcome sealtapv1.Outcome, detail string) error {
 	}
 	if a.status != 0 {
 		p.Sent = s.body(1, a.sent.size, a.sent.sum())
-	}
-	if x.body.kind == bodyStreamed {
-		size, sum := x.body.stream.snapshot()
-		p.RequestBody = s.body(2, size, sum)
 	}
 	p.MessagesUp, p.MessagesDown = x.countMessages()
 	if a.tunnelled {
@@ -313,8 +317,8 @@ func (x *exchange) detail(words string) string {
 	if n := x.tries.count(); n > 1 {
 		add(strconv.Itoa(n) + " attempts")
 	}
-	if codes := x.tries.informational(); codes != "" {
-		add("informational answers: " + codes)
+	if list := x.tries.informational(); len(list) > 0 {
+		add("informational answers: " + codesOf(list))
 	}
 	return words
 }
@@ -466,7 +470,7 @@ func (x *exchange) cause() (sealtapv1.Outcome, string, bool) {
 	case errors.Is(context.Cause(ctx), errStopping):
 		return sealtapv1.Outcome_OUTCOME_UNKNOWN, errStopping.Error(), true
 	case stalled:
-		return sealtapv1.Outcome_OUTCOME_TIMEOUT, "the client sent no more of its request's body", true
+		return sealtapv1.Outcome_OUTCOME_TIMEOUT, x.body.stream.whyStalled(), true
 	case errors.Is(stuck, errUnrecorded):
 		return sealtapv1.Outcome_OUTCOME_UNKNOWN, errUnrecorded.Error(), true
 	case isTimeout(stuck):

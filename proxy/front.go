@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 
 	sealtapv1 "github.com/sealtap/sealtap/proto/sealtap/v1"
 	"github.com/sealtap/sealtap/proxy/http1"
@@ -49,6 +50,9 @@ func (p *Proxy) frontOf(base context.Context, handler http.Handler, refused func
 	}
 }
 
+// frameSize is the largest frame of HTTP/2 that clients may send.
+const frameSize = 64 << 10
+
 // second returns a server of HTTP/2.
 func (p *Proxy) second(base context.Context, handler http.Handler, connContext func(context.Context, net.Conn) context.Context) *http.Server {
 	t := &p.cfg.Timeouts
@@ -63,10 +67,42 @@ func (p *Proxy) second(base context.Context, handler http.Handler, connContext f
 		ReadHeaderTimeout:            t.RequestHeader,
 		IdleTimeout:                  t.ClientIdle,
 		MaxHeaderBytes:               2 * p.cfg.MaxHeaderBytes, // so that the exchange is what refuses
-		ErrorLog:                     slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
-		BaseContext:                  func(net.Listener) context.Context { return base },
-		ConnContext:                  connContext,
+		// A stream has a deadline of its own; what else is written, to a client that
+		// reads nothing, would wait for ever. And a connection keeps a buffer for the
+		// largest frame that came, of up to 1 MiB without a limit.
+		HTTP2:       &http.HTTP2Config{WriteByteTimeout: t.ClientStall, MaxReadFrameSize: frameSize},
+		ErrorLog:    slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
+		BaseContext: func(net.Listener) context.Context { return base },
+		ConnContext: connContext,
 	}
+}
+
+// malformedTwo says why a request of HTTP/2 is not forwarded that net/http has let
+// through: those behind the proxy would be told by HTTP/1, where it could be read in
+// two ways. What it checks package http1 checks of HTTP/1.
+func (x *exchange) malformedTwo() string {
+	r := x.r
+	if r.ProtoMajor < 2 {
+		return ""
+	}
+	if v := r.Header["Content-Length"]; len(v) > 0 {
+		// Of one that is no number net/http makes zero, and the body is not there.
+		if n, ok := http1.ParseLength(v[0]); !ok || n != r.ContentLength {
+			return "the Content-Length is not a number that everybody reads alike, or not the length of the body"
+		}
+	}
+	switch absolute := r.URL.Host != "" && r.Method != http.MethodConnect; {
+	case r.Host != "" && !http1.ValidHost(r.Host):
+		return "the authority cannot be read"
+	case r.Method == http.MethodConnect || r.RequestURI == "*":
+	case !http1.ValidTarget(r.RequestURI):
+		return "a character is not allowed in the target"
+	case !strings.HasPrefix(r.RequestURI, "/") && !absolute:
+		return "the target has none of the forms that there are"
+	case absolute && !strings.EqualFold(r.URL.Host, r.Host):
+		return "the target and the authority name different hosts"
+	}
+	return ""
 }
 
 // refused records a request that cannot be read as exactly one thing, and says

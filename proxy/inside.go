@@ -258,7 +258,7 @@ func (x *exchange) malformedInside() string {
 		return "there is a tunnel already: it takes no other"
 	case r.RequestURI == "*":
 		return "the server as a whole cannot be asked through this proxy"
-	case r.URL.Host != "" && r.ProtoMajor == 1:
+	case r.URL.Host != "":
 		return "inside a tunnel targets have no authority"
 	}
 	return ""

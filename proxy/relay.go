@@ -23,10 +23,12 @@ type answer struct {
 	x        *exchange
 	captured bool // its headers are in the statement
 	status   int  // as sent, or about to be sent, to the client
+	major    int  // version of HTTP in which it came; 0 while there is none
 	sent     digest
 	received digest // if it is apart; else it is what was sent
 	apart    bool
 	got      uint64 // bytes of a body that flows
+	declared uint64 // how many there are to be; 0 if that is not known
 
 	tunnelled bool
 	messages  messages // of those that were sent
@@ -43,9 +45,9 @@ type answer struct {
 }
 
 func (a *answer) reset() {
-	a.captured, a.status, a.tunnelled = false, 0, false
+	a.captured, a.status, a.major, a.tunnelled = false, 0, 0, false
 	a.sent.reset()
-	a.apart, a.got = false, 0
+	a.apart, a.got, a.declared = false, 0, 0
 	a.n, a.flowing, a.over, a.stuck = 0, false, true, nil
 	a.hush.reset()
 	a.messages.reset(framingNone)
@@ -105,8 +107,21 @@ func (a *answer) flow() {
 	x.w.WriteHeader(a.status)
 	held := a.data.b[:a.n]
 	a.got, a.n = uint64(a.n), 0
-	a.pass(held)
+	a.passAll(held)
+}
+
+// passAll writes to the client, but for the last byte that was declared: that waits
+// for the record, at the beginning of data.
+func (a *answer) passAll(p []byte) {
+	rest := len(p)
+	if a.declared > 0 && a.got >= a.declared && rest > 0 {
+		rest--
+	}
+	a.pass(p[:rest])
 	a.flush()
+	if rest < len(p) {
+		a.data.b[0], a.n = p[rest], 1
+	}
 }
 
 // pass writes to the client.
@@ -184,7 +199,7 @@ func (x *exchange) forward() {
 func (x *exchange) takeHeaders(res *http.Response) {
 	x.st.reset()
 	x.answer.captured = true
-	x.answer.status = res.StatusCode
+	x.answer.status, x.answer.major = res.StatusCode, res.ProtoMajor
 	x.answer.mu.Lock() // a progress record may be looking
 	x.answer.messages.reset(framingOf(res.Header.Get("Content-Type")))
 	x.answer.mu.Unlock()
@@ -224,7 +239,7 @@ func (x *exchange) relay(res *http.Response) {
 	if res.Body == http.NoBody || x.r.Method == http.MethodHead || !bodyAllowed(res.StatusCode) {
 		declared = 0
 	}
-	a.hush.body = res.Body
+	a.hush.body, a.declared = res.Body, uint64(max(declared, 0))
 	switch {
 	case declared == 0:
 		x.deliver(res, nil)
@@ -324,26 +339,13 @@ func (a *answer) take(off, n int, declared int64, end error) error {
 		return a.stuck
 	}
 	a.got += uint64(n)
-	// a.n is 1 if the byte before these is held, which then stood at 0.
-	if a.n == 0 && off > 0 {
-		copy(a.data.b, fresh) // the timer sent what stood before them
-		fresh = a.data.b[:n]
-	} else {
-		fresh = a.data.b[:a.n+n]
+	if a.n != off {
+		copy(a.data.b[a.n:], fresh) // the timer sent what stood before them, or all but a byte of it
 	}
+	fresh = a.data.b[:a.n+n]
 	a.n = 0
-	if declared > 0 && a.got >= uint64(declared) {
-		// The last byte that was declared waits for the record.
-		last := len(fresh) - 1
-		a.x.writeDeadline(true)
-		a.pass(fresh[:last])
-		a.flush()
-		a.data.b[0], a.n = fresh[last], 1
-		return a.stuck
-	}
 	a.x.writeDeadline(true)
-	a.pass(fresh)
-	a.flush()
+	a.passAll(fresh)
 	return a.stuck
 }
 

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -324,6 +325,46 @@ func TestContinueAndEarlyHints(t *testing.T) {
 	_, p := s.rec.last(t)
 	if d := p.rec.GetResponse().GetDetail(); !strings.Contains(d, "informational answers: 103") {
 		t.Errorf("detail %q", d)
+	}
+	if h := p.headers(t); len(h["103:link"]) != 1 || h["103:link"][0] != "</a.css>" || len(h["103:x-private"]) != 1 {
+		t.Errorf("headers of the 103 are not recorded: %v", h)
+	}
+	if !hasChange(p, removed, "103:x-private") || hasChange(p, removed, "103:link") || hasChange(p, removed, "103") {
+		t.Errorf("changes %v", p.rec.GetResponse().GetChanges())
+	}
+	// Of HTTP/1.0 nothing of it passes, and the record says so.
+	old := dial(t, s.addr)
+	old.send("GET / HTTP/1.0\r\n\r\n")
+	if h := old.head(); !strings.HasPrefix(h, "HTTP/1.1 200 ") {
+		t.Errorf("%q", h)
+	}
+	_, p = s.rec.last(t)
+	if !hasChange(p, removed, "103") || len(p.headers(t)["103:link"]) != 1 {
+		t.Errorf("changes %v", p.rec.GetResponse().GetChanges())
+	}
+}
+
+func hasChange(k *kept, kind sealtapv1.ChangeKind, name string) bool {
+	list := append(k.rec.GetRequest().GetChanges(), k.rec.GetResponse().GetChanges()...)
+	return slices.ContainsFunc(list, func(c *sealtapv1.Change) bool { return c.GetKind() == kind && c.GetName() == name })
+}
+
+// TestManyInformational: what an upstream says before its answer has a bound.
+func TestManyInformational(t *testing.T) {
+	settled(t)
+	for name, heads := range map[string]string{
+		"many":  strings.Repeat("HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n", 20),
+		"large": strings.Repeat("HTTP/1.1 103 Early Hints\r\nLink: "+strings.Repeat("a", 3000)+"\r\n\r\n", 3),
+	} {
+		up := rawBackend(t, func(c net.Conn, _ *http.Request) {
+			_, _ = io.WriteString(c, heads+"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+		})
+		s := start(t, up, func(c *Config) { c.MaxHeaderBytes = 8192 })
+		res, _ := get(t, client(t), request(t, "GET", s.url("/"), nil))
+		if res.StatusCode != 502 {
+			t.Errorf("%s: %d", name, res.StatusCode)
+		}
+		s.stop()
 	}
 }
 

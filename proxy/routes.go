@@ -38,6 +38,8 @@ type Route struct {
 	Policy Policy
 	// BodyBytes bounds the bodies of requests; zero means what Limits does.
 	BodyBytes int64
+	// BodyRate takes the place of that in Limits; zero means that, less means any.
+	BodyRate int64
 	// Rate bounds the requests of each client to the route; nil means that nothing
 	// but Config.Rate does.
 	Rate *Rate

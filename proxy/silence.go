@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"errors"
 	"io"
 	"strings"
 	"sync/atomic"
@@ -12,6 +13,7 @@ type waits struct {
 	write  time.Duration // for the client to make room
 	body   time.Duration // for more of the client's body
 	answer time.Duration // for more of an answer that has begun
+	rate   int64         // bytes a second of a streamed body; 0: any
 }
 
 // with is what a route makes of it.
@@ -23,6 +25,9 @@ func (w waits) with(r *Route) waits {
 		if d.from > 0 {
 			*d.to = d.from
 		}
+	}
+	if r.BodyRate != 0 {
+		w.rate = max(r.BodyRate, 0)
 	}
 	return w
 }
@@ -43,6 +48,7 @@ func (silentError) Timeout() bool   { return true }
 var (
 	errSilent     error = silentError("the upstream sent no more of its answer")
 	errSilentBody error = silentError("the client sent no more of its request's body")
+	errSlowBody   error = silentError("the client sends its request's body too slowly")
 )
 
 // hush ends an answer that has begun and of which no more comes. The time that the
@@ -145,7 +151,7 @@ func (s *streamBody) goesOn() {
 // stream is costly to set for each read.
 func (s *streamBody) watchSilence(x *exchange) {
 	if strings.HasPrefix(x.r.Header.Get("Content-Type"), "application/grpc") {
-		s.stall = x.waits().answer // a call can be open long before it says something
+		s.stall, s.rate = x.waits().answer, 0 // a call can be open long before it says something
 	}
 	body := x.r.Body
 	s.mu.Lock()
@@ -165,14 +171,43 @@ func (s *streamBody) tooSilent() bool {
 	if s.stopped || s.ended || s.err != nil {
 		return false
 	}
-	var quiet time.Duration
-	if s.reading && !s.answered {
-		quiet = time.Since(s.began)
-	}
-	if quiet < s.stall {
-		s.silence.Reset(s.stall - quiet)
+	if !s.reading || s.answered {
+		s.silence.Reset(s.stall)
 		return false
 	}
-	s.err = errSilentBody
+	left, slow := s.grace()
+	if left -= time.Since(s.began); left > 0 {
+		s.silence.Reset(left)
+		return false
+	}
+	if s.err = errSilentBody; slow {
+		s.err = errSlowBody
+	}
 	return true
+}
+
+// grace is how long the client may let the next read wait: until it is silent for too
+// long, or has let the body wait, all in all, for longer than its size allows. Without
+// that a client could keep the exchange and a connection of the upstream with a byte now
+// and then. It is called with mu held.
+func (s *streamBody) grace() (d time.Duration, slow bool) {
+	if s.rate <= 0 || s.answered {
+		return s.stall, false
+	}
+	const most = 1e9 // seconds
+	earned := min(float64(s.seen.size)/float64(s.rate), most) * float64(time.Second)
+	if left := s.stall + time.Duration(earned) - s.waited; left < s.stall {
+		return left, true
+	}
+	return s.stall, false
+}
+
+// whyStalled says what a client did that let its body wait for too long.
+func (s *streamBody) whyStalled() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.slow || errors.Is(s.err, errSlowBody) {
+		return errSlowBody.Error()
+	}
+	return errSilentBody.Error()
 }

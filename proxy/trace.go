@@ -58,10 +58,7 @@ func (p *Proxy) samples(trace [16]byte) bool {
 
 // traced tells of an exchange whose response record is durable.
 func (x *exchange) traced(outcome sealtapv1.Outcome, took time.Duration) {
-	parent := x.newTrace
-	if parent == "" {
-		parent = x.oldTrace
-	}
+	parent := x.parent
 	var flags [1]byte
 	if _, err := hex.Decode(flags[:], []byte(parent[53:55])); err != nil || flags[0]&sampledFlag == 0 {
 		return

@@ -38,7 +38,7 @@ func (p *Proxy) closeIdle() {
 
 // roundTrip sends the request on and returns the answer's beginning.
 func (x *exchange) roundTrip(upgrade bool) (*http.Response, error) {
-	x.tries = newAttempts(x.w, x.p.headers)
+	x.tries = newAttempts(x.w, x.p.headers, x.p.cfg.MaxHeaderBytes)
 	if x.r.ProtoMajor == 1 && x.r.ProtoMinor == 0 || len(x.r.Header["Expect"]) > 0 {
 		// HTTP/1.0 knows no 1xx; and beside an expectation the server sends its
 		// own at any time.
@@ -116,10 +116,10 @@ func (x *exchange) attachBody(out *http.Request) {
 	case bodyStreamed:
 		out.Body, out.ContentLength = b.stream, x.r.ContentLength
 		if t := out.Trailer; len(t) > 0 {
-			r := x.r
-			b.stream.trailer = func() {
+			s := b.stream
+			s.trailer = func() {
 				for name := range t {
-					if v := r.Trailer[name]; len(v) > 0 {
+					if v := s.trailers[name]; len(v) > 0 {
 						t[name] = v
 					}
 				}

@@ -21,13 +21,24 @@ func setBounds(p *proxy.Config, c *config.Proxy) {
 	l := &c.Limits
 	p.MaxHeaderBytes = int(l.HeaderBytes)
 	p.Limits = proxy.Limits{
-		Headers: int(l.Headers), URIBytes: int(l.URIBytes), BodyBytes: int64(l.BodyBytes),
+		Headers: int(l.Headers), URIBytes: int(l.URIBytes), BodyBytes: int64(l.BodyBytes), BodyRate: bodyRate(l.BodyRate),
 		Connections: int(l.Connections), ConnectionsPerClient: int(l.ConnectionsPerClient), Exchanges: int(l.Exchanges),
 	}
 	p.Rate = rateOf(c.Rate)
 }
 
 const defaultRequestBody = time.Minute
+
+// bodyRate is a rate as package proxy has it.
+func bodyRate(s *config.Size) int64 {
+	switch {
+	case s == nil:
+		return 0
+	case *s == 0:
+		return -1
+	}
+	return int64(*s)
+}
 
 func rateOf(r *config.Rate) *proxy.Rate {
 	if r == nil {

@@ -70,7 +70,7 @@ func addRoutes(p *proxy.Config, c *config.Proxy, f *proxyFiles) {
 			FailOpen:  failsOpen(c, r),
 			Receipts:  r.Receipts.Signed(),
 			Policy:    proxy.Policy{Rules: config.RulesOf(r.Rules), DenyByDefault: r.RulesDefault == config.DefaultDeny},
-			BodyBytes: int64(r.Limits.BodyBytes), Rate: rateOf(r.Rate),
+			BodyBytes: int64(r.Limits.BodyBytes), BodyRate: bodyRate(r.Limits.BodyRate), Rate: rateOf(r.Rate),
 			ClientBody: time.Duration(r.Timeouts.RequestBody), ClientStall: time.Duration(r.Timeouts.Write), AnswerIdle: time.Duration(r.Timeouts.ResponseIdle),
 		})
 	}

@@ -396,7 +396,7 @@ proxy:
   openings_to: [{{.Recipient}}]
   heartbeat: 10s
   # timeouts: {response_idle: 5m}     # how long to wait for more of an answer: longer for streams that are seldom heard of
-  # limits: {body_bytes: 1GiB, connections: 16384, connections_per_client: 4096}
+  # limits: {body_bytes: 1GiB, body_rate: 100, connections: 16384, connections_per_client: 4096}
   # rate: {per_second: 100, burst: 200, by: address}   # requests of each client
 
 log:

@@ -50,7 +50,7 @@ func (w *response) writeHead() {
 		switch name {
 		case "Content-Length":
 			if len(values) > 0 {
-				if n, ok := parseLength(values[0]); ok {
+				if n, ok := ParseLength(values[0]); ok {
 					w.length = n
 				}
 			}

@@ -181,7 +181,7 @@ func (b *body) trailers() error {
 		if len(line) == 0 {
 			return b.end(t)
 		}
-		if size += len(line) + 2; size > maxTrailerBytes || n == maxTrailers {
+		if size += len(line) + 2; size > maxTrailerBytes || n == MaxTrailers {
 			return errTrailers
 		}
 		name, value, bad := parseField(string(line))

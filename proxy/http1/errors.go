@@ -15,10 +15,12 @@ func (e *Error) Error() string { return e.Reason }
 
 func bad(reason string) *Error { return &Error{http.StatusBadRequest, reason} }
 
+// MaxTrailers bounds the trailers of a request, and those that it announces.
+const MaxTrailers = 100
+
 // Some limits that are no part of the configuration.
 const (
 	maxTrailerBytes = 4 << 10
-	maxTrailers     = 100
 	maxChunkLine    = 1 << 10  // a chunk's size with its extensions
 	maxChunkExcess  = 16 << 10 // what in a body is neither data nor needed around it
 	maxDrain        = 64 << 10 // of a body that the handler did not want

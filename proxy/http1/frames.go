@@ -149,11 +149,20 @@ func (w *frames) said(p []byte) {
 		if code != 0 {
 			w.reason(codeName(code))
 		}
-		if w.timer == nil {
-			sofar := w.opened.Load()
-			w.timer = time.AfterFunc(grace, func() { w.settle(sofar) })
-		}
+		w.look()
 	})
+}
+
+// look sees after a while what has become of the requests so far, but for one whose
+// header block is not there yet. It is called with mu held.
+func (w *frames) look() {
+	sofar := w.opened.Load()
+	if w.block {
+		sofar--
+	}
+	if w.timer == nil {
+		w.timer = time.AfterFunc(grace, func() { w.settle(sofar) })
+	}
 }
 
 // reason notes why requests may have been refused. It is called with mu held.
@@ -188,12 +197,14 @@ func (w *frames) ended() {
 func (w *frames) settle(sofar int64) {
 	w.mu.Lock()
 	w.timer = nil
-	n := sofar - w.entered.Load() - w.told
-	if n <= 0 {
+	n := max(sofar-w.entered.Load()-w.told, 0)
+	if w.told += n; w.opened.Load() > w.entered.Load()+w.told {
+		w.look() // one that came later has reached it in the place of one that did not, say
+	}
+	if n == 0 {
 		w.mu.Unlock()
 		return
 	}
-	w.told += n
 	reasons := w.reasons
 	w.reasons = nil
 	w.mu.Unlock()

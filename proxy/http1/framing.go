@@ -97,7 +97,7 @@ func (f *framing) settleHost() *Error {
 	switch {
 	case len(f.hosts) > 1:
 		return bad("there is more than one Host")
-	case len(f.hosts) == 1 && !validHost(f.hosts[0]):
+	case len(f.hosts) == 1 && !ValidHost(f.hosts[0]):
 		return bad("the Host cannot be read")
 	case len(f.hosts) == 0 && q.ProtoMinor > 0:
 		return bad("there is no Host")
@@ -134,7 +134,7 @@ func (f *framing) settleLength() *Error {
 	case len(f.lengths) > 1:
 		return bad("there is more than one Content-Length")
 	case len(f.lengths) == 1:
-		n, ok := parseLength(f.lengths[0])
+		n, ok := ParseLength(f.lengths[0])
 		if !ok {
 			return bad("the Content-Length is not a number that everybody reads alike")
 		}
@@ -148,9 +148,9 @@ func (f *framing) settleLength() *Error {
 	return nil
 }
 
-// parseLength reads a length. Leading zeros are digits too, but some take what
+// ParseLength reads a length. Leading zeros are digits too, but some take what
 // follows them for octal.
-func parseLength(s string) (n int64, ok bool) {
+func ParseLength(s string) (n int64, ok bool) {
 	const most = 18 // digits; more might not fit
 	if s == "" || len(s) > most || s[0] == '0' && len(s) > 1 {
 		return 0, false
@@ -179,6 +179,9 @@ func (f *framing) settleTrailer() (err *Error) {
 		}
 		return err == nil
 	})
+	if err == nil && len(t) > MaxTrailers {
+		err = errTrailers
+	}
 	if err != nil {
 		return err
 	}

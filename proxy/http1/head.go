@@ -147,10 +147,8 @@ func (q *request) parseLine(line string, maxTarget int) *Error {
 		return &Error{http.StatusNotImplemented, "the method is too long"}
 	}
 	q.Method, q.Proto, q.ProtoMajor, q.ProtoMinor = method, version, int(version[5]-'0'), int(version[7]-'0')
-	for i := range len(target) {
-		if c := target[i]; c <= ' ' || c == 0x7f || c == '#' {
-			return bad("a character is not allowed in the target")
-		}
+	if !ValidTarget(target) {
+		return bad("a character is not allowed in the target")
 	}
 	q.RequestURI = target
 	err := q.parseTarget()
@@ -166,6 +164,17 @@ func (q *request) parseLine(line string, maxTarget int) *Error {
 		}
 	}
 	return err
+}
+
+// ValidTarget reports whether a target holds only what one can: no white space, no
+// control characters, no fragment.
+func ValidTarget(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; c <= ' ' || c == 0x7f || c == '#' {
+			return false
+		}
+	}
+	return true
 }
 
 func digit(c byte) bool { return c >= '0' && c <= '9' }
@@ -192,7 +201,7 @@ func (q *request) parseTarget() *Error {
 
 // parseAuthority takes the target of CONNECT.
 func (q *request) parseAuthority(t string) *Error {
-	if !validHost(t) || strings.LastIndexByte(t, ':') <= strings.LastIndexByte(t, ']') {
+	if !ValidHost(t) || strings.LastIndexByte(t, ':') <= strings.LastIndexByte(t, ']') {
 		return bad("CONNECT needs a host and a port")
 	}
 	q.u.Host = t
@@ -226,17 +235,17 @@ func (q *request) parseAbsolute(t string) *Error {
 	}
 	host := authority[strings.LastIndexByte(authority, '@')+1:]
 	u, err := url.ParseRequestURI(t)
-	if err != nil || u.Host != host || !validHost(host) {
+	if err != nil || u.Host != host || !ValidHost(host) {
 		return bad("the target in absolute form cannot be read")
 	}
 	q.u = *u
 	return nil
 }
 
-// validHost reports whether s is a host, with or without a port, that everybody
+// ValidHost reports whether s is a host, with or without a port, that everybody
 // reads alike: a name or an address (RFC 3986, section 3.2.2) without escapes
 // and without the characters that names do not have.
-func validHost(s string) bool {
+func ValidHost(s string) bool {
 	rest := s
 	if s != "" && s[0] == '[' {
 		end := strings.IndexByte(s, ']')

@@ -59,7 +59,9 @@ func (b *body) Read(p []byte) (n int, err error) {
 			err = io.ErrUnexpectedEOF
 		}
 	default:
-		n, err = b.in.read(p)
+		if n, err = b.in.read(p); err == io.EOF && b.c != nil && b.c.sendingFailed() {
+			err = io.ErrUnexpectedEOF
+		}
 	}
 	if err != nil {
 		b.err = err

@@ -345,6 +345,24 @@ func (c *conn) finish(keep bool) {
 	c.t.put(c)
 }
 
+// sendingFailed reports whether the rest of the request could not be sent, once the
+// connection has come to its end. A reset is told once only: where it was told to who
+// sends, reading ends as if the upstream had ended its answer in good order.
+func (c *conn) sendingFailed() bool {
+	if c.send == nil {
+		return false
+	}
+	t := time.NewTimer(settling)
+	defer t.Stop()
+	select {
+	case <-c.send.done:
+	case <-t.C: // it waits for more to send
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.failure != nil
+}
+
 // silent reports whether a connection that should be silent is: nothing was
 // received that nobody has asked for, and it was not closed.
 func (c *conn) silent() bool {

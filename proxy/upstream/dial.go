@@ -231,6 +231,9 @@ func (t *Transport) roundTrip2(req *http.Request, o Observer) (*http.Response, e
 			GotConn:              func(i httptrace.GotConnInfo) { o.Sent(i.Conn, i.Reused) },
 			GotFirstResponseByte: o.Answered,
 			Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
+				if code == http.StatusSwitchingProtocols { // which HTTP/2 does not know (RFC 9113, section 8.6)
+					return malformed("it switches to another protocol unasked")
+				}
 				return o.Informational(code, http.Header(h))
 			},
 		})
@@ -260,5 +263,23 @@ func (t *Transport) roundTrip2(req *http.Request, o Observer) (*http.Response, e
 		}
 		out.Header["User-Agent"] = nil
 	}
-	return t.h2.RoundTrip(out)
+	res, err := t.h2.RoundTrip(out)
+	if err != nil {
+		return nil, err
+	}
+	if err := oneLength(res.Header); err != nil {
+		_ = res.Body.Close()
+		return nil, err
+	}
+	return res, nil
+}
+
+// oneLength returns an error unless an answer gives one length, if any. HTTP/2 does
+// not need it, and net/http does not look; but whoever gets the answer over HTTP/1 does.
+func oneLength(h http.Header) error {
+	if len(h["Content-Length"]) > 1 {
+		return malformed("the length of the body is given more than once")
+	}
+	_, err := contentLength(h)
+	return err
 }
