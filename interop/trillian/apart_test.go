@@ -241,7 +241,7 @@ func submitters(t *testing.T, c *cluster.Cluster) (list []*submitter) {
 	for i, n := range c.Logs {
 		k, err := keys.Generate(fmt.Sprintf("direct%d", i), keys.Ed25519)
 		check(t, err)
-		if _, err := c.Run("enrol", k.Public.String(), "--log", n.URL, "--policy", c.PolicyFile, "--operator-key", filepath.Join(c.Dir, "keys", "operator.key")); err != nil {
+		if _, err := c.Run("enrol", k.Public.String(), "--log", c.Logs[0].URL, "--policy", c.PolicyFile, "--operator-key", filepath.Join(c.Dir, "keys", "operator.key")); err != nil {
 			t.Fatal(err)
 		}
 		p, err := producer.New(k, nil)

@@ -23,6 +23,7 @@ type link struct {
 // of networks (RFC 2544), a /30 for each.
 type wire struct {
 	device, peer string // here and there
+	network      string
 	here, there  string // addresses
 }
 
@@ -30,17 +31,17 @@ type wire struct {
 func (c *Cluster) apart(n int) error {
 	// 16 addresses for each process that does this at a time, behind those of partition.
 	base := os.Getpid() % 4096 * 16
-	address := func(i int) string { return fmt.Sprintf("198.19.%d.%d", base+i>>8, (base+i)&0xff) }
+	address := func(i int) string { return fmt.Sprintf("198.19.%d.%d", (base+i)>>8, (base+i)&0xff) }
 	var listen []string
 	hba := "local all all trust\n"
 	for i := range n {
 		name := fmt.Sprintf("stx%x-%d", os.Getpid(), i)
 		l := link{namespace: name,
-			database: wire{name + "d", "database", address(8*i + 1), address(8*i + 2)},
-			rest:     wire{name + "r", "rest", address(8*i + 5), address(8*i + 6)}}
+			database: wire{name + "d", "database", address(8*i) + "/30", address(8*i + 1), address(8*i + 2)},
+			rest:     wire{name + "r", "rest", address(8*i+4) + "/30", address(8*i + 5), address(8*i + 6)}}
 		c.links = append(c.links, l)
 		if err := l.make(); err != nil {
-			return fmt.Errorf("%w: %w", ErrNoNamespaces, err)
+			return err
 		}
 		listen = append(listen, l.database.here)
 		hba += "host all all " + l.database.there + "/32 trust\n"
@@ -102,7 +103,7 @@ func (c *Cluster) Source(i int) string { return c.links[i].rest.there }
 
 func (l link) make() error {
 	if err := ip("netns", "add", l.namespace); err != nil {
-		return err
+		return fmt.Errorf("%w: %w", ErrNoNamespaces, err)
 	}
 	if err := ip("-n", l.namespace, "link", "set", "lo", "up"); err != nil {
 		return err
@@ -116,14 +117,16 @@ func (l link) make() error {
 }
 
 func (w wire) make(namespace string) error {
+	if err := ip("link", "add", w.device, "type", "veth", "peer", "name", w.peer, "netns", namespace); err != nil {
+		return fmt.Errorf("%w: %w", ErrNoNamespaces, err)
+	}
 	for _, args := range [][]string{
-		{"link", "add", w.device, "type", "veth", "peer", "name", w.peer, "netns", namespace},
 		{"addr", "add", w.here + "/30", "dev", w.device},
 		{"link", "set", w.device, "up"},
 		{"-n", namespace, "addr", "add", w.there + "/30", "dev", w.peer},
 		{"-n", namespace, "link", "set", w.peer, "up"},
 		// While the link is down nothing goes another way.
-		{"route", "add", "blackhole", w.there + "/32", "metric", "4096"},
+		{"route", "add", "blackhole", w.network, "metric", "4096"},
 	} {
 		if err := ip(args...); err != nil {
 			return err
@@ -140,7 +143,7 @@ func (w wire) make(namespace string) error {
 // remove gives back what was made, as far as it was.
 func (l link) remove() error {
 	for _, w := range []wire{l.database, l.rest} {
-		_ = ip("route", "del", "blackhole", w.there+"/32", "metric", "4096")
+		_ = ip("route", "del", "blackhole", w.network, "metric", "4096")
 		_ = ip("link", "del", w.device) // it goes with the namespace, but later
 	}
 	_ = ip("netns", "del", l.namespace)
