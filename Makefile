@@ -43,8 +43,8 @@ crash:
 	$(GO) test -count=6 -timeout 30m -run 'DiskFails|SyncFails' ./storage/sqlite
 	cd interop && $(GO) test -count=1 -timeout 60m -v -run '^Test(Crash|WitnessKilled|MonitorKilled)$$' ./crash -rounds $(ROUNDS)
 
-# Kills, pauses and cuts off the parts of a log on Trillian, FAULTS times; seven
-# seconds each. Before, a log of 70,000 entries on it is compared with the same on SQLite.
+# Kills, pauses and cuts off the parts of a log on Trillian, FAULTS times; three to
+# seven seconds each. Before, a log of 70,000 entries on it is compared with the same on SQLite.
 # make test does less of both. It needs PostgreSQL.
 FAULTS ?= 50
 cluster:
