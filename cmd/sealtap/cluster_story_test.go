@@ -140,10 +140,10 @@ func replace(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(os.WriteFile(path, bytes.Replace(text, []byte(args[1]), []byte(args[2]), 1), 0o600))
 }
 
-// unwritten DIR PATTERN KNOWN looks through all files below a directory for what must not be
-// there, and for a text that has to be.
+// unwritten DIR KNOWN TEXT… looks through all files below a directory for texts that must
+// not be there, and for one that has to be.
 func unwritten(ts *testscript.TestScript, neg bool, args []string) {
-	pattern, found := regexp.MustCompile(args[1]), false
+	found := false
 	ts.Check(filepath.WalkDir(args[0], func(path string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
 			return nil // a server is at work there
@@ -152,14 +152,16 @@ func unwritten(ts *testscript.TestScript, neg bool, args []string) {
 		if err != nil {
 			return nil
 		}
-		if m := pattern.Find(data); m != nil {
-			return fmt.Errorf("%s has %q in it", path, m)
+		for _, text := range args[2:] {
+			if bytes.Contains(data, []byte(text)) {
+				return fmt.Errorf("%s has %q in it", path, text)
+			}
 		}
-		found = found || bytes.Contains(data, []byte(args[2]))
+		found = found || bytes.Contains(data, []byte(args[1]))
 		return nil
 	}))
 	if !found {
-		ts.Fatalf("nothing below %s has %q in it", args[0], args[2])
+		ts.Fatalf("nothing below %s has %q in it", args[0], args[1])
 	}
 }
 
