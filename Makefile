@@ -61,11 +61,13 @@ soak:
 	cd interop && $(GO) run ./soak -for $(SOAK)
 
 # Flips every bit of the small files that an auditor is handed, and FLIPS bits of the
-# large ones of each kind; hours. make test flips a sample.
+# large ones of each kind; hours. KIND="wal bundle" flips those kinds alone. make test
+# flips a sample.
 FLIPS ?= 50000
+KIND ?=
 SEED ?= 20261124
 bitflips:
-	$(GO) test -count=1 -timeout 24h -v -run '^TestBitFlips$$' ./cmd/sealtap -bitflips $(FLIPS) -bitflips.seed $(SEED)
+	SEALTAP_BITFLIPS_KIND="$(KIND)" $(GO) test -count=1 -timeout 24h -v -run '^TestBitFlips$$' ./cmd/sealtap -bitflips $(FLIPS) -bitflips.seed $(SEED)
 
 lint: $(GOBIN)/golangci-lint
 	@test -z "$$(gofmt -l .)" || { echo "not formatted:"; gofmt -l .; exit 1; }

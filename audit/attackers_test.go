@@ -108,7 +108,7 @@ var attacksWithKeys = []heldKeys{
 		q.seal()
 		p.restart(p.head())
 		w.now += int64(6 * time.Hour)
-	}), "unsealed-tail", "bracket-wide bracket-wide bracket-wide producer-silent"},
+	}), "unsealed-tail", "bracket-wide bracket-wide bracket-wide producer-silent silent-interval"},
 	{"log", "puts producers into another order", published(func(w *world, p *producer) {
 		q := w.producer("other")
 		first, second := q.request("/first"), p.restart(p.head())
@@ -149,13 +149,13 @@ var attacksWithKeys = []heldKeys{
 		p.write(r)
 		p.stop()
 		p.seal()
-	}), "time-order", "bracket-wide bracket-wide"},
+	}), "time-order", "bracket-wide bracket-wide silent-interval"},
 	{"proxy", "dates a record after its cosignature", published(func(w *world, p *producer) {
 		r := request("/tomorrow")
 		r.Time = w.now + int64(24*time.Hour)
 		p.write(r)
 		p.seal()
-	}), "time-order", ""},
+	}), "time-order", "silent-interval"},
 	{"proxy", "invents a head for its beacon", published(func(w *world, p *producer) {
 		log := w.log
 		w.log = key(w.t, origin, keys.Ed25519)
@@ -210,7 +210,7 @@ var attacksWithKeys = []heldKeys{
 		r.Time = w.now + int64(time.Hour)
 		p.write(r)
 		p.seal()
-	}), "time-order", ""},
+	}), "time-order", "silent-interval"},
 	{"log and proxy", "rewrite what nobody has seen yet", published(func(w *world, p *producer) {
 		w.entries = w.entries[:5]
 		p.seq, p.tree, p.entries = 2, record.NewTree(), p.entries[:2]

@@ -133,6 +133,8 @@ type auditor struct {
 	keptAt       time.Time // when that was last written
 	keepErr      error     // of writing it
 	ended        []byte    // a memory as of the end of the log; nil before
+	endedAt      time.Time // when that was last written
+	endedTaken   uint64    // entries read by then
 }
 
 // Run audits the log behind src. It returns an error only where it cannot start,
@@ -252,7 +254,7 @@ func (a *auditor) finish(ctx context.Context) {
 	if a.vouched() {
 		a.report.Checked.Bracketed = a.bracketed
 	}
-	if whole && a.keeps() {
+	if whole && a.keeps() && a.keepsEnded() {
 		a.ended = a.encode(true)
 	}
 	if whole {

@@ -131,6 +131,20 @@ func TestNotices(t *testing.T) {
 			p.seal()
 			w.now += int64(time.Hour)
 		}, audit.ProducerSilent},
+		"silent for a while": {func(w *world, p *producer) {
+			p.restart(p.head())
+			w.now += int64(time.Minute)
+			p.beacon()
+			p.stop()
+			p.seal()
+		}, audit.SilentInterval},
+		"killed": {func(_ *world, p *producer) {
+			p.restart(p.head())
+			p.seal()
+			p.restart(p.head())
+			p.stop()
+			p.seal()
+		}, audit.UncleanStop},
 		"unlinked": {func(_ *world, p *producer) {
 			p.restart(nil)
 			p.seal()

@@ -54,6 +54,10 @@ func (c Code) Consequence() string {
 		return "Of these exchanges there are no records; the producer says so itself."
 	case ProducerSilent:
 		return "What happened at this producer since is not known."
+	case SilentInterval:
+		return "What happened at this producer in the meantime is not known. All that it recorded is there."
+	case UncleanStop:
+		return "It was killed, or lost power. What it had recorded and handed on is there; how the exchanges that were under way ended is not known."
 	case IncarnationUnlinked, IncarnationBranched:
 		return "What the earlier incarnation may have lost at its end is bounded by its heartbeat only."
 	}

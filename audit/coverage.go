@@ -57,6 +57,7 @@ type SpanKind string
 // The kinds of spans.
 const (
 	SpanSilent   SpanKind = "silent"   // nothing was written for longer than heartbeat and slack; no record is missing
+	SpanDown     SpanKind = "down"     // between a stop record and a start record of the same incarnation
 	SpanMissing  SpanKind = "missing"  // records are missing from the log
 	SpanAltered  SpanKind = "altered"  // a record has been altered
 	SpanGap      SpanKind = "gap"      // the producer declares exchanges without records
@@ -143,12 +144,12 @@ func (c *coverage) span(s *stream, x Span) {
 }
 
 // placed takes an unaltered record in the order of its tree, before the stream's
-// latest time takes it in.
-func (c *coverage) placed(s *stream, it *item) {
+// latest time takes it in, with what lies before it.
+func (c *coverage) placed(s *stream, it *item, p pause) {
 	if !c.on {
 		return
 	}
-	switch silence := time.Duration(it.time - s.latest); {
+	switch {
 	case s.hole != nil:
 		x := *s.hole
 		s.hole = nil
@@ -156,8 +157,10 @@ func (c *coverage) placed(s *stream, it *item) {
 			x.From = x.To
 		}
 		c.span(s, x)
-	case s.records > 1 && silence > s.heartbeat+s.a.HeartbeatSlack:
+	case p == quiet:
 		c.span(s, Span{Kind: SpanSilent, From: at(s.latest), To: at(it.time), First: it.seq - 1, Last: it.seq})
+	case p == down:
+		c.span(s, Span{Kind: SpanDown, From: at(s.latest), To: at(it.time), First: it.seq - 1, Last: it.seq})
 	}
 	if c.period != nil {
 		c.period.record(s, it)
@@ -270,13 +273,10 @@ func (p *producers) covered(list []*stream, now int64) []Coverage {
 		}
 		return &rows[place[id]]
 	}
-	last := make(map[keys.ID]*stream)
-	for _, s := range list {
-		last[s.id.Producer] = s
-	}
+	next := followers(list)
 	for _, s := range list {
 		c := row(s.id.Producer)
-		c.Lives = append(c.Lives, s.covered(last[s.id.Producer] == s, len(c.Lives) == 0, now))
+		c.Lives = append(c.Lives, s.covered(next[s], len(c.Lives) == 0, now))
 		if s.sealedTime > 0 {
 			c.SealedUntil = later(c.SealedUntil, at(s.sealedTime))
 		}
@@ -294,8 +294,8 @@ func (p *producers) covered(list []*stream, now int64) []Coverage {
 }
 
 // covered describes one life.
-func (s *stream) covered(newest, first bool, now int64) CoveredLife {
-	l := CoveredLife{Incarnation: s.id.Incarnation.String(), Records: s.records, Pruned: s.base, Linked: first || s.start == nil || s.start.GetPrevious() != nil}
+func (s *stream) covered(next *stream, first bool, now int64) CoveredLife {
+	l := CoveredLife{End: s.end(next, now), Incarnation: s.id.Incarnation.String(), Records: s.records, Pruned: s.base, Linked: first || s.start == nil || s.start.GetPrevious() != nil}
 	l.Spans = slices.Clone(s.spans)
 	if s.records > 0 {
 		l.From, l.To = at(s.firstTime), at(s.latest)
@@ -310,18 +310,6 @@ func (s *stream) covered(newest, first bool, now int64) CoveredLife {
 		l.Spans = append(l.Spans, Span{Kind: SpanUnsealed, From: at(s.tail.time), To: at(s.latest), First: s.tail.seq, Last: max(s.next, 1) - 1})
 	}
 	slices.SortStableFunc(l.Spans, func(a, b Span) int { return cmp.Or(a.From.Compare(b.From), cmp.Compare(a.First, b.First)) })
-	switch {
-	case s.records == 0:
-		l.End = Gone
-	case s.stopped:
-		l.End = Stopped
-	case !newest:
-		l.End = Unclean
-	case time.Duration(now-s.latest) > s.heartbeat+s.a.HeartbeatSlack:
-		l.End = Silent
-	default:
-		l.End = Open
-	}
 	return l
 }
 

@@ -28,18 +28,17 @@ func (p *producers) finishStreams() {
 		p.a.brackets.bound(p.a.head.Size, nanos(p.a.upper))
 	}
 	now := p.now(list)
-	newest := make(map[keys.ID]*stream)
-	for _, s := range list {
-		newest[s.id.Producer] = s
-	}
+	next, followed := followers(list), make(map[*stream]bool)
 	linked := make(map[record.Stream]*stream)
 	for _, s := range list {
 		s.finishTail(now)
 		p.finishRevoked(s)
 		p.link(s, linked, list)
-		if newest[s.id.Producer] == s {
-			s.finishSilence(now)
+		if !followed[s] {
+			s.finishFirst()
 		}
+		followed[next[s]] = true
+		s.finishInterrupted(next[s], now)
 	}
 	p.checkLogKeys()
 	if p.weak > 0 {
@@ -102,10 +101,8 @@ func (s *stream) finishTail(now int64) {
 }
 
 func (s *stream) finishSilence(now int64) {
-	if age := time.Duration(now - s.latest); s.records > 0 && !s.stopped && age > s.heartbeat+s.a.HeartbeatSlack {
-		s.add(notice(ProducerSilent, "producer %s has written nothing for %s and no stop record: it has died, or the end of its records is being withheld",
-			s.name, age.Round(time.Millisecond)), s.lastIndex, s.next-1)
-	}
+	s.add(notice(ProducerSilent, "producer %s has written nothing for %s and no stop record: it has died, or the end of its records is being withheld",
+		s.name, lasted(now-s.latest)), s.lastIndex, s.next-1)
 }
 
 // finishRevoked tells of records that were taken before the operator revoked them.

@@ -11,21 +11,19 @@ import (
 
 // inspect checks what a record says, in the order of its producer's tree.
 func (s *stream) inspect(it *item) {
-	s.stopped = false
+	s.inspectTime(it)
 	if _, ok := it.about.(*sealtapv1.Start); it.seq == 0 && !ok {
 		s.add(finding(StartMissing, "incarnation %s of producer %s does not begin with a start record, so nothing ties it to the one before", s.id.Incarnation, s.name), it.index, 0)
 	}
 	switch about := it.about.(type) {
 	case *sealtapv1.Start:
 		s.inspectStart(it, about)
-	case *sealtapv1.Stop:
-		s.stopped = true
 	case *sealtapv1.Gap:
 		s.add(notice(GapDeclared, "producer %s declares %d exchanges without records between %s and %s: %s",
 			s.name, about.GetExchanges(), clock(about.GetSince()), clock(about.GetUntil()), about.GetReason()), it.index, it.seq)
 		s.a.coverage.span(s, Span{Kind: SpanGap, From: at(about.GetSince()), To: at(about.GetUntil()), First: it.seq, Last: it.seq, Count: about.GetExchanges(), Reason: about.GetReason()})
 	}
-	s.inspectTime(it)
+	_, s.stopped = it.about.(*sealtapv1.Stop)
 }
 
 func (s *stream) inspectStart(it *item, start *sealtapv1.Start) {
@@ -53,7 +51,7 @@ func (s *stream) inspectStart(it *item, start *sealtapv1.Start) {
 func (s *stream) inspectTime(it *item) {
 	s.beacon = max(s.beacon, it.beacon)
 	s.a.brackets.place(s, it)
-	s.a.coverage.placed(s, it)
+	s.interrupted(it)
 	skew := int64(s.a.Skew)
 	upper, bounded := nanos(s.a.upper), s.a.vouched()
 	switch {

@@ -123,11 +123,12 @@ var restored = map[string]struct {
 		}
 		p.stop()
 		p.seal()
-	}, "", ""},
+	}, "", "unclean-stop unclean-stop"},
 	"a copy from before the last incarnation": {func(_ *world, p *producer) {
 		prev := p.head()
 		p.restart(prev)
 		p.request("/x")
+		p.stop()
 		p.seal()
 		p.restart(prev)
 		p.stop()
@@ -140,7 +141,7 @@ var restored = map[string]struct {
 		p.restart(prev)
 		p.stop()
 		p.seal()
-	}, "", "incarnation-branched"},
+	}, "", "unclean-stop incarnation-branched"},
 	"two proxies at a time": {func(w *world, p *producer) {
 		q := *p
 		q.restart(p.head())
@@ -165,7 +166,7 @@ var restored = map[string]struct {
 		p.stop()
 		p.seal()
 		w.without(10)
-	}, "record-missing", "incarnation-branched"},
+	}, "record-missing", "unclean-stop incarnation-branched"},
 	"a copy of another tree": {func(_ *world, p *producer) {
 		prev := p.head()
 		prev.Root[3] ^= 1
@@ -174,7 +175,7 @@ var restored = map[string]struct {
 		p.restart(prev)
 		p.stop()
 		p.seal()
-	}, "seal-mismatch", "incarnation-branched"},
+	}, "seal-mismatch", "unclean-stop incarnation-branched"},
 }
 
 // TestRestored: a spool that was restored from an older copy, or a second proxy
@@ -232,7 +233,7 @@ func TestOneSilent(t *testing.T) {
 	a.stop()
 	a.seal()
 	r := w.audit(w.publish(), audit.Options{})
-	if r.Verdict != audit.Pass || notices(r) != "producer-silent" || r.Findings[0].Producer != "b" {
+	if r.Verdict != audit.Pass || notices(r) != "producer-silent silent-interval" || r.Findings[0].Producer != "b" {
 		t.Error(r.Text())
 	}
 	// It comes back and names a seal that the log has not got.
@@ -263,13 +264,13 @@ func TestHeldBack(t *testing.T) {
 	p.seal()
 	report := w.audit(w.publish(), audit.Options{})
 	x := report.Findings[0]
-	if report.Verdict != audit.Pass || notices(report) != "bracket-wide" || *x.Index > uint64(index) || !strings.Contains(x.Detail, "6h0m0s") {
+	if report.Verdict != audit.Pass || notices(report) != "bracket-wide silent-interval" || *x.Index > uint64(index) || !strings.Contains(x.Detail, "6h0m0s") {
 		t.Error(report.Text())
 	}
 	if report.Checked.WidestBracket < 6*time.Hour {
 		t.Error(report.Checked.WidestBracket)
 	}
-	if report = w.audit(w.publish(), audit.Options{MaxBracket: 7 * time.Hour}); len(report.Findings) > 0 {
+	if report = w.audit(w.publish(), audit.Options{MaxBracket: 7 * time.Hour}); codes(report) != "" || notices(report) != "silent-interval" {
 		t.Error(report.Text())
 	}
 	// With a beacon in between the bracket is as narrow as it should be, and the

@@ -30,13 +30,16 @@ const (
 
 	// rules changes whenever an audit finds more than before, or keeps other things:
 	// what an older version has passed over must be read anew.
-	rules = "1"
+	rules = "2"
 
 	// maxMemory bounds what is read of a memory file. See bounds.go for what can be
 	// in one.
 	maxMemory = 256 << 20
 
 	saveEvery = 15 * time.Second
+
+	// watchSaves is how often a watch writes at most what it knows.
+	watchSaves = time.Minute
 
 	// interrupted is how long an audit that is to read everything can rest.
 	interrupted = 24 * time.Hour
@@ -283,6 +286,12 @@ func (a *auditor) keeps() bool {
 	return a.remembers && a.quorum && !a.contradicted && a.keepErr == nil && len(a.unfinished) == 0
 }
 
+// keepsEnded reports whether what is known at the end of the log is to be kept: by an audit
+// that goes on, some megabytes every few seconds would be too much.
+func (a *auditor) keepsEnded() bool {
+	return !a.goesOn || a.Incremental && a.taken != a.endedTaken && time.Since(a.endedAt) >= watchSaves
+}
+
 // keepStarted writes down how far the audit is, so that another one can go on from
 // there if this one does not come to its end. It is not what is known of a part
 // of a bundle: that is proven by the end of the log only.
@@ -309,7 +318,9 @@ func (a *auditor) keepEnded() error {
 	if a.keepErr != nil || a.ended == nil || !a.Incremental {
 		return a.keepErr
 	}
-	return writeMemory(a.State+knownSuffix, a.ended)
+	err := writeMemory(a.State+knownSuffix, a.ended)
+	a.ended, a.endedAt, a.endedTaken = nil, time.Now(), a.taken
+	return err
 }
 
 // dropStarted removes what an interrupted audit left, once one has come to an end;

@@ -255,6 +255,19 @@ func (c *coder) life(s *stream) {
 	}
 	c.flag(&s.stopped)
 	maybe(c, &s.tail, c.claim)
+	c.flag(&s.unsure)
+	c.interrupted(s)
+}
+
+// interrupted takes what interrupted a life.
+func (c *coder) interrupted(s *stream) {
+	l := &s.silences.longest
+	for _, n := range []*uint64{&s.silences.count, &l.index, &l.seq, &s.restarts.count, &s.restarts.index, &s.restarts.seq, &s.closed} {
+		c.number(n)
+	}
+	for _, n := range []*int64{&s.silences.total, &l.from, &l.to, &l.due} {
+		c.signed(n)
+	}
 }
 
 func (c *coder) history(h *history) {
@@ -309,11 +322,16 @@ const (
 	aboutStart
 	aboutStop
 	aboutGap
+	aboutUnknown // a response whose outcome is unknown
 )
 
 func (c *coder) about(it *item) {
 	n := uint64(aboutOther)
-	switch it.about.(type) {
+	switch about := it.about.(type) {
+	case stage:
+		if about == isUnknown {
+			n = aboutUnknown
+		}
 	case *sealtapv1.Start:
 		n = aboutStart
 	case *sealtapv1.Stop:
@@ -332,12 +350,14 @@ func (c *coder) about(it *item) {
 			it.about = new(sealtapv1.Stop)
 		case aboutGap:
 			it.about = new(sealtapv1.Gap)
+		case aboutUnknown:
+			it.about = isUnknown
 		default:
 			c.fail()
 			return
 		}
 	}
-	if m, ok := it.about.(proto.Message); ok && n != aboutOther {
+	if m, ok := it.about.(proto.Message); ok {
 		c.message(m)
 	}
 }

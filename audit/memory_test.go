@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -48,6 +49,19 @@ func flow(r *rand.Rand, w *world, list []*producer, n int, harm bool) []*produce
 			a, b := p.make(request("/a")), p.make(request("/b"))
 			w.put(b, nil)
 			w.put(a, nil)
+		case 3: // everybody is silent for longer than a heartbeat, who then goes on, or not
+			if r.IntN(3) == 0 {
+				w.now += int64(time.Duration(21+r.IntN(40)) * time.Second)
+			}
+		case 4: // a life that was killed, and what the next one finds
+			died(p, r.IntN(4))
+		case 5: // a start behind a stop within an incarnation, and one behind none
+			if r.IntN(2) == 0 {
+				p.stop()
+				w.now += int64(time.Minute)
+			}
+			p.seal()
+			p.start(p.head())
 		case 2: // a seal that comes late
 			s := p.sealWith(p.key, p.tree.Size(), p.tree.Root())
 			for range r.IntN(20) {
@@ -76,6 +90,29 @@ func flow(r *rand.Rand, w *world, list []*producer, n int, harm bool) []*produce
 		p.seal()
 	}
 	return list
+}
+
+// died lets a producer begin anew behind no stop record, with open exchanges.
+func died(p *producer, open int) {
+	ids := make([]record.Incarnation, open)
+	for i := range ids {
+		ids[i] = record.NewStream(p.key.ID()).Incarnation
+		q := request("/open")
+		q.Exchange = ids[i][:]
+		p.write(q)
+	}
+	p.seal()
+	p.begins(&sealtapv1.Start{Previous: p.head(), Reason: sealtapv1.StartReason_START_REASON_CRASH, Recovered: 2, Unfinished: uint64(open)})
+	for _, id := range ids {
+		p.write(&sealtapv1.Record{Exchange: id[:], About: &sealtapv1.Record_Response{Response: &sealtapv1.Response{Outcome: sealtapv1.Outcome_OUTCOME_UNKNOWN}}})
+	}
+}
+
+// begins begins a new incarnation with a start record, and returns its index.
+func (p *producer) begins(start *sealtapv1.Start) int {
+	p.stream, p.tree, p.seq, p.entries = record.NewStream(p.key.ID()), record.NewTree(), 0, nil
+	start.HeartbeatNs = uint64(10 * time.Second)
+	return p.write(&sealtapv1.Record{About: &sealtapv1.Record_Start{Start: start}})
 }
 
 // exchanged writes both records of one.

@@ -101,7 +101,7 @@ func (p *periodScan) record(s *stream, it *item) {
 	switch it.about {
 	case isRequest:
 		p.report.Requests++
-	case isResponse:
+	case isResponse, isUnknown:
 		p.report.Responses++
 	}
 	if s.beacon < p.since {

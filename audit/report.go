@@ -61,6 +61,8 @@ const (
 	BracketWide         Code = "bracket-wide"
 	GapDeclared         Code = "gap-declared"
 	ProducerSilent      Code = "producer-silent"
+	SilentInterval      Code = "silent-interval"
+	UncleanStop         Code = "unclean-stop"
 	IncarnationUnlinked Code = "incarnation-unlinked"
 	IncarnationBranched Code = "incarnation-branched"
 	Pruned              Code = "pruned"
@@ -74,7 +76,7 @@ func (c Code) rank() int {
 	return slices.Index([]Code{
 		Rollback, Fork, CheckpointSignature, QuorumNotMet, GenesisInvalid, KeyChangeInvalid, PredecessorMismatch, RootMismatch, EntryAltered,
 		RecordMissing, SealMismatch, SealSignature, UnknownProducer, RecordDuplicated, TimeOrder, OpeningMismatch, SidesDiffer, TileAltered, BackupAltered,
-		EntryMalformed, StartMissing, UnsealedTail, BracketWide, GapDeclared, OpeningClosed, ProducerSilent, IncarnationUnlinked, IncarnationBranched, Pruned, Continues, Closed, OperatorNotPinned,
+		EntryMalformed, StartMissing, UnsealedTail, BracketWide, GapDeclared, OpeningClosed, ProducerSilent, SilentInterval, UncleanStop, IncarnationUnlinked, IncarnationBranched, Pruned, Continues, Closed, OperatorNotPinned,
 	}, c)
 }
 

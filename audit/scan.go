@@ -73,6 +73,7 @@ type stage byte
 const (
 	isRequest stage = iota + 1
 	isResponse
+	isUnknown // a response, whose outcome is unknown
 )
 
 // farAway bounds times, in Unix nanoseconds (the year 2116), so that arithmetic on
@@ -327,6 +328,8 @@ func (a *auditor) parseRecord(it *item, body []byte, b *bundle) {
 	switch {
 	case f.Request:
 		it.about = isRequest
+	case f.Response && p.unknown:
+		it.about = isUnknown
 	case f.Response:
 		it.about = isResponse
 	}

@@ -24,6 +24,7 @@ type part struct {
 	asked  body       // of either: absent where the other has it
 
 	response bool
+	unknown  bool // of a response: nobody knows how the exchange ended
 	settled  bool // the exchange came to its end, so that both sides saw all of it
 	status   uint32
 	tries    int
@@ -67,6 +68,7 @@ func partOf(f *record.Facts, p *part) bool {
 	}
 	a := f.OfResponse()
 	p.response, p.status, p.tries = true, a.Status, a.Attempts
+	p.unknown = a.Outcome == sealtapv1.Outcome_OUTCOME_UNKNOWN
 	p.settled = a.Outcome == sealtapv1.Outcome_OUTCOME_COMPLETE && !a.Tunnel
 	p.asked = bodyOf(a.RequestBody, true)
 	p.received, p.sent = bodyOf(a.Received, false), bodyOf(a.Sent, false)

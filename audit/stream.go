@@ -41,6 +41,10 @@ type stream struct {
 	stopped               bool             // the last record is a stop record
 	clear                 uint64           // 1 more than the number of the statement under which all of it is admitted; 0 if there is none
 	tail                  *claim           // the first record that no seal covers
+	unsure                bool             // what stands before the next record is missing or altered
+	silences              silences
+	restarts              restarts
+	closed                uint64 // exchanges whose outcome is unknown, right behind the start
 
 	spans        []Span // for the coverage of a report
 	hole         *Span  // missing records, until the next one that is there
@@ -122,6 +126,7 @@ func (s *stream) place(it *item) {
 	}
 	if it.altered {
 		s.a.coverage.altered(s, it)
+		s.unsure = true
 	} else {
 		s.inspect(it)
 	}
@@ -234,7 +239,7 @@ func (s *stream) skip() {
 	s.add(finding(RecordMissing, "%s, although %s, at index %d%s",
 		missing(before, until-1, "producer "+s.name), how, index, s.a.producers.unreadable()), index, before)
 	s.a.coverage.lost(s, before, until-1)
-	s.broken, s.next = true, until
+	s.broken, s.unsure, s.next = true, true, until
 	s.dropSeal(until)
 	s.drain()
 }

@@ -108,6 +108,8 @@ func (x Span) Text() string {
 		return fmt.Sprintf("record %d is altered, %s", x.First, when)
 	case SpanGap:
 		return fmt.Sprintf("%d exchanges without records, as it declares, %s: %s", x.Count, when, x.Reason)
+	case SpanDown:
+		return "not running " + when + " (" + Stopped.Text() + ")"
 	case SpanUnsealed:
 		return fmt.Sprintf("records %d to %d are under no seal, %s", x.First, x.Last, when)
 	}

@@ -21,18 +21,25 @@ type Watch struct {
 }
 
 // NewWatch prepares to audit the log behind src. A state file is read once, and
-// written after each audit that passes.
+// written after each audit that passes. With Incremental what an earlier watch knew is
+// read too, so that only what is new since is read from the log; it is written after
+// an audit that passes, but not more often than every minute.
 func NewWatch(src Source, o Options) (*Watch, error) {
 	a, err := newAuditor(src, o)
 	if err != nil {
 		return nil, err
 	}
 	a.goesOn = true
+	if o.Incremental {
+		if err := a.loadMemories(); err != nil {
+			return nil, err
+		}
+	}
 	return &Watch{a: a}, nil
 }
 
 // Next audits what is new and reports on all of the log up to its newest head. The
-// first time that is everything. What is wrong with an entry stays in all later
+// first time that is everything that is not known from before. What is wrong with an entry stays in all later
 // reports; what only the newest head shows, such as a producer that is silent, is
 // judged anew each time. Its errors are those of [Run].
 func (w *Watch) Next(ctx context.Context) (*Report, error) {
@@ -40,7 +47,7 @@ func (w *Watch) Next(ctx context.Context) (*Report, error) {
 	old := a.report
 	a.report = a.newReport()
 	a.report.Checked, a.report.Operator, a.report.Statements, a.report.Predecessor = old.Checked, old.Operator, old.Statements, old.Predecessor
-	a.unfinished = nil
+	a.unfinished, a.keptAt = nil, start
 	a.settled = a.mark()
 	var err error
 	if a.producers == nil {

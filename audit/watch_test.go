@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -108,6 +109,46 @@ func TestWatch(t *testing.T) {
 	}
 	if len(w.entries) < 1000 {
 		t.Fatalf("only %d entries were watched", len(w.entries))
+	}
+}
+
+// A watch that is started anew goes on from what the last one knew, and says what an audit
+// of everything would; with Full it reads everything.
+func TestWatchRestarts(t *testing.T) {
+	r := rand.New(rand.NewPCG(7, 8))
+	w := newWorld(t)
+	list := flow(r, w, []*producer{w.producer("shop"), w.producer("second")}, 600, false)
+	g := &rising{}
+	o := audit.Options{Policy: w.policy, State: filepath.Join(t.TempDir(), "state"), Incremental: true}
+	kept := 0 // entries that the memory file has
+	for life := range 6 {
+		o.Full = life == 5
+		watch, err := audit.NewWatch(g.source(), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for look := range 3 {
+			list = flow(r, w, list, r.IntN(120), false)
+			g.files = w.publish()
+			from := kept
+			if look == 0 {
+				kept = len(w.entries)
+			}
+			g.bundles.Store(0)
+			got, err := watch.Next(t.Context())
+			if err != nil || got.Verdict != audit.Pass {
+				t.Fatalf("%+v, %v", got, err)
+			}
+			again := life == 0 || o.Full
+			if look == 0 && (got.Known == nil) != again || look == 0 && !again && got.Known.Entries != uint64(from) {
+				t.Fatalf("life %d: known %+v, want %d", life, got.Known, from)
+			}
+			if read := g.bundles.Load(); !again && read > int64(len(w.entries)/256-from/256+1) {
+				t.Fatalf("life %d: %d bundles were read for entries %d to %d", life, read, from, len(w.entries))
+			}
+			got.Known = nil
+			same(t, got, w.audit(g.files, audit.Options{}))
+		}
 	}
 }
 

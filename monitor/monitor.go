@@ -52,9 +52,12 @@ type Alert struct {
 type Config struct {
 	Source audit.Source
 	Policy *policy.Policy
-	// State is the file that remembers the last head that passed, and beside which
-	// STATE.alerts remembers what was alerted to. It is needed.
+	// State is the file that remembers the last head that passed. Beside it
+	// STATE.alerts remembers what was alerted to, and STATE.known what is known of the
+	// entries, so that a monitor that starts anew reads only what is new. It is needed.
 	State string
+	// Full reads everything at the first look, whatever is known.
+	Full bool
 	// Every is the time between two looks; 0 is 5 s.
 	Every time.Duration
 	// Patience is how long the log may be away, or behind a witness, before there
@@ -120,7 +123,7 @@ func New(c Config) (*Monitor, error) {
 		return nil, err
 	}
 	m.takeUp()
-	m.watch, err = audit.NewWatch(c.Source, audit.Options{Policy: c.Policy, State: c.State})
+	m.watch, err = audit.NewWatch(c.Source, audit.Options{Policy: c.Policy, State: c.State, Incremental: true, Full: c.Full})
 	return m, err
 }
 

@@ -114,6 +114,8 @@ func TestDamagedFile(t *testing.T) {
 		"missing segment":    execute("DELETE FROM zone WHERE seg = 1"),
 		"other segment size": execute("UPDATE meta SET value = 512 WHERE key = 'segment'"),
 		"before operations":  execute("DELETE FROM meta WHERE key = 'fields'; DELETE FROM post WHERE field = 10"),
+		"before buckets":     execute("DELETE FROM meta WHERE key = 'layout'; DELETE FROM id"),
+		"malformed buckets":  execute("UPDATE id SET members = x'ffffff'"),
 		"newer schema":       execute("PRAGMA user_version = 7"),
 		"other last entry":   execute("UPDATE zone SET last = zeroblob(32)"),
 		"malformed sets":     execute("UPDATE post SET members = x'ffffff'"),

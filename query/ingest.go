@@ -26,6 +26,7 @@ type batch struct {
 	first   uint64
 	leaves  []record.Hash
 	terms   []posting // of entries in the tail
+	ids     []idPosting
 	clock   []int64
 	zone    zone
 	patches map[uint64]map[term][]uint16 // for full segments, by segment
@@ -130,7 +131,11 @@ func (ix *Index) takeRecord(ctx context.Context, b *batch, index uint64, e *reco
 
 func (b *batch) post(lo uint16, terms []term) {
 	for _, t := range terms {
-		b.terms = append(b.terms, posting{lo, t})
+		if x, ok := t.asID(); ok {
+			b.ids = append(b.ids, idPosting{x, lo})
+		} else {
+			b.terms = append(b.terms, posting{lo, t})
+		}
 	}
 }
 
@@ -143,7 +148,10 @@ func (ix *Index) apply(b *batch) {
 	t.clock = append(t.clock, b.clock...)
 	t.zone = b.zone
 	for _, p := range b.terms {
-		t.terms[p.term] = insert(t.terms[p.term], p.lo)
+		t.add(p)
+	}
+	for _, p := range b.ids {
+		t.ids.add(p)
 	}
 	for _, c := range b.changes {
 		ix.applyStatement(c)

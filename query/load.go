@@ -186,6 +186,9 @@ func (st *store) write(ctx context.Context, b *batch) error {
 
 // patch gives entries of a full segment a term.
 func (st *store) patch(ctx context.Context, tx *sql.Tx, seg uint64, t term, members []uint16) error {
+	if x, ok := t.asID(); ok {
+		return patchID(ctx, tx, seg, x, members)
+	}
 	var old []byte
 	err := tx.QueryRowContext(ctx, "SELECT members FROM post WHERE seg = ? AND field = ? AND term = ?", seg, t.field, []byte(t.value)).Scan(&old)
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {

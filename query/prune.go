@@ -103,7 +103,7 @@ func (st *store) trimSegments(ctx context.Context, segs []uint64) error {
 	defer tx.Rollback()
 	z := newZone()
 	for _, seg := range segs {
-		for _, table := range []string{"clock", "post", "leaf"} {
+		for _, table := range []string{"clock", "post", "id", "leaf"} {
 			if _, err := tx.ExecContext(ctx, "DELETE FROM "+table+" WHERE seg = ?", seg); err != nil {
 				return err
 			}

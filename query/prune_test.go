@@ -124,7 +124,7 @@ func trimmed(t *testing.T, ix *Index) {
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
 		var left int
 		err := ix.store().db.Reader.QueryRow(`SELECT (SELECT count(*) FROM run WHERE idx < ?1) + (SELECT count(*) FROM seal WHERE idx < ?1)
-			+ (SELECT count(*) FROM beacon WHERE idx < ?1) + (SELECT count(*) FROM post WHERE seg < ?1 / ?2) + (SELECT count(*) FROM leaf WHERE seg < ?1 / ?2)`,
+			+ (SELECT count(*) FROM beacon WHERE idx < ?1) + (SELECT count(*) FROM post WHERE seg < ?1 / ?2) + (SELECT count(*) FROM id WHERE seg < ?1 / ?2) + (SELECT count(*) FROM leaf WHERE seg < ?1 / ?2)`,
 			ix.floor(), ix.segment).Scan(&left)
 		if err == nil && left == 0 {
 			return

@@ -24,6 +24,14 @@ type clause struct {
 	prefix bool // the values are prefixes
 }
 
+// last is the end of the time asked for, inclusive.
+func (q *search) last() int64 {
+	if q.until == math.MaxInt64 || q.until == math.MinInt64 {
+		return q.until
+	}
+	return q.until - 1
+}
+
 func (q *search) timed() bool { return q.since != math.MinInt64 || q.until != math.MaxInt64 }
 
 func (q *search) within(t int64) bool {
@@ -99,11 +107,10 @@ func (c *clause) single() bool { return !c.prefix && len(c.values) == 1 }
 // withTerm returns the newest segments below one that have the term, at most n,
 // newest first.
 func (st *store) withTerm(q *search, t term, below uint64, n int) ([]part, error) {
-	until := q.until
-	if until != math.MaxInt64 && until != math.MinInt64 {
-		until-- // inclusive
+	if x, ok := t.asID(); ok {
+		return st.withID(q, x, below, n)
 	}
-	return parts(st.posts, t.field, []byte(t.value), below, q.since, until, n)
+	return parts(st.posts, t.field, []byte(t.value), below, q.since, q.last(), n)
 }
 
 // overlap reports whether a segment can hold a record from the time asked for.

@@ -77,7 +77,15 @@ func (s set) or(members []byte) error {
 		}
 		return nil
 	}
-	if len(members)%2 != 0 || len(members) > 8*len(s) {
+	if len(members) > 8*len(s) {
+		return fmt.Errorf("%w: a set of %d bytes", errDamaged, len(members))
+	}
+	return s.addAll(members)
+}
+
+// addAll adds members written as 16-bit numbers.
+func (s set) addAll(members []byte) error {
+	if len(members)%2 != 0 {
 		return fmt.Errorf("%w: a set of %d bytes", errDamaged, len(members))
 	}
 	for ; len(members) > 0; members = members[2:] {

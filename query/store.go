@@ -17,9 +17,13 @@ import (
 	"github.com/sealtap/sealtap/storage/sqlite"
 )
 
+// layout is raised when the same facts are kept in another way: the index is then
+// built anew.
+const layout = 2
+
 const applicationID = 0x53544958 // "STIX"
 
-// schema of the index file. Tables zone, clock, post and leaf hold full segments.
+// schema of the index file. Tables zone, clock, post, id and leaf hold full segments.
 // The others hold facts about the whole log that are written as they are read;
 // those from beyond the full segments are deleted when the file is opened, and
 // made again.
@@ -33,6 +37,7 @@ CREATE TABLE zone (
 );
 CREATE TABLE clock (seg INTEGER PRIMARY KEY, times BLOB NOT NULL); -- of its records, in order
 CREATE TABLE post (seg INTEGER, field INTEGER, term BLOB, members BLOB NOT NULL, PRIMARY KEY (seg, field, term)) WITHOUT ROWID;
+CREATE TABLE id (seg INTEGER, field INTEGER, bucket INTEGER, members BLOB NOT NULL, PRIMARY KEY (seg, field, bucket)) WITHOUT ROWID;
 CREATE TABLE leaf (seg INTEGER, bucket INTEGER, hashes BLOB NOT NULL, PRIMARY KEY (seg, bucket)) WITHOUT ROWID;
 CREATE TABLE stream (id INTEGER PRIMARY KEY, producer BLOB NOT NULL, incarnation BLOB NOT NULL,
 	size INTEGER NOT NULL, -- of its tree at the end of the last full segment
@@ -61,7 +66,7 @@ type store struct {
 	segment uint64
 	once    sync.Once
 
-	post, posts, postRange, leaves, times, run, runs, runFirst, runLast, trimmable, sealCovering, sealLast, beacon, tile, orphans *sql.Stmt
+	post, posts, postRange, ids, idsIn, leaves, times, run, runs, runFirst, runLast, trimmable, sealCovering, sealLast, beacon, tile, orphans *sql.Stmt
 }
 
 // openStore opens the file at path. What is damaged or not of this version is
@@ -99,11 +104,12 @@ func (st *store) prepare(ctx context.Context) error {
 	if _, err := st.db.Writer.ExecContext(ctx, "PRAGMA synchronous = NORMAL"); err != nil {
 		return err
 	}
-	// Searches would miss what stands in segments from before its field.
+	// Searches would miss what stands in segments from before its field, or elsewhere
+	// than in this version.
 	for _, m := range []struct {
 		key  string
 		want uint64
-	}{{"segment", st.segment}, {"fields", fields}} {
+	}{{"segment", st.segment}, {"fields", fields}, {"layout", layout}} {
 		if err := st.settle(ctx, m.key, m.want); err != nil {
 			return err
 		}
@@ -118,6 +124,9 @@ func (st *store) prepare(ctx context.Context) error {
 		// One statement for many segments costs a small part of one for each.
 		{&st.posts, `SELECT p.seg, p.members FROM zone AS z CROSS JOIN post AS p ON p.seg = z.seg AND p.field = ? AND p.term = ?
 			WHERE z.seg < ? AND z.max_time >= ? AND z.min_time <= ? ORDER BY z.seg DESC LIMIT ?`},
+		{&st.ids, "SELECT members FROM id WHERE seg = ? AND field = ? AND bucket = ?"},
+		{&st.idsIn, `SELECT p.seg, p.members FROM zone AS z CROSS JOIN id AS p ON p.seg = z.seg AND p.field = ? AND p.bucket = ?
+			WHERE z.seg < ? AND z.max_time >= ? AND z.min_time <= ? ORDER BY z.seg DESC`},
 		{&st.leaves, `SELECT l.seg, l.hashes FROM zone AS z CROSS JOIN leaf AS l ON l.seg = z.seg AND l.bucket = ? ORDER BY z.seg DESC`},
 		{&st.times, "SELECT times FROM clock WHERE seg = ?"},
 		{&st.run, "SELECT seq, idx, n FROM run WHERE stream = ? AND seq <= ? ORDER BY seq DESC LIMIT 1"},

@@ -76,20 +76,36 @@ type tail struct {
 	first  uint64 // index of its first entry
 	size   uint64 // of a full segment
 	leaves []record.Hash
-	terms  map[term][]uint16 // ascending
-	clock  []int64           // of its records, in order
+	terms  map[term]*[]uint16 // ascending
+	ids    idTail
+	clock  []int64 // of its records, in order
 	zone   zone
 }
 
 func newTail(first, size uint64) *tail {
-	return &tail{first: first, size: size, terms: make(map[term][]uint16), zone: newZone()}
+	return &tail{first: first, size: size, terms: make(map[term]*[]uint16), ids: idTail{newest: make(map[uid]uint32)}, zone: newZone()}
 }
 
 func (t *tail) full() bool { return uint64(len(t.leaves)) == t.size }
 
+func (t *tail) add(p posting) {
+	members := t.terms[p.term]
+	if members == nil {
+		members = new([]uint16)
+		t.terms[p.term] = members
+	}
+	*members = insert(*members, p.lo)
+}
+
 func (t *tail) or(s set, x term) error {
-	for _, lo := range t.terms[x] {
-		s.add(lo)
+	if u, ok := x.asID(); ok {
+		t.ids.or(s, u)
+		return nil
+	}
+	if members := t.terms[x]; members != nil {
+		for _, lo := range *members {
+			s.add(lo)
+		}
 	}
 	return nil
 }
@@ -97,7 +113,7 @@ func (t *tail) or(s set, x term) error {
 func (t *tail) orPrefix(s set, x term) error {
 	for y, members := range t.terms {
 		if y.field == x.field && strings.HasPrefix(y.value, x.value) {
-			for _, lo := range members {
+			for _, lo := range *members {
 				s.add(lo)
 			}
 		}
@@ -134,7 +150,13 @@ type stored struct {
 }
 
 func (f stored) or(s set, t term) error {
-	if f.members != nil && t == f.term {
+	known := f.members != nil && t == f.term
+	if x, ok := t.asID(); ok && known {
+		return s.addAll(f.members)
+	} else if ok {
+		return f.orID(s, x)
+	}
+	if known {
 		return s.or(f.members)
 	}
 	b, err := blob(f.st.post, f.seg, t.field, []byte(t.value))
@@ -142,6 +164,17 @@ func (f stored) or(s set, t term) error {
 		return err
 	}
 	return s.or(b)
+}
+
+func (f stored) orID(s set, x uid) error {
+	b, err := blob(f.st.ids, f.seg, x.field, x.bucket())
+	if err == nil {
+		b, err = membersOf(b, x)
+	}
+	if err != nil {
+		return err
+	}
+	return s.addAll(b)
 }
 
 func (f stored) orPrefix(s set, t term) error {
@@ -236,9 +269,12 @@ func (st *store) writeSegment(ctx context.Context, t *tail, sizes map[int64]uint
 	defer post.Close()
 	// In the order of the key, so that pages fill up one after the other.
 	for _, x := range slices.SortedFunc(maps.Keys(t.terms), compareTerms) {
-		if _, err := post.Exec(seg, x.field, []byte(x.value), encodeMembers(t.terms[x], t.size)); err != nil {
+		if _, err := post.Exec(seg, x.field, []byte(x.value), encodeMembers(*t.terms[x], t.size)); err != nil {
 			return err
 		}
+	}
+	if err := writeIDs(ctx, tx, seg, &t.ids); err != nil {
+		return err
 	}
 	for bucket, hashes := range leafBuckets(t.leaves) {
 		if len(hashes) > 0 {

@@ -100,6 +100,7 @@ not be fetched and nothing is concluded.`,
 type auditFlags struct {
 	state, predecessor, html string
 	statements               uint64
+	slack                    time.Duration
 	full, tree               bool
 	period                   *audit.Period // of report
 }
@@ -135,6 +136,9 @@ func (r *reading) verify(cmd *cobra.Command, text []byte, p *policy.Policy) erro
 }
 
 func (r *reading) audit(cmd *cobra.Command, source string, f auditFlags, p *policy.Policy) error {
+	if f.slack <= 0 {
+		return usagef("--slack %v: it is more than nothing, such as %v", f.slack, audit.DefaultHeartbeatSlack)
+	}
 	src, err := r.openSource(cmd.Context(), source)
 	if err != nil {
 		return err
@@ -149,7 +153,7 @@ func (r *reading) audit(cmd *cobra.Command, source string, f auditFlags, p *poli
 		state = r.defaultState(p)
 	}
 	o := audit.Options{Policy: p, State: state, Incremental: explicit && state != "", Full: f.full, Statements: f.statements, TreeOnly: f.tree, Progress: progress(cmd.ErrOrStderr()), Openings: src.openings,
-		Coverage: f.html != "", Period: f.period}
+		Coverage: f.html != "", Period: f.period, HeartbeatSlack: f.slack}
 	if f.predecessor != "" {
 		before, err := new(reading).openSource(cmd.Context(), f.predecessor) // a token is for one log
 		if err != nil {

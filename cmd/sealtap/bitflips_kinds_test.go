@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/parquet-go/parquet-go"
@@ -28,10 +29,70 @@ const (
 	unneededSignature = "a signature line that the quorum does not need"
 	sameValue         = "another spelling of the same value"
 	besideRows        = "what stands in a Parquet file beside its rows"
+	endOfWAL          = "the end of a write-ahead log"
+	olderSigned       = "an older signed checkpoint"
 )
 
 var meaningless = []string{
-	unneededSignature, sameValue, besideRows, "the file header", "unused space", "bookkeeping of free space", "upper bits of cell pointers", "the end of a chain", "whether bytes are a text or a blob", "the log's index", "the schema", "row bookkeeping",
+	unneededSignature, sameValue, besideRows, endOfWAL, olderSigned, "the file header", "unused space", "bookkeeping of free space", "upper bits of cell pointers", "the end of a chain", "whether bytes are a text or a blob", "the log's index", "the schema", "row bookkeeping",
+}
+
+// kindOfFlips is a kind of data and what makes it, from a world with traffic.
+type kindOfFlips struct {
+	name string
+	make func(t *testing.T, s *stopped) *flipping
+}
+
+// stopped is a log that has been stopped, and what was taken from it before.
+type stopped struct {
+	*world
+	at     func(name string) string // a place for a file of the test
+	policy *policy.Policy
+	live   map[string][]byte // of its directory while it ran
+}
+
+// kindsOfFlips are all kinds, by the names that SEALTAP_BITFLIPS_KIND takes.
+func kindsOfFlips() []kindOfFlips {
+	list := []kindOfFlips{
+		{"mirror", func(t *testing.T, s *stopped) *flipping { return mirrorFlips(t, s.at("mirror"), s.policy) }},
+		{"database", func(t *testing.T, s *stopped) *flipping { return databaseFlips(t, s.dir, s.policy) }},
+		{"wal", walFlips},
+		{"signed", signedFlips},
+		{"evidence", func(t *testing.T, s *stopped) *flipping { return evidenceFlips(t, s.at("evidence"), s.policy) }},
+		{"backup", func(t *testing.T, s *stopped) *flipping {
+			backupOf(t, s.world, s.at("backup"))
+			return backupFlips(t, s.at("backup"), s.policy)
+		}},
+		{"bundle", func(t *testing.T, s *stopped) *flipping { return bundleFlips(t, s, "bundle") }},
+		{"bundle-complete", func(t *testing.T, s *stopped) *flipping { return bundleFlips(t, s, "bundle-complete", "--complete") }},
+	}
+	for _, form := range export.Formats() {
+		list = append(list, kindOfFlips{"rows." + form, func(t *testing.T, s *stopped) *flipping {
+			s.must(t, "export", s.at("mirror"), "--format", form, "--out", s.at("rows."+form))
+			return rowFlips(t, form, s.at("rows."+form), s.at("mirror"), s.policy)
+		}})
+	}
+	return list
+}
+
+// chosenFlips returns the kinds that the environment names.
+func chosenFlips(t *testing.T) []kindOfFlips {
+	t.Helper()
+	list := kindsOfFlips()
+	chosen := strings.Fields(os.Getenv("SEALTAP_BITFLIPS_KIND"))
+	var names []string
+	for _, k := range list {
+		names = append(names, k.name)
+	}
+	for _, name := range chosen {
+		if !slices.Contains(names, name) {
+			t.Fatalf("SEALTAP_BITFLIPS_KIND: there is no kind %q; the kinds are %s", name, strings.Join(names, " "))
+		}
+	}
+	if len(chosen) == 0 {
+		return list
+	}
+	return slices.DeleteFunc(list, func(k kindOfFlips) bool { return !slices.Contains(chosen, k.name) })
 }
 
 // TestBitFlips flips bits of all that an auditor is handed.
@@ -45,6 +106,7 @@ func TestBitFlips(t *testing.T) {
 			t.Errorf("docs/audit.md does not say why %q means nothing", class)
 		}
 	}
+	kinds := chosenFlips(t)
 	w := newWorld(t)
 	n := sampledLog
 	if *bitflips >= 10_000 {
@@ -56,24 +118,15 @@ func TestBitFlips(t *testing.T) {
 	w.must(t, "mirror", w.log, at("mirror"))
 	one := fmt.Sprint(w.search(t, "stage=response")[0])
 	w.must(t, "prove", one, "--out", at("evidence"))
+	live := liveCopy(t, w.dir)
 	w.stop()
-	backupOf(t, w, at("backup"))
 	p, err := loadPolicy("--policy", filepath.Join(w.dir, "policy.txt"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	kinds := []*flipping{
-		mirrorFlips(t, at("mirror"), p),
-		databaseFlips(t, w.dir, p),
-		evidenceFlips(t, at("evidence"), p),
-		backupFlips(t, at("backup"), p),
-	}
-	for _, form := range export.Formats() {
-		w.must(t, "export", at("mirror"), "--format", form, "--out", at("rows."+form))
-		kinds = append(kinds, rowFlips(t, form, at("rows."+form), at("mirror"), p))
-	}
+	s := &stopped{w, at, p, live}
 	for _, k := range kinds {
-		t.Run(k.name, k.run)
+		t.Run(k.name, func(t *testing.T) { k.make(t, s).run(t) })
 	}
 }
 

@@ -24,7 +24,7 @@ import (
 // Every bit of what an auditor is handed is either found when it is flipped, or is
 // listed in docs/audit.md as one that carries no meaning. make bitflips flips every
 // bit of the small files and 50,000 of the large ones of each kind; without the flag
-// a sample is flipped.
+// a sample is flipped. SEALTAP_BITFLIPS_KIND names the kinds to be flipped, by spaces; without it all are.
 var (
 	bitflips = flag.Int("bitflips", 0, "how many random bits of the large files of each kind are flipped; 0 means a sample of all files")
 	flipSeed = flag.Uint64("bitflips.seed", 20261124, "seed of the random bits")
@@ -95,7 +95,7 @@ func (f *flipping) run(t *testing.T) {
 		most = sampledFlips
 	}
 	list := f.places(most)
-	var next, found atomic.Int64
+	var next, found, missed atomic.Int64
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	classes := make(map[string]int)
@@ -111,6 +111,9 @@ func (f *flipping) run(t *testing.T) {
 				p := list[i]
 				class, err := guarded(flip, p)
 				mu.Lock()
+				if err != nil || class != "" && !slices.Contains(meaningless, class) {
+					missed.Add(1)
+				}
 				switch {
 				case err != nil:
 					t.Errorf("%s: bit %d of byte %d of %s: %v", f.name, p.bit%8, p.bit/8, p.path, err)
@@ -126,7 +129,12 @@ func (f *flipping) run(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	t.Logf("%s: %d bits flipped with seed %d in %s, %d found", f.name, len(list), *flipSeed, time.Since(started).Round(time.Second), found.Load())
+	without := 0
+	for _, n := range classes {
+		without += n
+	}
+	t.Logf("%s: %d bits flipped with seed %d in %s, %d found, %d in bytes without meaning, %d missed",
+		f.name, len(list), *flipSeed, time.Since(started).Round(time.Second), found.Load(), without, missed.Load())
 	for _, class := range slices.Sorted(maps.Keys(classes)) {
 		t.Logf("  %6d in %s", classes[class], class)
 	}

@@ -81,6 +81,8 @@ func stories() testscript.Params {
 
 			"answers":    answers,
 			"holding":    holding,
+			"asking":     asking,
+			"suspend":    suspend,
 			"hup":        hup,
 			"supervised": supervised,
 			"reloaded":   reloaded,

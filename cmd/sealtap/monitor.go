@@ -25,7 +25,7 @@ type monitoring struct {
 	state, webhook, secret, run, metrics string
 	rules                                []string
 	every, patience                      time.Duration
-	once                                 bool
+	once, full                           bool
 }
 
 func newMonitor() *cobra.Command {
@@ -40,8 +40,8 @@ the gaps they declare, and asks rules about each new record.
 
 Each alert is a line of JSON on standard error, once, beside the monitor's own messages, which
 have a level; --webhook and --exec are told too.
-What was verified and told is remembered in the state file, across restarts. It goes on
-after a finding. --once looks once and exits: 0 all is well, 1 something is not, 3 the log
+What was verified and told is remembered beside the state file, across restarts: a monitor that
+starts anew reads only what is new, unless --full is given. It goes on after a finding. --once looks once and exits: 0 all is well, 1 something is not, 3 the log
 could not be read.`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 1 {
@@ -54,7 +54,7 @@ could not be read.`,
 	m.flags(cmd)
 	_ = cmd.Flags().MarkHidden("json") // it is always
 	f := cmd.Flags()
-	f.StringVar(&m.state, "state", "", "`FILE` for what was verified, with FILE.alerts for what was told (default: next to the policy)")
+	f.StringVar(&m.state, "state", "", "`FILE` for what was verified, with FILE.known for what is known of it and FILE.alerts for what was told (default: next to the policy)")
 	f.DurationVar(&m.every, "interval", 5*time.Second, "how often to look for a new head")
 	f.DurationVar(&m.patience, "patience", time.Minute, "how long the log may be away, or behind a witness, before there is an alert")
 	f.StringVar(&m.webhook, "webhook", "", "`URL` to post alerts to")
@@ -62,6 +62,7 @@ could not be read.`,
 	f.StringVar(&m.run, "exec", "", "`PROGRAM` to run for each alert, which it gets on standard input")
 	f.StringArrayVar(&m.rules, "rule", nil, "`NAME=EXPRESSION`: alert to records r for which it is true, in CEL, such as 'refunds=r.stage == \"request\" && r.path == \"/refund\"'; can be repeated")
 	f.StringVar(&m.metrics, "metrics", "", "`ADDR` such as 127.0.0.1:9102 for /metrics, /healthz and /readyz")
+	f.BoolVar(&m.full, "full", false, "read everything at the start, also what an earlier monitor with this state file has verified")
 	f.BoolVar(&m.once, "once", false, "look once")
 	return cmd
 }
@@ -98,7 +99,7 @@ func (m *monitoring) start(cmd *cobra.Command, args []string) error {
 		m.state = strings.TrimSuffix(m.defaultState(p), ".state") + ".monitor"
 	}
 	logger := slog.New(slog.NewJSONHandler(cmd.ErrOrStderr(), nil)).With("component", "monitor")
-	mon, err := monitor.New(monitor.Config{Source: src.Source, Policy: p, State: m.state, Every: m.every, Patience: m.patience, Sinks: sinks, Rules: rules, Logger: logger})
+	mon, err := monitor.New(monitor.Config{Source: src.Source, Policy: p, State: m.state, Full: m.full, Every: m.every, Patience: m.patience, Sinks: sinks, Rules: rules, Logger: logger})
 	if err != nil {
 		return err
 	}

@@ -106,6 +106,7 @@ func (f *auditFlags) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.state, "state", "", "`FILE` for the last verified checkpoint, or none (default for a URL: next to the policy)")
 	cmd.Flags().Uint64Var(&f.statements, "statements", 0, "`N` statements at least that the operator says to have made in the log")
 	cmd.Flags().StringVar(&f.predecessor, "predecessor", "", "`SOURCE` of the log that this one goes on from: check that it ended there, and was closed for this one")
+	cmd.Flags().DurationVar(&f.slack, "slack", audit.DefaultHeartbeatSlack, "how late a producer's heartbeat may be, before it counts as silent and what it has not sealed as overdue")
 	cmd.Flags().StringVar(&f.html, "html", "", "write the report to `FILE` too, as one page of HTML that fetches nothing")
 }
 

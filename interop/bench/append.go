@@ -211,7 +211,7 @@ func together(n int, run func(i int) ([]time.Duration, error)) ([]time.Duration,
 	return all, err
 }
 
-func median[T int | float64 | time.Duration](list []T) T {
+func median[T int | int64 | float64 | time.Duration](list []T) T {
 	if len(list) == 0 {
 		return 0
 	}

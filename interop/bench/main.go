@@ -2,7 +2,7 @@
 // programs that it has to bear comparison with, built in the same run: the method
 // is in README.md. Run it in the folder of this module:
 //
-//	go run ./bench [-short] [-rows proxy,latency,append,publish,proofs,tiles,audit,mirror,witness,growth,trillian]
+//	go run ./bench [-short] [-rows proxy,caddy,latency,idle,download,append,publish,proofs,tiles,audit,mirror,witness,growth,trillian]
 //
 // It exits 0 when everything was measured, whether goals are met or not.
 package main
@@ -51,7 +51,9 @@ type plan struct {
 	tessera  int           // the same for Tessera, which takes its time
 	publish  time.Duration
 	log      uint64 // entries that proofs and audits need
-	verifier int    // rounds of audits and mirrors
+	verifier int    // rounds of audits, mirrors, downloads, and of idle connections
+	idle     int    // connections
+	download int64  // bytes
 	heads    uint64 // that a witness cosigns of one log
 	largest  uint64 // entries of the log in the growth rows
 	chosen   []string
@@ -60,11 +62,11 @@ type plan struct {
 var (
 	// The growth rows fill a large log, and the last one needs PostgreSQL: they are
 	// measured on demand only.
-	allRows = []string{"proxy", "latency", "append", "publish", "proofs", "tiles", "audit", "mirror", "witness", "growth", "trillian"}
+	allRows = []string{"proxy", "caddy", "latency", "idle", "download", "append", "publish", "proofs", "tiles", "audit", "mirror", "witness", "growth", "trillian"}
 	full    = plan{rounds: 5, warm: time.Second, load: 5 * time.Second, slow: 2 * time.Second, entries: 100_000, singles: 500, tessera: 10,
-		publish: 5 * time.Second, log: 1_000_000, verifier: 3, heads: 5000, largest: 10_000_000}
+		publish: 5 * time.Second, log: 1_000_000, verifier: 3, idle: 10_000, download: 10 << 30, heads: 5000, largest: 10_000_000}
 	short = plan{rounds: 3, warm: 300 * time.Millisecond, load: 900 * time.Millisecond, slow: 500 * time.Millisecond, entries: 20_000, singles: 100, tessera: 2,
-		publish: time.Second, log: 30_000, verifier: 3, heads: 1000, largest: 100_000}
+		publish: time.Second, log: 30_000, verifier: 3, idle: 3_000, download: 1 << 30, heads: 1000, largest: 100_000}
 )
 
 // bench is a run.
@@ -82,6 +84,7 @@ func run(ctx context.Context) error {
 	rows := flag.String("rows", strings.Join(allRows[:len(allRows)-2], ","), "which `ROWS` to measure")
 	dir := flag.String("dir", "", "work in `DIR`, whose disk is measured (default: a temporary one)")
 	entries := flag.Uint64("entries", 0, "how many entries the log of proofs, tiles, audit and mirror has (default 1 M, or 30 k with -short)")
+	download := flag.Int64("download", 0, "how many `MIB` a download has (default 10240, or 1024 with -short)")
 	rounds := flag.Int("rounds", 0, "how many rounds, at least 3 (default 5, or 3 with -short)")
 	flag.Parse()
 	b := &bench{plan: full}
@@ -95,6 +98,9 @@ func run(ctx context.Context) error {
 	}
 	if *entries > 0 {
 		b.plan.log = *entries
+	}
+	if *download > 0 {
+		b.plan.download = *download << 20
 	}
 	b.chosen = strings.Split(*rows, ",")
 	for _, r := range b.chosen {
@@ -135,7 +141,7 @@ func (b *bench) all(ctx context.Context) (err error) {
 		return err
 	}
 	measures := map[string]func(context.Context) error{
-		"proxy": b.proxyRows, "latency": b.latencyRow, "append": b.appendRows, "publish": b.publishRow, "proofs": b.proofsRow, "tiles": b.tilesRow, "audit": b.auditRow, "mirror": b.mirrorRow, "witness": b.witnessRows, "growth": b.growthRows, "trillian": b.trillianRow,
+		"proxy": b.proxyRows, "caddy": b.caddyRow, "latency": b.latencyRow, "idle": b.idleRows, "download": b.downloadRows, "append": b.appendRows, "publish": b.publishRow, "proofs": b.proofsRow, "tiles": b.tilesRow, "audit": b.auditRow, "mirror": b.mirrorRow, "witness": b.witnessRows, "growth": b.growthRows, "trillian": b.trillianRow,
 	}
 	for _, name := range allRows {
 		if !slices.Contains(b.chosen, name) {

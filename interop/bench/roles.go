@@ -38,7 +38,10 @@ const (
 	roleFsck     = "fsck" // Tessera's fsck
 	roleMirror   = "mirror"
 	roleWitness  = "witness"
-	roleCosign   = "cosign" // asks a witness
+	roleCosign   = "cosign"   // asks a witness
+	roleHold     = "hold"     // keeps connections that do nothing
+	roleSource   = "source"   // an upstream with long answers
+	roleDownload = "download" // fetches one
 )
 
 const listening = "listening on "
@@ -60,6 +63,12 @@ func play(role string, args []string) error {
 		return serve(func(ln net.Listener) error { return serveWitness(ln, spec) })
 	case roleCosign:
 		return measure(spec, cosign)
+	case roleSource:
+		return serve(serveSource)
+	case roleDownload:
+		return measure(spec, download)
+	case roleHold:
+		return measure(spec, hold)
 	case roleMirror:
 		return measure(spec, mirrorOurs)
 	case roleLoad:
@@ -154,6 +163,19 @@ func ask[R any](role string, spec any) (R, error) {
 		return result, fmt.Errorf("role %s: %w", role, err)
 	}
 	return result, nil
+}
+
+// begin runs a role that is not waited for.
+func begin(role string, spec any) (*stack.Process, error) {
+	arg, err := json.Marshal(spec)
+	if err != nil {
+		return nil, err
+	}
+	bin, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	return stack.Start(nil, bin, "role", role, string(arg))
 }
 
 // start runs a role that serves, and returns its address.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"time"
 
@@ -84,6 +85,10 @@ func (s *Spool) await(b *batch) error {
 		}
 	}
 	s.leading = true
+	// Whoever is ready to run comes first, and may still get into the batch.
+	s.mu.Unlock()
+	runtime.Gosched()
+	s.mu.Lock()
 	s.batch = newBatch()
 	s.batch.buf, s.freed = s.freed[:0], nil
 	s.mu.Unlock()
