@@ -8,6 +8,7 @@ require (
 	filippo.io/age v1.3.2
 	filippo.io/torchwood v0.9.0
 	github.com/getkin/kin-openapi v0.153.0
+	github.com/google/trillian v1.8.0
 	github.com/sealtap/sealtap v0.0.0-00010101000000-000000000000
 	github.com/transparency-dev/formats v0.1.1
 	github.com/transparency-dev/merkle v0.0.2
@@ -51,7 +52,6 @@ require (
 	github.com/go-openapi/swag/jsonname v0.25.5 // indirect
 	github.com/golang/protobuf v1.5.4 // indirect
 	github.com/google/s2a-go v0.1.9 // indirect
-	github.com/google/trillian v1.8.0 // indirect
 	github.com/google/uuid v1.6.0 // indirect
 	github.com/googleapis/enterprise-certificate-proxy v0.3.19 // indirect
 	github.com/googleapis/gax-go/v2 v2.23.0 // indirect

@@ -25,6 +25,7 @@ import (
 	"github.com/sealtap/sealtap/proxy/spool"
 	"github.com/sealtap/sealtap/storage"
 	"github.com/sealtap/sealtap/storage/sqlite"
+	"github.com/sealtap/sealtap/storage/trillian"
 	"github.com/sealtap/sealtap/tlog"
 	"github.com/sealtap/sealtap/tlog/client"
 	"github.com/sealtap/sealtap/witness/policy"
@@ -121,7 +122,7 @@ func exitCode(err error) int {
 	if errors.As(err, new(usageError)) {
 		return exitUsage
 	}
-	if errors.As(err, new(failure)) || errors.Is(err, storage.ErrCorrupt) || errors.Is(err, tlog.ErrBehind) {
+	if errors.As(err, new(failure)) || errors.Is(err, storage.ErrCorrupt) || errors.Is(err, tlog.ErrBehind) || errors.Is(err, trillian.ErrDiffers) {
 		return exitFailed // what is stored is not what was signed
 	}
 	for _, target := range []error{config.ErrInvalid, keys.ErrMalformed, audit.ErrConfig, mirror.ErrConfig, mirror.ErrLocked, proxy.ErrConfig, client.ErrConfig, policy.ErrInvalid, tlog.ErrConfig,

@@ -24,7 +24,7 @@ import (
 
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
-		"sealtap":     main,
+		"sealtap":     sealtapMain,
 		"upstream":    upstream,
 		"tlsupstream": tlsUpstream,
 		"load":        load,
@@ -36,8 +36,14 @@ func TestMain(m *testing.M) {
 // TestScript runs the stories in testdata/script. Each has the names of free
 // addresses in its environment: PROXY, LOG, LOG2, MIRROR, UPSTREAM, UPSTREAM2, UPSTREAM3.
 func TestScript(t *testing.T) {
-	testscript.Run(t, testscript.Params{
-		Dir: "testdata/script",
+	p := stories()
+	p.Dir = "testdata/script"
+	testscript.Run(t, p)
+}
+
+// stories are what scripts run in.
+func stories() testscript.Params {
+	return testscript.Params{
 		Setup: func(e *testscript.Env) error {
 			for _, name := range []string{"PROXY", "LOG", "LOG2", "MIRROR", "UPSTREAM", "UPSTREAM2", "UPSTREAM3"} {
 				addr, err := freeAddr()
@@ -90,9 +96,12 @@ func TestScript(t *testing.T) {
 			if cond == "tmpfs" {
 				return exec.Command("unshare", "-rm", "mount", "-t", "tmpfs", "none", "/tmp").Run() == nil, nil
 			}
+			if cond == "cluster" {
+				return false, nil // see TestScriptOnTrillian
+			}
 			return false, fmt.Errorf("unknown condition %q", cond)
 		},
-	})
+	}
 }
 
 // await ADDR… waits until somebody listens there.
@@ -264,7 +273,8 @@ func load() {
 
 // tamper flip DB INDEX flips a bit of a stored entry; tamper tile DB blanks the
 // right edge of the stored tree; tamper box DB flips a bit of an opening; tamper drop DB NEWDB INDEX
-// KEY removes an entry, rebuilds the tree and signs it with the log's key.
+// KEY removes an entry, rebuilds the tree and signs it with the log's key; tamper cluster does
+// such things to a log on Trillian.
 func tamper() {
 	var err error
 	ctx := context.Background()
@@ -281,6 +291,8 @@ func tamper() {
 		err = pruneMore(os.Args[2], os.Args[3])
 	case "box":
 		err = flipBox(os.Args[2])
+	case "cluster":
+		err = tamperCluster(ctx, os.Args[2:])
 	case "drop":
 		index, _ := strconv.ParseUint(os.Args[4], 10, 64)
 		key, kerr := loadKey("key", os.Args[5], 1)

@@ -175,6 +175,9 @@ func notAsSigned(err error, c *config.Log) error {
 	if !errors.Is(err, storage.ErrCorrupt) {
 		return err
 	}
+	if c.Storage != nil {
+		return failure{fmt.Errorf("%w; put back a copy of the database that is whole", err)}
+	}
 	return failure{fmt.Errorf("%w; to see where, run sealtap audit %s --policy %s", err, filepath.Dir(string(c.Database)), c.Policy)}
 }
 

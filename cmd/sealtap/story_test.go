@@ -21,6 +21,7 @@ import (
 	"github.com/sealtap/sealtap/record"
 	"github.com/sealtap/sealtap/storage"
 	"github.com/sealtap/sealtap/storage/sqlite"
+	"github.com/sealtap/sealtap/tlog/client"
 )
 
 // exits CODE COMMAND… runs a command that must exit with exactly this code.
@@ -53,11 +54,19 @@ func fileOf(ts *testscript.TestScript, text string) string {
 	return path
 }
 
-// newest DB NAME sets NAME to the index of the newest record of an exchange.
+// newest DB NAME, or newest URL NAME, sets NAME to the index of the newest record of an exchange.
 func newest(ts *testscript.TestScript, neg bool, args []string) {
-	db, err := sqlite.OpenLogFile(context.Background(), ts.MkAbs(args[0]))
-	ts.Check(err)
-	defer db.Close()
+	var db bundles
+	if strings.HasPrefix(args[0], "http://") {
+		src, err := client.Open(args[0])
+		ts.Check(err)
+		db = src
+	} else {
+		file, err := sqlite.OpenLogFile(context.Background(), ts.MkAbs(args[0]))
+		ts.Check(err)
+		defer file.Close()
+		db = file
+	}
 	note, err := db.Checkpoint(context.Background())
 	ts.Check(err)
 	text, err := checkpoint.Text(note)
@@ -126,6 +135,9 @@ func command(ts *testscript.TestScript, args ...string) *exec.Cmd {
 	}
 	cmd.Dir = ts.MkAbs(".")
 	cmd.Env = []string{"PATH=" + ts.Getenv("PATH"), "HOME=" + ts.Getenv("HOME"), "WORK=" + ts.Getenv("WORK")}
+	for _, name := range clusterEnv {
+		cmd.Env = append(cmd.Env, name+"="+ts.Getenv(name))
+	}
 	return cmd
 }
 

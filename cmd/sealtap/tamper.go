@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"fmt"
 
 	"github.com/klauspost/compress/zstd"
 	"golang.org/x/mod/sumdb/note"
@@ -28,19 +27,6 @@ func alterEntry(ctx context.Context, path string, index uint64, edit func(entry 
 		return err
 	}
 	defer db.Close()
-	change := func(bundle []byte, i int) error {
-		for entry, err := range storage.Entries(bundle) {
-			if err != nil {
-				return err
-			}
-			if i == 0 {
-				edit(entry)
-				return nil
-			}
-			i--
-		}
-		return fmt.Errorf("entry %d is not stored", index)
-	}
 	var data []byte
 	n := index / storage.BundleWidth
 	err = db.QueryRowContext(ctx, `SELECT data FROM bundle WHERE n = ?`, int64(n)).Scan(&data)
@@ -48,7 +34,7 @@ func alterEntry(ctx context.Context, path string, index uint64, edit func(entry 
 		var first uint64
 		err = db.QueryRowContext(ctx, `SELECT first, data FROM head WHERE first <= ? ORDER BY first DESC LIMIT 1`, int64(index)).Scan(&first, &data)
 		if err == nil {
-			err = change(data, int(index-first))
+			err = alterIn(data, int(index-first), edit)
 		}
 		if err == nil {
 			_, err = db.ExecContext(ctx, `UPDATE head SET data = ? WHERE first = ?`, data, int64(first))
@@ -57,25 +43,48 @@ func alterEntry(ctx context.Context, path string, index uint64, edit func(entry 
 	} else if err != nil {
 		return err
 	}
+	if data, err = alterPacked(data, int(index%storage.BundleWidth), edit); err != nil {
+		return err
+	}
+	_, err = db.ExecContext(ctx, `UPDATE bundle SET data = ? WHERE n = ?`, data, int64(n))
+	return err
+}
+
+// alterIn edits entry number i of a bundle.
+func alterIn(bundle []byte, i int, edit func(entry []byte)) error {
+	for entry, err := range storage.Entries(bundle) {
+		if err != nil {
+			return err
+		}
+		if i == 0 {
+			edit(entry)
+			return nil
+		}
+		i--
+	}
+	return errors.New("the entry is not stored")
+}
+
+// alterPacked edits entry number i of a bundle that is a zstd frame.
+func alterPacked(frame []byte, i int, edit func(entry []byte)) ([]byte, error) {
 	decoder, err := zstd.NewReader(nil)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer decoder.Close()
-	bundle, err := decoder.DecodeAll(data, nil)
+	bundle, err := decoder.DecodeAll(frame, nil)
 	if err == nil {
-		err = change(bundle, int(index%storage.BundleWidth))
+		err = alterIn(bundle, i, edit)
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	encoder, err := zstd.NewWriter(nil)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer encoder.Close()
-	_, err = db.ExecContext(ctx, `UPDATE bundle SET data = ? WHERE n = ?`, encoder.EncodeAll(bundle, nil), int64(n))
-	return err
+	return encoder.EncodeAll(bundle, nil), nil
 }
 
 // dropEntry copies the database of a log to a new file without one entry, with
@@ -87,29 +96,45 @@ func dropEntry(ctx context.Context, from, to string, index uint64, key *keys.Pri
 		return err
 	}
 	defer src.Close()
-	old, err := src.Checkpoint(ctx)
+	batch, head, err := without(ctx, src, index, key)
 	if err != nil {
 		return err
+	}
+	return writeLog(ctx, to, batch, head)
+}
+
+// bundles is a log whose entries can be read.
+type bundles interface {
+	Checkpoint(ctx context.Context) ([]byte, error)
+	Bundle(ctx context.Context, n uint64, width int) ([]byte, error)
+}
+
+// without makes a log of the entries of another one but one, and signs its head.
+func without(ctx context.Context, src bundles, index uint64, key *keys.Private) (*storage.Batch, storage.Head, error) {
+	none := storage.Head{}
+	old, err := src.Checkpoint(ctx)
+	if err != nil {
+		return nil, none, err
 	}
 	text, err := checkpoint.Text(old)
 	if err != nil {
-		return err
+		return nil, none, err
 	}
 	head, _, err := checkpoint.Parse(text)
 	if err != nil {
-		return err
+		return nil, none, err
 	}
 	batch := &storage.Batch{KeyChanges: []uint64{0}}
 	tree := tiles.NewWriter()
 	for n := uint64(0); n*storage.BundleWidth < head.Size; n++ {
 		bundle, err := src.Bundle(ctx, n, int(min(storage.BundleWidth, head.Size-n*storage.BundleWidth)))
 		if err != nil {
-			return err
+			return nil, none, err
 		}
 		i := n * storage.BundleWidth
 		for entry, err := range storage.Entries(bundle) {
 			if err != nil {
-				return err
+				return nil, none, err
 			}
 			if i != index {
 				batch.Entries = append(batch.Entries, entry)
@@ -124,14 +149,14 @@ func dropEntry(ctx context.Context, from, to string, index uint64, key *keys.Pri
 	batch.Root = tree.Root()
 	signer, err := key.Signer()
 	if err != nil {
-		return err
+		return nil, none, err
 	}
 	body := checkpoint.Body{Origin: head.Origin, Size: tree.Size(), Root: tree.Root()}
 	signed, err := note.Sign(&note.Note{Text: string(body.Marshal())}, signer)
 	if err != nil {
-		return err
+		return nil, none, err
 	}
-	return writeLog(ctx, to, batch, storage.Head{Size: body.Size, Root: body.Root, Note: signed})
+	return batch, storage.Head{Size: body.Size, Root: body.Root, Note: signed}, nil
 }
 
 func writeLog(ctx context.Context, path string, b *storage.Batch, head storage.Head) (err error) {

@@ -76,7 +76,10 @@ func threatRows(page string) (rows []threatRow) {
 // proofExists checks "story NAME", "PACKAGE.TestName" or "PACKAGE.TestName/CASE".
 func proofExists(root, name string) error {
 	if story, ok := strings.CutPrefix(name, "story "); ok {
-		_, err := os.Stat(filepath.Join(root, "cmd", "sealtap", "testdata", "script", story+".txt"))
+		found, err := filepath.Glob(filepath.Join(root, "cmd", "sealtap", "testdata", "*", story+".txt"))
+		if err == nil && len(found) == 0 {
+			err = fmt.Errorf("%s: %w", name, fs.ErrNotExist)
+		}
 		return err
 	}
 	m := testName.FindStringSubmatch(name)

@@ -66,6 +66,9 @@ func up(t *testing.T, o cluster.Options) *cluster.Cluster {
 	t.Cleanup(upstream.Close)
 	o.Upstream = upstream.URL
 	c, err := cluster.Up(bin, t.TempDir(), o)
+	if errors.Is(err, cluster.ErrNoNamespaces) {
+		t.Skip(err)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -263,6 +266,7 @@ var faults = []fault{
 		w := writer(t, c)
 		c.Logs[w].Signal(syscall.SIGSTOP)
 		another(t, c, w, time.Now())
+		time.Sleep(time.Duration(rand.IntN(3000)) * time.Millisecond)
 		c.Logs[w].Signal(syscall.SIGCONT)
 	}},
 	{"the writing log server is cut off from the database", func(t *testing.T, c *cluster.Cluster) {
@@ -282,15 +286,22 @@ func postgres(t *testing.T, c *cluster.Cluster, sig syscall.Signal) {
 	}
 }
 
-// Everything fails in turn, under load. Nothing that a client saw answered is lost or
-// there twice, there is never a second head, and everything goes on by itself.
+// Everything fails, in an order that is another each time, under load. Nothing that a
+// client saw answered is lost or there twice, there is never a second head, and
+// everything goes on by itself.
 func TestFaults(t *testing.T) {
-	c := up(t, cluster.Options{Logs: 2, Witnesses: 3, Proxies: 2})
+	heads := newAskedHeads(t)
+	c := up(t, cluster.Options{Logs: 2, Witnesses: 3, Proxies: 2, Before: heads.before})
 	l := start(c)
 	grows(t, c)
-	offset := rand.IntN(len(faults))
+	began := time.Now()
+	var order []int
 	for i := range *rounds {
-		f := faults[(i+offset)%len(faults)]
+		if len(order) == 0 {
+			order = rand.Perm(len(faults))
+		}
+		f := faults[order[0]]
+		order = order[1:]
 		t.Logf("round %d: %s", i, f.name)
 		time.Sleep(time.Duration(rand.IntN(300)) * time.Millisecond)
 		f.do(t, c)
@@ -299,9 +310,11 @@ func TestFaults(t *testing.T) {
 			audit(t, c, c.Logs[i/8%2].URL)
 		}
 	}
+	t.Logf("%v a round", (time.Since(began) / time.Duration(max(1, *rounds))).Round(100*time.Millisecond))
 	l.stop()
 	t.Logf("%d exchanges were answered", len(l.answered))
 	l.complete(t, c)
+	heads.compare(rootsOf(t, c))
 	for i, s := range c.Logs {
 		audit(t, c, s.URL)
 		tesserasCheck(t, c, i)

@@ -12,6 +12,7 @@ package postgres
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -170,8 +171,11 @@ func withoutSecrets(err error) error {
 	var connect *pgconn.ConnectError
 	var server *pgconn.PgError
 	var dial *net.OpError
+	var certificate *tls.CertificateVerificationError
 	if errors.As(err, &connect) {
 		switch {
+		case errors.As(err, &certificate):
+			return fmt.Errorf("its certificate is not accepted: %w", certificate.Err)
 		case errors.As(err, &server):
 			return fmt.Errorf("it refuses the connection: %w", server)
 		case errors.As(err, &dial):

@@ -16,6 +16,9 @@ func CreateTree(ctx context.Context, c Config, name string) (int64, error) {
 		return 0, err
 	}
 	defer conn.Close()
+	if err := checkTLS(ctx, c); err != nil {
+		return 0, fmt.Errorf("making a tree in Trillian at %s: %w", c.Address, err)
+	}
 	ctx, cancel := context.WithTimeout(ctx, callTime)
 	defer cancel()
 	tree, err := trillian.NewTrillianAdminClient(conn).CreateTree(ctx, &trillian.CreateTreeRequest{Tree: &trillian.Tree{

@@ -108,7 +108,10 @@ func Open(ctx context.Context, c Config, log *postgres.Log) (*Log, error) {
 		return nil, err
 	}
 	l := &Log{Log: log, config: c, conn: conn, client: trillian.NewTrillianLogClient(conn), news: make(chan struct{}), added: make(chan struct{}, 1)}
-	if err := l.check(ctx); err != nil {
+	if err = checkTLS(ctx, c); err == nil {
+		err = l.check(ctx)
+	}
+	if err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("opening tree %d of Trillian at %s: %w", c.TreeID, c.Address, err)
 	}

@@ -18,6 +18,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"filippo.io/age"
@@ -42,10 +43,15 @@ type Cluster struct {
 	Witnesses  []*Node
 	Proxies    []*Node
 	Relays     []*Relay // between each log server and PostgreSQL
+	Twin       *Node    // nil without one
 
 	recipient string
 	databases []string // addresses, as each log server reaches it
 	tree      int64
+	logLines  string
+	host      string // on which all but the log servers listen
+	trillian  string // where log servers reach Trillian
+	links     []link // of each log server; empty unless they are apart
 }
 
 // Node is one server of sealtap.
@@ -56,6 +62,7 @@ type Node struct {
 	Config string // file
 	bin    string
 	args   []string
+	within []string // command that runs it somewhere else
 }
 
 // Options say how much of it there is.
@@ -64,11 +71,19 @@ type Options struct {
 	Upstream                 string // of the proxies
 	Disk                     string // directory for PostgreSQL; empty means in memory
 	SQLite                   bool   // one log server, and the log in a file: to be migrated
+	Twin                     bool   // beside them a log server of the same keys and the same beginning, and the log in a file
+	LogLines                 string // further lines of the section log
+	// Apart puts each log server into a network namespace of its own, where it has one link
+	// to the database and one to all else. Only root can.
+	Apart bool
+	// Before returns the URL of what stands before a witness at an address, on the same host;
+	// nil: nothing does.
+	Before func(host, addr string) (url string, err error)
 }
 
 // Up starts a cluster in an empty directory. sealtap is the binary at bin.
 func Up(bin, dir string, o Options) (_ *Cluster, err error) {
-	c := &Cluster{Dir: dir, Bin: bin, PolicyFile: filepath.Join(dir, "policy.txt")}
+	c := &Cluster{Dir: dir, Bin: bin, PolicyFile: filepath.Join(dir, "policy.txt"), logLines: o.LogLines, host: "127.0.0.1"}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, c.Down())
@@ -80,7 +95,15 @@ func Up(bin, dir string, o Options) (_ *Cluster, err error) {
 	if c.Postgres, err = pgtest.New(o.Disk); err != nil {
 		return nil, err
 	}
+	if o.Apart {
+		if err := c.apart(o.Logs); err != nil {
+			return nil, err
+		}
+	}
 	if c.Trillian, err = trilliantest.New(c.Postgres, dir); err != nil {
+		return nil, err
+	}
+	if c.trillian, err = c.reachTrillian(); err != nil {
 		return nil, err
 	}
 	if err := c.make(o); err != nil {
@@ -91,7 +114,7 @@ func Up(bin, dir string, o Options) (_ *Cluster, err error) {
 			return nil, err
 		}
 	}
-	for _, l := range c.Logs {
+	for _, l := range c.servers() {
 		if err := l.Start(); err != nil {
 			return nil, err
 		}
@@ -111,10 +134,18 @@ func Up(bin, dir string, o Options) (_ *Cluster, err error) {
 	return c, nil
 }
 
+// servers are all log servers.
+func (c *Cluster) servers() []*Node {
+	if c.Twin == nil {
+		return c.Logs
+	}
+	return append(c.Logs[:len(c.Logs):len(c.Logs)], c.Twin)
+}
+
 // Down ends everything.
 func (c *Cluster) Down() error {
 	var errs []error
-	for _, list := range [][]*Node{c.Proxies, c.Logs, c.Witnesses} {
+	for _, list := range [][]*Node{c.Proxies, c.servers(), c.Witnesses} {
 		for _, n := range list {
 			if n.Process != nil {
 				errs = append(errs, n.Stop())
@@ -123,6 +154,9 @@ func (c *Cluster) Down() error {
 	}
 	for _, r := range c.Relays {
 		r.Close()
+	}
+	for _, l := range c.links {
+		errs = append(errs, l.remove())
 	}
 	if c.Trillian != nil {
 		c.Trillian.Close()
@@ -135,7 +169,8 @@ func (c *Cluster) Down() error {
 
 // Start starts the server, and waits until it listens.
 func (n *Node) Start() (err error) {
-	if n.Process, err = stack.Start(nil, n.bin, n.args...); err != nil {
+	command := append(append([]string(nil), n.within...), append([]string{n.bin}, n.args...)...)
+	if n.Process, err = stack.Start(nil, command[0], command[1:]...); err != nil {
 		return err
 	}
 	return n.Await("listening", time.Minute, func() bool {
@@ -248,12 +283,16 @@ func (c *Cluster) make(o Options) error {
 	if err := c.secrets(); err != nil {
 		return err
 	}
-	for range o.Logs {
-		if err := c.node(&c.Logs); err != nil {
+	for i := range o.Logs {
+		host := c.host
+		if o.Apart {
+			host = c.links[i].rest.there
+		}
+		if err := c.node(&c.Logs, host); err != nil {
 			return err
 		}
 	}
-	if err := c.witnesses(o.Witnesses, logKey.Public, operator.Public); err != nil {
+	if err := c.witnesses(o, logKey.Public, operator.Public); err != nil {
 		return err
 	}
 	if c.tree, err = trillian.CreateTree(context.Background(), trillian.Config{Address: c.Trillian.Address}, logKey.Name); err != nil {
@@ -263,12 +302,15 @@ func (c *Cluster) make(o Options) error {
 	if err != nil {
 		return err
 	}
-	for i := range c.Logs {
-		r, err := newRelay(c.Postgres.Socket())
-		if err != nil {
+	if o.Twin {
+		if err := c.twin(logKey.Public, operator); err != nil {
 			return err
 		}
-		c.Relays, c.databases = append(c.Relays, r), append(c.databases, fmt.Sprintf("postgres://sealtap@%s/%s?sslmode=disable", r.Addr, database))
+	}
+	for i := range c.Logs {
+		if err := c.reachDatabase(i, database); err != nil {
+			return err
+		}
 		if err := c.configureLog(i, o.SQLite); err != nil {
 			return err
 		}
@@ -283,16 +325,17 @@ func (c *Cluster) make(o Options) error {
 
 // Ports are taken below those that the kernel gives to outgoing connections: a server
 // that was killed finds its own free again.
-func (c *Cluster) node(list *[]*Node) error {
+func (c *Cluster) node(list *[]*Node, host string) error {
 	for range 200 {
 		var b [2]byte
 		_, _ = rand.Read(b[:])
-		addr := fmt.Sprintf("127.0.0.1:%d", 12000+(int(b[0])<<8|int(b[1]))%18000)
+		addr := fmt.Sprintf("%s:%d", host, 12000+(int(b[0])<<8|int(b[1]))%18000)
 		ln, err := net.Listen("tcp", addr)
-		if err != nil {
+		if err == nil {
+			ln.Close()
+		} else if !errors.Is(err, syscall.EADDRNOTAVAIL) { // that one is in a namespace
 			continue
 		}
-		ln.Close()
 		*list = append(*list, &Node{Addr: addr, URL: "http://" + addr, bin: c.Bin})
 		return nil
 	}
@@ -320,8 +363,12 @@ func (c *Cluster) write(n *Node, name, text string, args ...string) error {
 }
 
 // witnesses makes witnesses, two thirds of which have to agree.
-func (c *Cluster) witnesses(n int, log, operator keys.Public) error {
+func (c *Cluster) witnesses(o Options, log, operator keys.Public) error {
 	var list []policy.Witness
+	n := o.Witnesses
+	if n == 0 {
+		return c.writePolicy(log, operator, nil, nil, policy.None)
+	}
 	group := policy.Group{Name: "quorum", K: max(1, (2*n+2)/3)}
 	for i := range n {
 		name := fmt.Sprintf("w%d", i)
@@ -329,18 +376,26 @@ func (c *Cluster) witnesses(n int, log, operator keys.Public) error {
 		if err != nil {
 			return err
 		}
-		if err := c.node(&c.Witnesses); err != nil {
+		if err := c.node(&c.Witnesses, c.host); err != nil {
 			return err
 		}
 		w := c.Witnesses[i]
+		if o.Before != nil {
+			if w.URL, err = o.Before(c.host, w.Addr); err != nil {
+				return err
+			}
+		}
 		list, group.Members = append(list, policy.Witness{Name: name, Key: k.Public, URL: w.URL}), append(group.Members, name)
 		if err := c.write(w, name, fmt.Sprintf("witnesses:\n  - name: %s\n    listen: %s\n    database: %s.db\n    key: keys/%s.key\n    logs: [%q]\n",
 			name, w.Addr, name, name, log.String()), "witness"); err != nil {
 			return err
 		}
 	}
-	var err error
-	if c.Policy, err = policy.New([]policy.Log{{Key: log, URL: c.Logs[0].URL}}, list, []policy.Group{group}, group.Name, &operator); err != nil {
+	return c.writePolicy(log, operator, list, []policy.Group{group}, group.Name)
+}
+
+func (c *Cluster) writePolicy(log, operator keys.Public, list []policy.Witness, groups []policy.Group, quorum string) (err error) {
+	if c.Policy, err = policy.New([]policy.Log{{Key: log, URL: c.Logs[0].URL}}, list, groups, quorum, &operator); err != nil {
 		return err
 	}
 	return os.WriteFile(c.PolicyFile, []byte(c.Policy.String()), 0o644)
@@ -350,17 +405,24 @@ func (c *Cluster) witnesses(n int, log, operator keys.Public) error {
 func (c *Cluster) configureLog(i int, inFile bool) error {
 	storage := ""
 	if !inFile {
-		storage = fmt.Sprintf("  storage:\n    trillian:\n      address: %s\n      tree_id: %d\n      postgres: %q\n", c.Trillian.Address, c.tree, c.databases[i])
+		storage = fmt.Sprintf("  storage:\n    trillian:\n      address: %s\n      tree_id: %d\n      postgres: %q\n", c.trillian, c.tree, c.databases[i])
+		if len(c.links) > 0 {
+			storage += "      advertise: " + c.links[i].url + "\n"
+		}
 	}
-	return c.write(c.Logs[i], fmt.Sprintf("log%d", i), fmt.Sprintf(`log:
+	return c.writeLog(c.Logs[i], fmt.Sprintf("log%d", i), storage)
+}
+
+func (c *Cluster) writeLog(n *Node, name, lines string) error {
+	return c.write(n, name, fmt.Sprintf(`log:
   listen: %s
-  database: log%d.db
+  database: %s.db
   key: keys/log.key
   operator_key: keys/operator.key
   policy: policy.txt
   openings_identity: keys/openings.key
   readers: {loopback: true}
-%s`, c.Logs[i].Addr, i, storage), "log")
+%s%s`, n.Addr, name, lines, c.logLines), "log")
 }
 
 // MoveToTrillian has the configuration of log server 0 say that its log is in Trillian.
@@ -371,7 +433,7 @@ func (c *Cluster) proxy(i int, upstream string) error {
 	if _, err := c.key(name, name, keys.Ed25519); err != nil {
 		return err
 	}
-	if err := c.node(&c.Proxies); err != nil {
+	if err := c.node(&c.Proxies, c.host); err != nil {
 		return err
 	}
 	return c.write(c.Proxies[i], name, fmt.Sprintf(`proxy:

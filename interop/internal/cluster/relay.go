@@ -5,12 +5,12 @@ import (
 	"sync"
 )
 
-// Relay stands between a server and the database, and can be cut: then nothing passes
+// Relay stands before a server, the database most of all, and can be cut: then nothing passes
 // any more in either direction, and nobody is told, as when a network is partitioned.
 type Relay struct {
 	Addr   string
 	ln     net.Listener
-	target string // socket
+	to     [2]string // network and address of the server
 	mu     sync.Mutex
 	whole  *sync.Cond
 	cut    bool
@@ -18,12 +18,12 @@ type Relay struct {
 	conns  []net.Conn
 }
 
-func newRelay(target string) (*Relay, error) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+func newRelay(host, network, address string) (*Relay, error) {
+	ln, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
 	if err != nil {
 		return nil, err
 	}
-	r := &Relay{Addr: ln.Addr().String(), ln: ln, target: target}
+	r := &Relay{Addr: ln.Addr().String(), ln: ln, to: [2]string{network, address}}
 	r.whole = sync.NewCond(&r.mu)
 	go r.accept()
 	return r, nil
@@ -74,7 +74,7 @@ func (r *Relay) accept() {
 			if !r.pass() {
 				return
 			}
-			to, err := net.Dial("unix", r.target)
+			to, err := net.Dial(r.to[0], r.to[1])
 			if err != nil {
 				return
 			}

@@ -83,22 +83,28 @@ func (o *output) String() string {
 
 // Start starts a program. Its goroutine ends with the program.
 func Start(env []string, bin string, args ...string) (*Process, error) {
-	return start(&syscall.SysProcAttr{}, env, bin, args)
+	return start(&syscall.SysProcAttr{}, "", env, bin, args)
+}
+
+// StartIn starts a program in a directory.
+func StartIn(dir, bin string, args ...string) (*Process, error) {
+	return start(&syscall.SysProcAttr{}, dir, nil, bin, args)
 }
 
 // StartInGroup starts a program in a process group, or with group 0 as the leader
 // of a new one, whose number is then its PID.
 func StartInGroup(group int, env []string, bin string, args ...string) (*Process, error) {
-	return start(&syscall.SysProcAttr{Setpgid: true, Pgid: group}, env, bin, args)
+	return start(&syscall.SysProcAttr{Setpgid: true, Pgid: group}, "", env, bin, args)
 }
 
 // StartAs starts a program with the rights of another user, which only root can.
 func StartAs(uid, gid int, env []string, bin string, args ...string) (*Process, error) {
-	return start(&syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}, env, bin, args)
+	return start(&syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}, "", env, bin, args)
 }
 
-func start(attr *syscall.SysProcAttr, env []string, bin string, args []string) (*Process, error) {
+func start(attr *syscall.SysProcAttr, dir string, env []string, bin string, args []string) (*Process, error) {
 	p := &Process{cmd: exec.Command(bin, args...), out: new(output), done: make(chan struct{})}
+	p.cmd.Dir = dir
 	p.cmd.Env = append(os.Environ(), env...)
 	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
 	// A program that was forgotten must not outlive its parent.

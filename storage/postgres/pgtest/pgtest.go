@@ -28,6 +28,8 @@ type Server struct {
 	cmd    *exec.Cmd
 	exited chan struct{}
 	next   atomic.Int64
+
+	settings []string
 }
 
 // Binaries returns the directory of PostgreSQL's programs, "" if there is none.
@@ -130,8 +132,12 @@ func (s *Server) command(name string, args ...string) *exec.Cmd {
 // Run starts the server, which was stopped, and waits until it takes connections.
 func (s *Server) Run() error {
 	output := new(bytes.Buffer)
-	s.cmd = s.command("postgres", "-D", filepath.Join(s.dir, "data"), "-k", s.dir, "-c", "listen_addresses=",
-		"-c", "max_connections=200", "-c", "shared_buffers=64MB", "-c", "max_wal_size=1GB", "-c", "autovacuum_naptime=1s")
+	args := []string{"-D", filepath.Join(s.dir, "data"), "-k", s.dir, "-c", "listen_addresses=",
+		"-c", "max_connections=200", "-c", "shared_buffers=64MB", "-c", "max_wal_size=1GB", "-c", "autovacuum_naptime=1s"}
+	for _, setting := range s.settings {
+		args = append(args, "-c", setting)
+	}
+	s.cmd = s.command("postgres", args...)
 	s.cmd.Stdout, s.cmd.Stderr = output, output
 	if err := s.cmd.Start(); err != nil {
 		return err

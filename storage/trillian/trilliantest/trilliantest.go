@@ -28,9 +28,10 @@ const Module = "github.com/google/trillian@v1.8.0"
 
 // Cluster is a log server and a signer over one database.
 type Cluster struct {
-	Address string // of the log server
-	Server  *Process
-	Signer  *Process
+	Address  string // of the log server
+	Database string // of both, as an address
+	Server   *Process
+	Signer   *Process
 }
 
 // Process is a server as a process of its own.
@@ -165,7 +166,7 @@ func New(server *pgtest.Server, dir string) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := new(Cluster)
+	c := &Cluster{Database: url}
 	var signer string
 	for _, addr := range []*string{&c.Address, &signer} {
 		if *addr, err = freeAddr(); err != nil {
