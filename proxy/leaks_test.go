@@ -11,11 +11,8 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
-
-	sealtapv1 "github.com/sealtap/sealtap/proto/sealtap/v1"
 )
 
 func TestPlaces(t *testing.T) {
@@ -104,26 +101,6 @@ func TestErrorPagesTellNoAddresses(t *testing.T) {
 			t.Errorf("the record says %q", d)
 		}
 		wantBody(t, "sent", p.rec.GetResponse().GetSent(), body)
-	}
-}
-
-// TestTraceNamedByConnection: a traceparent that does not go on, since Connection
-// names it, is that of the exchange all the same.
-func TestTraceNamedByConnection(t *testing.T) {
-	settled(t)
-	var traced atomic.Pointer[Trace]
-	s := start(t, backend(t, func(http.ResponseWriter, *http.Request) {}), func(c *Config) {
-		c.Tracing = Tracing{Exchange: func(e *Trace) { traced.Store(e) }, Ratio: 1}
-	})
-	c := dial(t, s.addr)
-	c.send("GET / HTTP/1.1\r\nHost: x\r\nConnection: traceparent\r\nTraceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n\r\n")
-	if h := c.head(); !strings.HasPrefix(h, "HTTP/1.1 200 ") {
-		t.Fatal(h)
-	}
-	_, p := s.rec.last(t)
-	wantOutcome(t, p, sealtapv1.Outcome_OUTCOME_COMPLETE)
-	if e := traced.Load(); e == nil || e.ID != [16]byte(p.rec.GetExchange()) && e.Parent == [8]byte{} {
-		t.Errorf("%+v", e)
 	}
 }
 
