@@ -74,7 +74,8 @@ func TestEntryFits(t *testing.T) {
 	}
 	up := rawBackend(t, func(c net.Conn, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
-		_, _ = io.WriteString(c, long("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n", 10)+"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n"+b.String()+"\r\n")
+		_, _ = io.WriteString(c, long("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n", 9)+"HTTP/1.1 103 Early Hints\r\n"+b.String()+
+			"\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: Late\r\n"+b.String()+"\r\n1\r\nx\r\n0\r\nLate: "+long("l", 60_000)+"\r\n"+b.String()+"\r\n")
 	})
 	idp, names := newIssuer(t, "k"), []string(nil)
 	claims := map[string]any{"sub": long("s", 600), "iss": long("i", 300)}
@@ -123,6 +124,9 @@ func TestEntryFits(t *testing.T) {
 			if (name != "everything" || what != "path") && !strings.Contains(text, digestMark) {
 				t.Errorf("%s: that the %s is longer is not said: %.80q", name, what, text)
 			}
+		}
+		if n := len(p.rec.GetResponse().GetHeaders()); name == "nothing" && n <= maxHeaderLines {
+			t.Errorf("not everything of the answer is at its longest: %d headers", n)
 		}
 		q.headers(t)
 		p.headers(t)
