@@ -41,6 +41,9 @@ func (r *tracer) Informational(code int, header http.Header) error {
 		}
 	}
 	removeNamed(h, header["Connection"])
+	// A server leaves the length out. That of HTTP/2 makes a copy for that, and only then:
+	// of a stream that is reset it may write h after it has returned.
+	h["Content-Length"] = []string{"0"}
 	t.w.WriteHeader(code)
 	clear(h)
 	return nil
