@@ -45,7 +45,10 @@ func (c *checker) storage(l *Log) {
 	const section = "log.storage.trillian"
 	c.needed(section, need{"address", t.Address != ""}, need{"postgres", t.Postgres != ""})
 	c.address(section+".address", t.Address)
-	if hasPassword(t.Postgres) {
+	switch {
+	case isURL(t.Postgres) && !parses(t.Postgres):
+		c.fail(section+".postgres", ": it is not a URL; write what is special in it as %%XX")
+	case hasPassword(t.Postgres):
 		c.fail(section+".postgres", ": a password does not belong into the configuration: put it into a file, and name that with password_file")
 	}
 	if t.TreeID < 0 {
@@ -60,11 +63,21 @@ func (c *checker) storage(l *Log) {
 	}
 }
 
-// hasPassword reports whether a connection string of PostgreSQL has a password in it.
+// isURL reports whether a connection string of PostgreSQL is a URL, rather than words.
+func isURL(s string) bool {
+	return strings.HasPrefix(s, "postgres://") || strings.HasPrefix(s, "postgresql://")
+}
+
+func parses(s string) bool {
+	_, err := url.Parse(s)
+	return err == nil
+}
+
+// hasPassword reports whether a connection string has a password in it.
 func hasPassword(s string) bool {
-	if u, err := url.Parse(s); err == nil && u.Scheme != "" {
+	if u, err := url.Parse(s); err == nil && isURL(s) {
 		_, set := u.User.Password()
-		return set || u.Query().Has("password")
+		return set || u.Query().Has("password") || u.Query().Has("sslpassword")
 	}
 	return strings.Contains(strings.ReplaceAll(s, " ", ""), "password=")
 }

@@ -22,11 +22,14 @@ func TestStorage(t *testing.T) {
 			"config.yaml:7: log.storage.trillian.postgres: a password"},
 		"password in the query": {"127.0.0.1:1", "    trillian: {address: 'localhost:8090', postgres: 'postgres://db/sealtap?password=secret'}", "a password"},
 		"password in words":     {"127.0.0.1:1", "    trillian: {address: 'localhost:8090', postgres: 'host=db password = secret'}", "a password"},
-		"no address":            {"127.0.0.1:1", "    trillian: {postgres: 'postgres://db/sealtap'}", "log.storage.trillian.address is required"},
-		"no place":              {":8081", "    trillian: {address: 'localhost:8090', postgres: 'postgres://db/sealtap'}", "log.storage.trillian.advertise is required"},
-		"place":                 {":8081", "    trillian: {address: 'localhost:8090', postgres: 'postgres://db/sealtap', advertise: 'http://one:8081'}", ""},
-		"half a certificate":    {"127.0.0.1:1", "    trillian: {address: 'localhost:8090', postgres: 'postgres://db/x', tls: {cert: c.pem}}", "cert and key go together"},
-		"negative tree":         {"127.0.0.1:1", "    trillian: {address: 'localhost:8090', postgres: 'postgres://db/x', tree_id: -1}", "tree_id: it is a positive number"},
+		"password of the key":   {"127.0.0.1:1", "    trillian: {address: 'localhost:8090', postgres: 'postgres://db/sealtap?sslpassword=secret'}", "a password"},
+		"password that breaks the URL": {"127.0.0.1:1", "    trillian: {address: 'localhost:8090', postgres: 'postgres://sealtap:secret%@db/sealtap'}",
+			"config.yaml:7: log.storage.trillian.postgres: it is not a URL; write what is special in it as %XX"},
+		"no address":         {"127.0.0.1:1", "    trillian: {postgres: 'postgres://db/sealtap'}", "log.storage.trillian.address is required"},
+		"no place":           {":8081", "    trillian: {address: 'localhost:8090', postgres: 'postgres://db/sealtap'}", "log.storage.trillian.advertise is required"},
+		"place":              {":8081", "    trillian: {address: 'localhost:8090', postgres: 'postgres://db/sealtap', advertise: 'http://one:8081'}", ""},
+		"half a certificate": {"127.0.0.1:1", "    trillian: {address: 'localhost:8090', postgres: 'postgres://db/x', tls: {cert: c.pem}}", "cert and key go together"},
+		"negative tree":      {"127.0.0.1:1", "    trillian: {address: 'localhost:8090', postgres: 'postgres://db/x', tree_id: -1}", "tree_id: it is a positive number"},
 	} {
 		_, err := Parse("config.yaml", []byte(strings.Replace(logWithStorage, "LISTEN", "'"+c.listen+"'", 1)+c.storage+"\n"))
 		switch {

@@ -3,6 +3,7 @@ package storage
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/sealtap/sealtap/record"
@@ -58,6 +59,18 @@ type Pruned struct {
 	Minimum uint64 // the minimum index
 	At      []byte // the published checkpoint at which it was decided
 	Old     []byte // one of at least Minimum entries that was old enough; nil if age did not matter
+}
+
+// Follows returns an error that wraps [ErrMoved] unless SetPruned may keep p behind what
+// it kept last, while this checkpoint is published; nil if there is none.
+func (p Pruned) Follows(last Pruned, published *Head) error {
+	switch {
+	case p.Minimum <= last.Minimum || p.Minimum%BundleWidth != 0:
+		return fmt.Errorf("%w: it is %d, and only ever moves on by whole bundles", ErrMoved, last.Minimum)
+	case published == nil || published.Size < p.Minimum:
+		return fmt.Errorf("%w: not as many entries are published", ErrMoved)
+	}
+	return nil
 }
 
 // Mark is a published checkpoint with the time of its quorum.

@@ -14,3 +14,6 @@ func (l *Log) Waiting() int64 { return l.waiting.Load() }
 
 // EdgeSize is the size of the tree whose right edge proofs share.
 func (l *Log) EdgeSize() uint64 { return l.cache.EdgeSize() }
+
+// SetLooked says when a log that follows has looked at the storage last.
+func (l *Log) SetLooked(at time.Time) { l.looked.Store(at.UnixNano()) }

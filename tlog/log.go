@@ -176,7 +176,8 @@ type Log struct {
 	budgets     *budgets
 	bodies      bodies // of the requests that are being read
 	term        atomic.Pointer[term]
-	behind      atomic.Bool // a witness has cosigned more than is stored
+	behind      atomic.Bool  // a witness has cosigned more than is stored
+	looked      atomic.Int64 // when a log that follows has looked at the storage last, in nanoseconds since 1970; 0: it does not follow
 
 	// durable is what is stored. The writer replaces it.
 	durable atomic.Pointer[snapshot]
@@ -243,9 +244,11 @@ func Open(ctx context.Context, c Config) (*Log, error) {
 	if err := l.restorePruned(ctx); err != nil {
 		return nil, fmt.Errorf("opening log %q: %w", l.origin, err)
 	}
-	if err := l.restoreHeads(ctx, state); err != nil {
+	doubt, err := l.restoreHeads(ctx, state)
+	if err != nil {
 		return nil, fmt.Errorf("opening log %q: %w", l.origin, err)
 	}
+	l.doubts(doubt)
 	if l.signed == nil {
 		close(l.term.Load().asked) // there is nothing to ask them about
 	}
@@ -253,7 +256,8 @@ func Open(ctx context.Context, c Config) (*Log, error) {
 		return nil, fmt.Errorf("opening log %q: %w", l.origin, err)
 	}
 	if c.Follow {
-		close(l.term.Load().stopped) // until it writes
+		l.term.Load().stop() // until it writes
+		l.hasLooked()
 		return l, nil
 	}
 	if err := l.nameKey(); err != nil {
@@ -310,13 +314,19 @@ func (l *Log) Run(ctx context.Context) error {
 			return fmt.Errorf("taking over log %q: %w", l.origin, err)
 		}
 	}
+	t := l.term.Load()
+	defer context.AfterFunc(ctx, t.end)()
 	var wg sync.WaitGroup
-	wg.Go(func() { l.write(ctx) })
+	wg.Go(func() {
+		l.write(ctx)
+		l.refuseQueued() // the others may take long, if the storage is away
+	})
 	wg.Go(func() { l.publishLoop(ctx) })
 	wg.Go(func() { l.pruneLoop(ctx) })
 	wg.Wait()
-	close(l.term.Load().stopped)
-	l.refuseQueued()
+	t.stop()
+	l.refuseQueued() // who came while the writer ended
+	l.hasLooked()
 	return nil
 }
 
@@ -357,7 +367,10 @@ func (l *Log) Ready() error {
 	case l.published.Load() == nil:
 		return fmt.Errorf("no checkpoint is published yet")
 	}
-	if !l.config.Follow && !l.Writing() {
+	if l.config.Follow {
+		return l.lately()
+	}
+	if !l.Writing() {
 		return ErrStopped
 	}
 	return nil

@@ -22,7 +22,7 @@ func (r treeReader) Tile(ctx context.Context, level uint, n uint64) ([]byte, err
 	}
 	hashes, err := r.log.config.Storage.Tile(ctx, level, n)
 	if level == 0 && errors.Is(err, storage.ErrNotFound) {
-		err = errors.Join(r.log.checkKept(n), err)
+		err = errors.Join(r.log.checkGone(ctx, n), err)
 	}
 	return hashes, err
 }
@@ -40,7 +40,11 @@ func (l *Log) Bundle(ctx context.Context, n uint64) ([]byte, error) {
 	if b, ok := s.recentBundle(n); ok {
 		return b.entries, nil
 	}
-	return l.config.Storage.Bundle(ctx, n)
+	bundle, err := l.config.Storage.Bundle(ctx, n)
+	if errors.Is(err, storage.ErrPruned) {
+		err = errors.Join(l.checkGone(ctx, n), err)
+	}
+	return bundle, err
 }
 
 // Entry returns a durable entry.

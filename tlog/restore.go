@@ -21,6 +21,9 @@ func (l *Log) restore(ctx context.Context) (*storage.State, error) {
 	if err := checkBehind(state); err != nil {
 		return nil, err
 	}
+	if shown := l.Published(); state.Size < shown {
+		return nil, wentBack(state.Size, shown)
+	}
 	if state.Size == 0 {
 		if err := l.begin(ctx); err != nil {
 			return nil, err
@@ -33,9 +36,11 @@ func (l *Log) restore(ctx context.Context) (*storage.State, error) {
 	if err != nil {
 		return nil, err
 	}
-	ring, err := l.restoreRing(ctx, state)
-	if err != nil {
-		return nil, err
+	ring := l.knownRing(state)
+	if ring == nil {
+		if ring, err = l.restoreRing(ctx, state); err != nil {
+			return nil, err
+		}
 	}
 	s := &sequencer{log: l, tree: tree, streams: make(map[record.Stream]*record.Tree), keyChanges: state.KeyChanges}
 	// The head grows in place behind what readers see.
@@ -177,41 +182,47 @@ func storedEntry(ctx context.Context, s storage.Log, index uint64) ([]byte, erro
 }
 
 // restoreHeads checks the checkpoints that were signed and published against the
-// tree.
-func (l *Log) restoreHeads(ctx context.Context, state *storage.State) error {
+// tree. One that was published and does not satisfy the policy of this log is not shown:
+// doubt says so.
+func (l *Log) restoreHeads(ctx context.Context, state *storage.State) (doubt, err error) {
 	if l.signed = state.Signed; l.signed != nil {
 		body, _, err := checkpoint.Open(l.signed.Note, l.verifier)
 		if err != nil {
-			return fmt.Errorf("reading the last signed checkpoint: %w", err)
+			return nil, fmt.Errorf("reading the last signed checkpoint: %w", err)
 		}
 		if body != (checkpoint.Body{Origin: l.origin, Size: l.signed.Size, Root: l.signed.Root}) {
-			return fmt.Errorf("%w: the last signed checkpoint is not what it was stored as", storage.ErrCorrupt)
+			return nil, fmt.Errorf("%w: the last signed checkpoint is not what it was stored as", storage.ErrCorrupt)
 		}
 		root, err := tiles.Root(ctx, l.cache, l.signed.Size)
 		if err != nil {
-			return fmt.Errorf("recomputing the last signed root: %w", err)
+			return nil, fmt.Errorf("recomputing the last signed root: %w", err)
 		}
 		if root != l.signed.Root {
-			return fmt.Errorf("%w: the tiles give root %s for size %d, but root %s was signed; put back a copy of the storage that is whole",
+			return nil, fmt.Errorf("%w: the tiles give root %s for size %d, but root %s was signed; put back a copy of the storage that is whole",
 				storage.ErrCorrupt, root, l.signed.Size, l.signed.Root)
 		}
 	}
 	if state.Published == nil {
-		return nil
+		return nil, nil
 	}
 	cp, err := l.config.Policy.Verify(state.Published.Note)
 	if err != nil {
-		l.config.Logger.Warn("the published checkpoint does not satisfy the policy; it is not shown until it is cosigned again",
-			"size", state.Published.Size, "error", err)
-		return nil
+		return fmt.Errorf("the published checkpoint of size %d does not satisfy the policy: %w", state.Published.Size, err), nil
 	}
 	root, err := tiles.Root(ctx, l.cache, cp.Size)
 	if err != nil {
-		return fmt.Errorf("recomputing the published root: %w", err)
+		return nil, fmt.Errorf("recomputing the published root: %w", err)
 	}
 	if root != record.Hash(cp.Root) || cp.Origin != l.origin {
-		return fmt.Errorf("%w: the tiles give root %s for size %d, published was %s", storage.ErrCorrupt, root, cp.Size, record.Hash(cp.Root))
+		return nil, fmt.Errorf("%w: the tiles give root %s for size %d, published was %s", storage.ErrCorrupt, root, cp.Size, record.Hash(cp.Root))
 	}
 	l.published.Store(cp)
-	return nil
+	return nil, nil
+}
+
+// doubts tells an operator of a checkpoint that is published and in doubt.
+func (l *Log) doubts(doubt error) {
+	if doubt != nil {
+		l.config.Logger.Warn("the published checkpoint is not shown until it is cosigned again", "error", doubt)
+	}
 }

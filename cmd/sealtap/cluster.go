@@ -55,11 +55,36 @@ const trillianSection = "log.storage.trillian"
 
 // openDB opens the database of a log that is kept in Trillian.
 func openDB(ctx context.Context, t *config.Trillian) (*postgres.DB, error) {
-	password, err := readPassword(t.PasswordFile)
+	c, err := databaseConfig(t)
 	if err != nil {
 		return nil, err
 	}
-	return postgres.Open(ctx, postgres.Config{URL: t.Postgres, Password: password})
+	return postgres.Open(ctx, c)
+}
+
+// databaseConfig says where the database is, and reads the password.
+func databaseConfig(t *config.Trillian) (c postgres.Config, err error) {
+	c.URL = t.Postgres
+	if c.Password, err = readPassword(t.PasswordFile); err != nil {
+		return c, err
+	}
+	if err := postgres.Check(c); err != nil {
+		return c, usagef("%s.postgres: %w", trillianSection, err)
+	}
+	return c, nil
+}
+
+// checkStorage reads what the configuration says of where the log is kept, and the files
+// that it names. Nothing is opened.
+func checkStorage(c *config.Log) error {
+	if c.Storage == nil {
+		return nil
+	}
+	if _, err := databaseConfig(c.Storage.Trillian); err != nil {
+		return err
+	}
+	_, err := trillianConfig(c.Storage.Trillian, slog.New(slog.DiscardHandler))
+	return err
 }
 
 func readPassword(path config.Path) (string, error) {
@@ -134,6 +159,9 @@ func openCluster(ctx context.Context, c *config.Log, addr string, logger *slog.L
 func (c *cluster) open(ctx context.Context, config tlog.Config) (*tlog.Log, error) {
 	config.Follow = true
 	for told := false; ; told = true {
+		if c.lease != nil && c.lease.Context.Err() != nil {
+			_ = c.release() // it is another's
+		}
 		if c.lease == nil {
 			short, cancel := context.WithTimeout(ctx, clusterRetry)
 			lease, err := c.db.Acquire(short, c.url)
@@ -152,6 +180,7 @@ func (c *cluster) open(ctx context.Context, config tlog.Config) (*tlog.Log, erro
 		if !told {
 			c.logger.Info("waiting for another server to begin the log")
 		}
+		pause(ctx, clusterRetry)
 	}
 }
 
@@ -161,8 +190,7 @@ func (c *cluster) run(ctx context.Context, l *tlog.Log) error {
 	for ctx.Err() == nil {
 		if c.lease == nil {
 			if err := c.follow(ctx, l); err != nil {
-				c.logger.Warn("the lease of the log cannot be had; it is tried again", "error", err)
-				pause(ctx, clusterRetry)
+				return err
 			}
 			continue
 		}
@@ -180,19 +208,29 @@ func (c *cluster) run(ctx context.Context, l *tlog.Log) error {
 	return nil
 }
 
-// follow follows until this server has the lease.
+// follow follows until this server has the lease. Whatever keeps it from the lease, it goes
+// on looking for what is published, and tells if it cannot.
 func (c *cluster) follow(ctx context.Context, l *tlog.Log) error {
 	following, stop := context.WithCancel(ctx)
 	done := make(chan error, 1)
 	go func() { done <- l.Follow(following) }()
-	lease, err := c.db.Acquire(ctx, c.url)
+	c.lease = c.acquire(ctx)
 	stop()
-	c.lease = lease
-	err = errors.Join(err, <-done)
-	if ctx.Err() != nil {
-		return nil
+	return <-done
+}
+
+// acquire waits for the lease. It returns nil when the context has ended.
+func (c *cluster) acquire(ctx context.Context) *postgres.Lease {
+	for told := ""; ; pause(ctx, clusterRetry) {
+		lease, err := c.db.Acquire(ctx, c.url)
+		if err == nil || ctx.Err() != nil {
+			return lease
+		}
+		if why := err.Error(); why != told {
+			c.logger.Warn("the lease of the log cannot be had; it is tried again", "error", err)
+			told = why
+		}
 	}
-	return err
 }
 
 // write writes until the lease is over.

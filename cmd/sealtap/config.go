@@ -56,6 +56,9 @@ func checkFiles(f *config.File) error {
 		if _, err := readLogFiles(f.Log); err != nil {
 			return err
 		}
+		if err := checkStorage(f.Log); err != nil {
+			return err
+		}
 	}
 	for _, w := range f.Witnesses {
 		if _, err := readWitnessFiles(w); err != nil {

@@ -96,6 +96,6 @@ func migrateLog(cmd *cobra.Command, c *config.Log, from string) (_ *migrate.Outc
 		stop()
 		err = errors.Join(err, <-done)
 	}()
-	return migrate.Run(ctx, migrate.Config{Database: from, Key: f.key, PostQuantumKey: f.quantum, Policy: f.policy,
+	return migrate.Run(ctx, migrate.Config{Database: from, Key: f.key, Policy: f.policy,
 		Log: k.trillian, Openings: k.db.Openings(), Progress: stages(cmd.ErrOrStderr())})
 }

@@ -166,6 +166,9 @@ func untilPublished(ctx context.Context, l *tlog.Log) (context.Context, context.
 // notAsSigned tells an operator whose log does not open, since what is stored is
 // not what was signed, what to do next.
 func notAsSigned(err error, c *config.Log) error {
+	if errors.Is(err, tlog.ErrBehind) && c.Storage != nil {
+		return fmt.Errorf("%w; if sealtap log migrate was interrupted, say it again", err)
+	}
 	if errors.Is(err, tlog.ErrBehind) {
 		return fmt.Errorf("%w; to bring in what is missing from a mirror or another copy, run sealtap log restore --config FILE --from URL", err)
 	}

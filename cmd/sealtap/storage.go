@@ -72,7 +72,7 @@ func (k *kept) run(ctx context.Context, l *tlog.Log) error {
 // handler serves the log, what this server cannot do included.
 func (k *kept) handler(l *tlog.Log, own *serve.Mux) http.Handler {
 	if k.cluster != nil {
-		return toWriter(own, l.Writing, k.cluster.db.Writer)
+		return newToWriter(own, l.Writing, k.cluster.db.Writer, k.cluster.url, k.cluster.logger)
 	}
 	return own
 }

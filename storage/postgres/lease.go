@@ -42,7 +42,7 @@ func (db *DB) Acquire(ctx context.Context, url string) (*Lease, error) {
 		asked := time.Now()
 		epoch, err := db.tryAcquire(ctx, url)
 		if err != nil {
-			return nil, fmt.Errorf("taking the lease of the log: %w", err)
+			return nil, fmt.Errorf("taking the lease of the log: %w", meaning(err))
 		}
 		if epoch > 0 {
 			return db.hold(ctx, epoch, asked), nil
@@ -76,7 +76,11 @@ func (db *DB) tryAcquire(ctx context.Context, url string) (epoch int64, err erro
 	// The former writer may have been paused in the middle of a change, with a lock on
 	// the lease. Its connections go before the lease does.
 	_, err = tx.Exec(ctx, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-		WHERE application_name = (SELECT holder FROM lease) AND application_name <> $1 AND datname = current_database()`, db.holder)
+		WHERE application_name = (SELECT holder FROM lease WHERE holder <> '') AND application_name <> $1
+		AND datname = current_database()`, db.holder)
+	if notAllowed(err) {
+		return 0, fmt.Errorf("the connections of the server that held it last cannot be ended; all log servers use one role of PostgreSQL: %w", err)
+	}
 	if err != nil {
 		return 0, err
 	}
@@ -88,6 +92,12 @@ func (db *DB) tryAcquire(ctx context.Context, url string) (epoch int64, err erro
 		return 0, err
 	}
 	return epoch, tx.Commit(ctx)
+}
+
+// notAllowed reports whether the role may not do what it was to do.
+func notAllowed(err error) bool {
+	var e *pgconn.PgError
+	return errors.As(err, &e) && e.Code == "42501" // insufficient_privilege
 }
 
 // hold keeps a lease that was taken at some time after since.
@@ -151,7 +161,7 @@ func (l *Lease) expire(ctx context.Context, when string) (held bool, err error) 
 // Writer returns where the holder of the lease takes submissions, and reports whether
 // there is one that is alive.
 func (db *DB) Writer(ctx context.Context) (url string, alive bool, err error) {
-	err = db.pool.QueryRow(ctx, `SELECT url, expires >= clock_timestamp() FROM lease, alive`).Scan(&url, &alive)
+	err = db.one(ctx, []any{&url, &alive}, `SELECT url, expires >= clock_timestamp() FROM lease, alive`)
 	if err != nil {
 		return "", false, fmt.Errorf("reading the lease of the log: %w", err)
 	}

@@ -119,24 +119,14 @@ func scanStream(row pgx.CollectableRow) (s storage.Stream, id int64, err error) 
 		return s, 0, err
 	}
 	s.Stream, s.Size = streamOf(producer, incarnation), uint64(size)
-	for ; len(edge) >= len(record.Hash{}); edge = edge[len(record.Hash{}):] {
-		s.Edge = append(s.Edge, record.Hash(edge[:len(record.Hash{})]))
-	}
-	return s, id, nil
+	s.Edge, err = storage.ParseEdge(edge)
+	return s, id, err
 }
 
 func streamOf(producer, incarnation []byte) (s record.Stream) {
 	copy(s.Producer[:], producer)
 	copy(s.Incarnation[:], incarnation)
 	return s
-}
-
-func edgeBytes(edge []record.Hash) []byte {
-	b := make([]byte, 0, len(edge)*len(record.Hash{}))
-	for _, h := range edge {
-		b = append(b, h[:]...)
-	}
-	return b
 }
 
 // readHead returns the entries behind the last complete bundle, and their leaf

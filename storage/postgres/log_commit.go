@@ -51,7 +51,7 @@ func (l *Log) commit(ctx context.Context, b *storage.Batch) error {
 		batch.Queue(`INSERT INTO key_change SELECT unnest($1::bigint[])`, signedInts(b.KeyChanges))
 	}
 	failpoint.Here("entries-written")
-	if err := meaning(l.db.writer.SendBatch(ctx, batch).Close()); err != nil {
+	if err := l.db.outcome(l.db.writer.SendBatch(ctx, batch).Close()); err != nil {
 		return err
 	}
 	l.head = head{b.First + uint64(len(b.Entries)), packed.Head}
@@ -112,7 +112,7 @@ func queueStreams(batch *pgx.Batch, b *storage.Batch) {
 	if n := len(b.Streams); n > 0 {
 		producers, incarnations, sizes, edges := make([][]byte, n), make([][]byte, n), make([]int64, n), make([][]byte, n)
 		for i, s := range b.Streams {
-			producers[i], incarnations[i], sizes[i], edges[i] = s.Stream.Producer[:], s.Stream.Incarnation[:], int64(s.Size), edgeBytes(s.Edge)
+			producers[i], incarnations[i], sizes[i], edges[i] = s.Stream.Producer[:], s.Stream.Incarnation[:], int64(s.Size), storage.EdgeBytes(s.Edge)
 		}
 		batch.Queue(`UPDATE stream SET size = u.size, edge = u.edge
 			FROM unnest($1::bytea[], $2::bytea[], $3::bigint[], $4::bytea[]) AS u (producer, incarnation, size, edge)

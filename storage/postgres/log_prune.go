@@ -16,12 +16,12 @@ const selectPruned = `SELECT minimum, at, old FROM pruned`
 
 // Pruned implements [storage.Pruner].
 func (l *Log) Pruned(ctx context.Context) (storage.Pruned, error) {
-	return readPruned(l.db.pool.QueryRow(ctx, selectPruned))
+	return readPruned(func(dest ...any) error { return l.db.one(ctx, dest, selectPruned) })
 }
 
-func readPruned(row pgx.Row) (p storage.Pruned, err error) {
+func readPruned(scan func(dest ...any) error) (p storage.Pruned, err error) {
 	var minimum int64
-	err = row.Scan(&minimum, &p.At, &p.Old)
+	err = scan(&minimum, &p.At, &p.Old)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return storage.Pruned{}, nil
 	}
@@ -42,24 +42,22 @@ func (l *Log) SetPruned(ctx context.Context, p storage.Pruned, edges []storage.S
 }
 
 func setPruned(ctx context.Context, tx pgx.Tx, p storage.Pruned, edges []storage.Stream) error {
-	before, err := readPruned(tx.QueryRow(ctx, selectPruned+` FOR UPDATE`))
+	before, err := readPruned(tx.QueryRow(ctx, selectPruned+` FOR UPDATE`).Scan)
 	if err != nil {
 		return err
 	}
 	published, err := readCheckpoint(ctx, tx, "published", "")
-	switch {
-	case err != nil:
+	if err == nil {
+		err = p.Follows(before, published)
+	}
+	if err != nil {
 		return err
-	case p.Minimum <= before.Minimum || p.Minimum%storage.BundleWidth != 0:
-		return fmt.Errorf("%w: it is %d, and only ever moves on by whole bundles", storage.ErrMoved, before.Minimum)
-	case published == nil || published.Size < p.Minimum:
-		return fmt.Errorf("%w: not as many entries are published", storage.ErrMoved)
 	}
 	for _, s := range edges {
 		tag, err := tx.Exec(ctx, `INSERT INTO pruned_stream (stream, size, edge)
 			SELECT id, $1, $2 FROM stream WHERE producer = $3 AND incarnation = $4
 			ON CONFLICT (stream) DO UPDATE SET size = excluded.size, edge = excluded.edge`,
-			int64(s.Size), edgeBytes(s.Edge), s.Stream.Producer[:], s.Stream.Incarnation[:])
+			int64(s.Size), storage.EdgeBytes(s.Edge), s.Stream.Producer[:], s.Stream.Incarnation[:])
 		if err != nil {
 			return err
 		}
@@ -90,7 +88,7 @@ var sweeps = [...]string{
 // Sweep implements [storage.Pruner].
 func (l *Log) Sweep(ctx context.Context, bundles int) (more bool, err error) {
 	err = l.db.change(ctx, func(ctx context.Context, tx pgx.Tx) error {
-		p, err := readPruned(tx.QueryRow(ctx, selectPruned))
+		p, err := readPruned(tx.QueryRow(ctx, selectPruned).Scan)
 		if err != nil {
 			return err
 		}
@@ -111,15 +109,11 @@ func (l *Log) Sweep(ctx context.Context, bundles int) (more bool, err error) {
 
 // StreamNames implements [storage.Pruner].
 func (l *Log) StreamNames(ctx context.Context) ([]record.Stream, error) {
-	rows, err := l.db.pool.Query(ctx, `SELECT producer, incarnation FROM stream ORDER BY id`)
-	if err != nil {
-		return nil, fmt.Errorf("reading streams: %w", err)
-	}
-	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (record.Stream, error) {
+	list, err := all(ctx, l.db, func(row pgx.CollectableRow) (record.Stream, error) {
 		var producer, incarnation []byte
 		err := row.Scan(&producer, &incarnation)
 		return streamOf(producer, incarnation), err
-	})
+	}, `SELECT producer, incarnation FROM stream ORDER BY id`)
 	if err != nil {
 		return nil, fmt.Errorf("reading streams: %w", err)
 	}
@@ -154,15 +148,11 @@ func (l *Log) PrunedStreams(ctx context.Context, place uint64, limit int) ([]sto
 }
 
 func (l *Log) prunedStreams(ctx context.Context, query string, args ...any) (list []storage.Stream, ids []int64, err error) {
-	rows, err := l.db.pool.Query(ctx, query, args...)
-	if err != nil {
-		return nil, nil, err
-	}
-	list, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (storage.Stream, error) {
+	list, err = all(ctx, l.db, func(row pgx.CollectableRow) (storage.Stream, error) {
 		s, id, err := scanStream(row)
 		ids = append(ids, id)
 		return s, err
-	})
+	}, query, args...)
 	return list, ids, err
 }
 
@@ -184,8 +174,7 @@ func (l *Log) AddMark(ctx context.Context, m storage.Mark) error {
 func (l *Log) MarkBefore(ctx context.Context, t time.Time) (storage.Mark, bool, error) {
 	var m storage.Mark
 	var size, seconds int64
-	err := l.db.pool.QueryRow(ctx, `SELECT size, time, note FROM mark WHERE time <= $1 ORDER BY time DESC, size DESC LIMIT 1`, t.Unix()).
-		Scan(&size, &seconds, &m.Note)
+	err := l.db.one(ctx, []any{&size, &seconds, &m.Note}, `SELECT size, time, note FROM mark WHERE time <= $1 ORDER BY time DESC, size DESC LIMIT 1`, t.Unix())
 	if errors.Is(err, pgx.ErrNoRows) {
 		return m, false, nil
 	}

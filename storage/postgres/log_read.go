@@ -40,7 +40,7 @@ func (l *Log) Bundle(ctx context.Context, n uint64) ([]byte, error) {
 // It fails with [storage.ErrNotFound] if the bundle is not complete.
 func (l *Log) PackedBundle(ctx context.Context, n uint64) ([]byte, error) {
 	var packed []byte
-	err := l.db.pool.QueryRow(ctx, `SELECT data FROM bundle WHERE n = $1`, int64(n)).Scan(&packed)
+	err := l.db.one(ctx, []any{&packed}, `SELECT data FROM bundle WHERE n = $1`, int64(n))
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, fmt.Errorf("reading bundle %d: %w", n, storage.ErrNotFound)
 	}
@@ -66,7 +66,7 @@ func (l *Log) partialBundle(ctx context.Context, tx pgx.Tx, n uint64) ([]byte, e
 	var packed []byte
 	err := tx.QueryRow(ctx, `SELECT data FROM bundle WHERE n = $1`, int64(n)).Scan(&packed)
 	if errors.Is(err, pgx.ErrNoRows) {
-		if p, err := readPruned(tx.QueryRow(ctx, selectPruned)); err != nil || n < p.Minimum/storage.BundleWidth {
+		if p, err := readPruned(tx.QueryRow(ctx, selectPruned).Scan); err != nil || n < p.Minimum/storage.BundleWidth {
 			return nil, errors.Join(err, storage.ErrPruned)
 		}
 		return nil, fmt.Errorf("%w: it should be there, of %d entries", storage.ErrCorrupt, size)
@@ -92,7 +92,7 @@ func (l *Log) tile(ctx context.Context, level uint, n uint64) (hashes []byte, er
 	if level > 7 || n >= 1<<56 {
 		return nil, storage.ErrNotFound
 	}
-	err = l.db.pool.QueryRow(ctx, selectTile, tileID(level, n)).Scan(&hashes)
+	err = l.db.one(ctx, []any{&hashes}, selectTile, tileID(level, n))
 	if !errors.Is(err, pgx.ErrNoRows) {
 		return hashes, err
 	}
@@ -120,9 +120,9 @@ func (l *Log) tile(ctx context.Context, level uint, n uint64) (hashes []byte, er
 // Run implements [storage.Log].
 func (l *Log) Run(ctx context.Context, s record.Stream, sequence uint64) (storage.Run, bool, error) {
 	var first, index, count int64
-	err := l.db.pool.QueryRow(ctx, `SELECT sequence, first, count FROM run
+	err := l.db.one(ctx, []any{&first, &index, &count}, `SELECT sequence, first, count FROM run
 		WHERE stream = (SELECT id FROM stream WHERE producer = $1 AND incarnation = $2) AND sequence <= $3
-		ORDER BY sequence DESC LIMIT 1`, s.Producer[:], s.Incarnation[:], int64(sequence)).Scan(&first, &index, &count)
+		ORDER BY sequence DESC LIMIT 1`, s.Producer[:], s.Incarnation[:], int64(sequence))
 	r := storage.Run{Stream: s, Sequence: uint64(first), Index: uint64(index), Count: uint64(count)}
 	if errors.Is(err, pgx.ErrNoRows) || err == nil && sequence-r.Sequence >= r.Count {
 		return storage.Run{}, false, nil
@@ -135,17 +135,13 @@ func (l *Log) Run(ctx context.Context, s record.Stream, sequence uint64) (storag
 
 // Forks implements [storage.Log].
 func (l *Log) Forks(ctx context.Context) ([]storage.Fork, error) {
-	rows, err := l.db.pool.Query(ctx, `SELECT producer, incarnation, sequence, entry_index, entry, seal, seen FROM fork ORDER BY id`)
-	if err != nil {
-		return nil, fmt.Errorf("reading forks: %w", err)
-	}
-	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (f storage.Fork, err error) {
+	list, err := all(ctx, l.db, func(row pgx.CollectableRow) (f storage.Fork, err error) {
 		var producer, incarnation []byte
 		var sequence, index, seen int64
 		err = row.Scan(&producer, &incarnation, &sequence, &index, &f.Entry, &f.Seal, &seen)
 		f.Stream, f.Sequence, f.Index, f.Seen = streamOf(producer, incarnation), uint64(sequence), uint64(index), time.Unix(0, seen).UTC()
 		return f, err
-	})
+	}, `SELECT producer, incarnation, sequence, entry_index, entry, seal, seen FROM fork ORDER BY id`)
 	if err != nil {
 		return nil, fmt.Errorf("reading forks: %w", err)
 	}

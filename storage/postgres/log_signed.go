@@ -86,20 +86,44 @@ func (l *Log) SetPublished(ctx context.Context, h storage.Head) error {
 	return nil
 }
 
-// PublishedSize returns how many entries are published, which is cheap to ask.
-func (l *Log) PublishedSize(ctx context.Context) (uint64, error) {
-	var size int64
-	err := l.db.pool.QueryRow(ctx, `SELECT coalesce((SELECT size FROM checkpoint WHERE kind = 'published'), 0)`).Scan(&size)
+// Expect keeps a signed checkpoint although not all of its entries are stored: they are
+// on their way from another storage. Until they are there nobody goes on from what is
+// stored, as nobody does from an older copy.
+func (l *Log) Expect(ctx context.Context, h storage.Head) error {
+	l.signing.Lock()
+	defer l.signing.Unlock()
+	err := l.db.change(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		last, err := readCheckpoint(ctx, tx, "signed", "FOR UPDATE")
+		if err == nil {
+			err = signed.Check(&h, last)
+		}
+		if err == nil {
+			_, err = tx.Exec(ctx, setCheckpoint, "signed", int64(h.Size), h.Root[:], h.Note)
+		}
+		return err
+	})
 	if err != nil {
-		return 0, fmt.Errorf("reading the size of the published checkpoint: %w", err)
+		return fmt.Errorf("keeping signed checkpoint of size %d: %w", h.Size, err)
 	}
-	return uint64(size), nil
+	return nil
+}
+
+// Newest returns how many entries are published, and from which on they are there, which
+// is cheap to ask.
+func (l *Log) Newest(ctx context.Context) (published, minimum uint64, err error) {
+	var size, first int64
+	err = l.db.one(ctx, []any{&size, &first}, `SELECT coalesce((SELECT size FROM checkpoint WHERE kind = 'published'), 0),
+		coalesce((SELECT minimum FROM pruned), 0)`)
+	if err != nil {
+		return 0, 0, fmt.Errorf("reading the size of the published checkpoint: %w", err)
+	}
+	return uint64(size), uint64(first), nil
 }
 
 // StoredSize returns how many entries are stored, which is cheap to ask.
 func (l *Log) StoredSize(ctx context.Context) (uint64, error) {
 	var size int64
-	if err := l.db.pool.QueryRow(ctx, `SELECT size FROM tree`).Scan(&size); err != nil {
+	if err := l.db.one(ctx, []any{&size}, `SELECT size FROM tree`); err != nil {
 		return 0, fmt.Errorf("reading the size of the log: %w", err)
 	}
 	return uint64(size), nil

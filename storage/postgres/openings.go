@@ -90,7 +90,7 @@ func (o *Openings) WrappedKey(ctx context.Context, id record.KeyID) ([]byte, boo
 
 func (o *Openings) one(ctx context.Context, query string, arg any) ([]byte, bool, error) {
 	var b []byte
-	err := o.db.pool.QueryRow(ctx, query, arg).Scan(&b)
+	err := o.db.one(ctx, []any{&b}, query, arg)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, false, nil
 	}
@@ -122,23 +122,4 @@ func (o *Openings) Trim(ctx context.Context, below uint64, limit int) (more bool
 		return true, fmt.Errorf("deleting openings below %d: %w", below, err)
 	}
 	return more, nil
-}
-
-// Import keeps openings and keys of another storage as they are, erased ones
-// included.
-func (o *Openings) Import(ctx context.Context, rows []storage.OpeningRow, keys []storage.KeyRow) error {
-	err := o.db.change(ctx, func(ctx context.Context, tx pgx.Tx) error {
-		batch := new(pgx.Batch)
-		for _, r := range rows {
-			batch.Queue(`INSERT INTO opening (entry, leaf, box) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`, int64(r.Index), r.Leaf, r.Box)
-		}
-		for _, k := range keys {
-			batch.Queue(`INSERT INTO wrapped_key (id, wrapped, last) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`, k.ID[:], k.Wrapped, int64(k.Last))
-		}
-		return tx.SendBatch(ctx, batch).Close()
-	})
-	if err != nil {
-		return fmt.Errorf("importing openings: %w", err)
-	}
-	return nil
 }

@@ -17,6 +17,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -26,28 +28,25 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sys/unix"
-
-	"github.com/sealtap/sealtap/storage"
-)
-
-var (
-	// ErrNotWriter is wrapped where somebody changes the log who holds no lease, or
-	// one that is over. Nothing has changed then.
-	ErrNotWriter = errors.New("another log server writes this log")
-	// ErrForeign is wrapped where the database holds something else.
-	ErrForeign = errors.New("not a database of this kind")
-	// ErrNewer is wrapped where a later version of Sealtap wrote the database.
-	ErrNewer = errors.New("database written by a newer version")
-	// ErrUnsafe is wrapped where the server is set to lose what it has acknowledged.
-	ErrUnsafe = errors.New("the server does not keep what it acknowledges")
 )
 
 // writeTime bounds a change: a server that cannot be reached must not hold up a
 // writer for ever.
 const writeTime = 30 * time.Second
 
-// viewTime bounds a read that takes several steps.
-const viewTime = 30 * time.Second
+// viewTime bounds a read that takes several steps, and rowTime one that takes one: to get
+// a connection is part of it.
+const (
+	viewTime = 30 * time.Second
+	rowTime  = 10 * time.Second
+)
+
+// A writer that was paused in the middle of a change holds no locks for longer than this.
+// Readers hold none: theirs end only where somebody has forgotten them.
+const (
+	writerPause = 2 * time.Second
+	readerPause = 2 * time.Minute
+)
 
 // silence is how long a server may leave unanswered that it was sent something.
 const silence = 10 * time.Second
@@ -61,7 +60,8 @@ const readerConnections = 16
 
 // Config says which database it is.
 type Config struct {
-	// URL is a connection string as libpq has it, without a password. Required.
+	// URL is a connection string as libpq has it, without a password. Unless the server is
+	// on this machine it says by sslmode whether there is TLS. Required.
 	URL string
 	// Password authenticates to the server; empty for none.
 	Password string
@@ -73,6 +73,8 @@ type DB struct {
 	writer *pgxpool.Pool // for what is done under the lease, or to get it
 	holder string        // application_name of writer's connections, of this process alone
 	epoch  atomic.Int64  // of the lease that is held, or was held last; 0: none
+
+	rowTime time.Duration // how long the read of a row may take
 }
 
 // Open connects to the database, and brings it to the newest version of the schema
@@ -82,13 +84,14 @@ func Open(ctx context.Context, c Config) (*DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the address of PostgreSQL: %w", withoutSecrets(err))
 	}
-	db := &DB{holder: newHolder()}
+	db := &DB{holder: newHolder(), rowTime: rowTime}
 	if db.pool, err = pgxpool.NewWithConfig(ctx, config); err != nil {
 		return nil, fmt.Errorf("opening PostgreSQL: %w", withoutSecrets(err))
 	}
 	config = config.Copy()
 	config.MaxConns = writerConnections
 	config.ConnConfig.RuntimeParams["application_name"] = db.holder
+	setPause(config, writerPause)
 	if db.writer, err = pgxpool.NewWithConfig(ctx, config); err != nil {
 		db.pool.Close()
 		return nil, fmt.Errorf("opening PostgreSQL: %w", withoutSecrets(err))
@@ -103,13 +106,23 @@ func Open(ctx context.Context, c Config) (*DB, error) {
 	return db, nil
 }
 
+// Check returns an error if a configuration cannot be right. It does not connect.
+func Check(c Config) error {
+	_, err := parse(c)
+	return withoutSecrets(err)
+}
+
 // parse makes the configuration of the pools.
 func parse(c Config) (*pgxpool.Config, error) {
 	config, err := pgxpool.ParseConfig(c.URL)
 	if err != nil {
 		return nil, err
 	}
+	if err := checkTLS(&config.ConnConfig.Config); err != nil {
+		return nil, err
+	}
 	config.MaxConns = readerConnections
+	setPause(config, readerPause)
 	conn := config.ConnConfig
 	if c.Password != "" {
 		conn.Password = c.Password
@@ -119,16 +132,46 @@ func parse(c Config) (*pgxpool.Config, error) {
 	}
 	conn.DialFunc = Dialer().DialContext
 	for name, value := range map[string]string{
-		"application_name":                    "sealtap",
-		"search_path":                         "sealtap",
-		"synchronous_commit":                  "on",
-		"idle_in_transaction_session_timeout": "2000", // a writer that was paused holds no locks
-		"lock_timeout":                        "10000",
-		"tcp_user_timeout":                    "10000",
+		"application_name":   "sealtap",
+		"search_path":        "sealtap",
+		"synchronous_commit": "on",
+		"lock_timeout":       "10000",
+		"tcp_user_timeout":   "10000",
 	} {
 		conn.RuntimeParams[name] = value
 	}
 	return config, nil
+}
+
+// setPause says after how long the server ends a connection that begins a transaction and
+// does not go on with it.
+func setPause(config *pgxpool.Config, d time.Duration) {
+	config.ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"] = strconv.FormatInt(d.Milliseconds(), 10)
+}
+
+// checkTLS refuses an address by which it is a matter of luck whether a connection is
+// encrypted: that of sslmode=prefer, the default, and of allow. Whoever stands between
+// could see to it that it is not.
+func checkTLS(c *pgconn.Config) error {
+	type way struct{ plain, encrypted bool }
+	ways := make(map[string]way)
+	for _, f := range append([]*pgconn.FallbackConfig{{Host: c.Host, Port: c.Port, TLSConfig: c.TLSConfig}}, c.Fallbacks...) {
+		network, addr := pgconn.NetworkAddress(f.Host, f.Port)
+		if network == "unix" || isLocal(f.Host) {
+			continue
+		}
+		w := ways[addr]
+		w.plain, w.encrypted = w.plain || f.TLSConfig == nil, w.encrypted || f.TLSConfig != nil
+		if ways[addr] = w; w.plain && w.encrypted {
+			return fmt.Errorf("%w: add sslmode=verify-full for %s, or sslmode=disable on a network that is yours alone", ErrTLS, addr)
+		}
+	}
+	return nil
+}
+
+func isLocal(host string) bool {
+	addr, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && addr.Unmap().IsLoopback()
 }
 
 // Close closes the database. A lease is over when it ends, or when it is released.
@@ -220,16 +263,36 @@ func (db *DB) change(ctx context.Context, f func(ctx context.Context, tx pgx.Tx)
 	defer cancel()
 	tx, err := db.writer.Begin(ctx)
 	if err != nil {
-		return err
+		return db.outcome(err)
 	}
 	defer func() { _ = tx.Rollback(ctx) }()
 	if _, err := tx.Exec(ctx, `SELECT fence($1)`, db.epoch.Load()); err != nil {
-		return meaning(err)
+		return db.outcome(err)
 	}
 	if err := f(ctx, tx); err != nil {
-		return meaning(err)
+		return db.outcome(err)
 	}
-	return meaning(tx.Commit(ctx))
+	return db.outcome(tx.Commit(ctx))
+}
+
+// one reads one row. The server, or the network, may say nothing: it does not wait for
+// ever.
+func (db *DB) one(ctx context.Context, dest []any, query string, args ...any) error {
+	ctx, cancel := context.WithTimeout(ctx, db.rowTime)
+	defer cancel()
+	return meaning(db.pool.QueryRow(ctx, query, args...).Scan(dest...))
+}
+
+// all reads rows.
+func all[T any](ctx context.Context, db *DB, row pgx.RowToFunc[T], query string, args ...any) ([]T, error) {
+	ctx, cancel := context.WithTimeout(ctx, viewTime)
+	defer cancel()
+	rows, err := db.pool.Query(ctx, query, args...)
+	if err != nil {
+		return nil, meaning(err)
+	}
+	list, err := pgx.CollectRows(rows, row)
+	return list, meaning(err)
 }
 
 // view reads what was committed at one moment.
@@ -238,40 +301,12 @@ func (db *DB) view(ctx context.Context, f func(ctx context.Context, tx pgx.Tx) e
 	defer cancel()
 	tx, err := db.pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
 	if err != nil {
-		return err
+		return meaning(err)
 	}
-	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
-	return f(ctx, tx)
-}
-
-// What the functions of the schema raise.
-const (
-	codeFenced = "SL001"
-	codeMoved  = "SL002"
-)
-
-// meaning turns what the schema raises into the errors of package storage.
-func meaning(err error) error {
-	var e *pgconn.PgError
-	if !errors.As(err, &e) {
-		return err
-	}
-	switch e.Code {
-	case codeFenced:
-		return fmt.Errorf("%w: %s", ErrNotWriter, e.Message)
-	case codeMoved:
-		return fmt.Errorf("%w: %s", storage.ErrMoved, e.Message)
-	case "53100":
-		return fmt.Errorf("the disk of PostgreSQL is full: %s", e.Message)
-	}
-	return err
-}
-
-// damage marks errors of a database that contradicts itself.
-func damage(err error) error {
-	var e *pgconn.PgError
-	if errors.As(err, &e) && strings.HasPrefix(e.Code, "XX") {
-		return fmt.Errorf("%w: %w", storage.ErrCorrupt, err)
-	}
-	return err
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), db.rowTime)
+		defer cancel()
+		_ = tx.Rollback(ctx)
+	}()
+	return meaning(f(ctx, tx))
 }

@@ -236,8 +236,9 @@ func (l *Log) loadStreams(ctx context.Context, tx *sql.Tx) ([]storage.Stream, er
 		}
 		copy(s.Stream.Producer[:], producer)
 		copy(s.Stream.Incarnation[:], incarnation)
-		for ; len(edge) >= len(record.Hash{}); edge = edge[len(record.Hash{}):] {
-			s.Edge = append(s.Edge, record.Hash(edge[:len(record.Hash{})]))
+		var err error
+		if s.Edge, err = storage.ParseEdge(edge); err != nil {
+			return err
 		}
 		l.streams[s.Stream] = id
 		list = append(list, s)

@@ -134,10 +134,7 @@ func (l *Log) commitStreams(ctx context.Context, tx *sql.Tx, b *storage.Batch) (
 	var added map[record.Stream]int64
 	set, run := tx.StmtContext(ctx, l.writes.setStream), tx.StmtContext(ctx, l.writes.run)
 	for _, s := range b.Streams {
-		edge := make([]byte, 0, len(s.Edge)*len(record.Hash{}))
-		for _, h := range s.Edge {
-			edge = append(edge, h[:]...)
-		}
+		edge := storage.EdgeBytes(s.Edge)
 		if id, ok := l.streams[s.Stream]; ok {
 			if _, err := set.ExecContext(ctx, s.Size, edge, id); err != nil {
 				return nil, err

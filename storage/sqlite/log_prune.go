@@ -83,23 +83,17 @@ func (l *Log) setPruned(ctx context.Context, p storage.Pruned, edges []storage.S
 		return err
 	}
 	published, err := readCheckpoint(ctx, tx, "published")
-	switch {
-	case err != nil:
+	if err == nil {
+		err = p.Follows(before, published)
+	}
+	if err != nil {
 		return err
-	case p.Minimum <= before.Minimum || p.Minimum%storage.BundleWidth != 0:
-		return fmt.Errorf("%w: it is %d, and only ever moves on by whole bundles", storage.ErrMoved, before.Minimum)
-	case published == nil || published.Size < p.Minimum:
-		return fmt.Errorf("%w: not as many entries are published", storage.ErrMoved)
 	}
 	for _, s := range edges {
-		edge := make([]byte, 0, len(s.Edge)*len(record.Hash{}))
-		for _, h := range s.Edge {
-			edge = append(edge, h[:]...)
-		}
 		res, err := tx.ExecContext(ctx, `INSERT INTO pruned_stream (stream, size, edge)
 			SELECT id, ?, ? FROM stream WHERE producer = ? AND incarnation = ?
 			ON CONFLICT (stream) DO UPDATE SET size = excluded.size, edge = excluded.edge`,
-			s.Size, edge, s.Stream.Producer[:], s.Stream.Incarnation[:])
+			s.Size, storage.EdgeBytes(s.Edge), s.Stream.Producer[:], s.Stream.Incarnation[:])
 		if err != nil {
 			return err
 		}
@@ -197,10 +191,8 @@ func scanPruned(scan func(...any) error) (s storage.Stream, id uint64, err error
 		return s, 0, err
 	}
 	s.Stream = streamOf(producer, incarnation)
-	for ; len(edge) >= len(record.Hash{}); edge = edge[len(record.Hash{}):] {
-		s.Edge = append(s.Edge, record.Hash(edge[:len(record.Hash{})]))
-	}
-	return s, id, nil
+	s.Edge, err = storage.ParseEdge(edge)
+	return s, id, err
 }
 
 // PrunedStream implements [storage.Pruner].

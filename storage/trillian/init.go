@@ -3,6 +3,7 @@ package trillian
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/google/trillian"
 	"google.golang.org/grpc"
@@ -34,4 +35,6 @@ func CreateTree(ctx context.Context, c Config, name string) (int64, error) {
 	return tree.TreeId, nil
 }
 
-func short(s string, n int) string { return s[:min(n, len(s))] }
+// short returns the beginning of a name: as many bytes as Trillian has room for, and
+// whole runes.
+func short(s string, n int) string { return strings.ToValidUTF8(s[:min(n, len(s))], "") }

@@ -143,7 +143,21 @@ func (l *Log) check(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return l.compare(ctx, root)
+	if err := l.compare(ctx, root); err != nil {
+		return err
+	}
+	return l.checkFill(ctx, root.TreeSize)
+}
+
+// checkFill refuses a tree that lacks entries which PostgreSQL has let go of: it could
+// never be filled.
+func (l *Log) checkFill(ctx context.Context, size uint64) error {
+	p, err := l.Pruned(ctx)
+	if err != nil || p.Minimum <= size {
+		return err
+	}
+	return fmt.Errorf("%w: it has %d entries, and of those that it lacks PostgreSQL keeps none below %d: put back Trillian's database, or begin a successor log",
+		ErrTree, size, p.Minimum)
 }
 
 // reached says of an error of the connection what to look after.

@@ -258,3 +258,39 @@ func TestTreeOfAnotherKind(t *testing.T) {
 		}
 	}
 }
+
+// A log of which entries were let go cannot fill another tree, and says so at once.
+func TestPrunedLogAndNewTree(t *testing.T) {
+	server := pgtest.Start(t)
+	cluster := trilliantest.Start(t, server)
+	p := newPlace(t, server, cluster)
+	ctx := context.Background()
+	l, closeIt := p.open(t)
+	head := grow(t, l, tiles.NewWriter(), 600)
+	for _, err := range []error{l.SetSigned(ctx, head), l.SetPublished(ctx, head), l.SetPruned(ctx, storage.Pruned{Minimum: 256, At: head.Note}, nil)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	closeIt()
+	_, closeIt = p.open(t) // in its own tree it goes on
+	closeIt()
+	other := p.config
+	var err error
+	// Trillian has room for 20 bytes of the name, which end within a letter.
+	if other.TreeID, err = trillian.CreateTree(ctx, other, "xüüüüüüüüüüüü"); err != nil {
+		t.Fatal(err)
+	}
+	db, err := postgres.Open(ctx, postgres.Config{URL: p.url})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	inner, err := db.Log(filepath.Join(p.dir, "signed"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := trillian.Open(ctx, other, inner); !errors.Is(err, trillian.ErrTree) {
+		t.Errorf("an empty tree for a pruned log: %v", err)
+	}
+}

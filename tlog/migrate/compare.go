@@ -9,11 +9,16 @@ import (
 
 	"github.com/sealtap/sealtap/record"
 	"github.com/sealtap/sealtap/storage"
+	"github.com/sealtap/sealtap/tlog"
 )
 
-// compare holds everything that readers can ask for against the file.
+// compare holds everything that readers can ask for against the file, but for openings
+// and the times of checkpoints, which were compared as they were copied.
 func (m *migration) compare(ctx context.Context) error {
 	if err := m.compareState(ctx); err != nil {
+		return err
+	}
+	if err := m.compareForks(ctx); err != nil {
 		return err
 	}
 	size := m.state.Size
@@ -39,6 +44,38 @@ func (m *migration) compare(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// compareForks compares the evidence against producers.
+func (m *migration) compareForks(ctx context.Context) error {
+	want, err1 := m.from.Forks(ctx)
+	got, err2 := m.Log.Forks(ctx)
+	if err := errors.Join(err1, err2); err != nil {
+		return err
+	}
+	if !slices.EqualFunc(got, want, func(a, b storage.Fork) bool {
+		return a.Stream == b.Stream && a.Sequence == b.Sequence && a.Index == b.Index && bytes.Equal(a.Entry, b.Entry) && bytes.Equal(a.Seal, b.Seal) && a.Seen.Equal(b.Seen)
+	}) {
+		return fmt.Errorf("%w: its %d forks are not the %d of the file", ErrTarget, len(got), len(want))
+	}
+	return nil
+}
+
+// compareHeads compares the checkpoints, cosignatures and all, and opens the log as its
+// server will.
+func (m *migration) compareHeads(ctx context.Context) error {
+	got, err := m.Log.Load(ctx)
+	if err != nil {
+		return err
+	}
+	for what, pair := range map[string][2]*storage.Head{"signed": {got.Signed, m.state.Signed}, "published": {got.Published, m.state.Published}} {
+		g, w := pair[0], pair[1]
+		if (g == nil) != (w == nil) || w != nil && (g.Size != w.Size || g.Root != w.Root || !bytes.Equal(g.Note, w.Note)) {
+			return fmt.Errorf("%w: its %s checkpoint is not that of the file", ErrTarget, what)
+		}
+	}
+	_, err = tlog.Open(ctx, tlog.Config{Key: m.Key, Policy: m.Policy, Storage: m.Log, Follow: true})
+	return err
 }
 
 func (m *migration) same(ctx context.Context, what string, read func(storage.Log) ([]byte, error)) error {

@@ -3,9 +3,11 @@
 //
 // The log is stopped meanwhile. Entries take the way that they took the first time:
 // each run is verified under the keys of its time and comes to stand where it stood.
-// After a failure [Run] goes on from what it has stored. At the end everything that
-// readers can ask for is compared, and the file gets another name, so that nobody
-// starts the log from it again: it would be a second history.
+// After a failure [Run] goes on from what it has stored, and copies what has changed in
+// the file. Meanwhile no log can be started from what is there: a storage that can,
+// expects the signed head of the file. At the end everything that readers can ask for is
+// compared, and the file gets another name, so that nobody starts the log from it again:
+// it would be a second history.
 package migrate
 
 import (
@@ -17,6 +19,9 @@ import (
 	"os"
 	"path/filepath"
 
+	"golang.org/x/mod/sumdb/note"
+
+	"github.com/sealtap/sealtap/checkpoint"
 	"github.com/sealtap/sealtap/durable"
 	"github.com/sealtap/sealtap/keys"
 	"github.com/sealtap/sealtap/record"
@@ -37,19 +42,33 @@ var (
 // Moved is what stands behind the name of a database whose log is elsewhere.
 const Moved = ".migrated"
 
-// Openings is where openings go.
+// Openings is where openings go. What was erased there stays erased.
 type Openings interface {
-	// Import keeps openings and keys as they are, erased ones included.
-	Import(ctx context.Context, rows []storage.OpeningRow, keys []storage.KeyRow) error
+	// Import makes the openings of the entries from one index to before another those
+	// that are given, erased ones included.
+	Import(ctx context.Context, from, to uint64, rows []storage.OpeningRow) error
+	// ImportKeys keeps data keys as they are, erased ones included.
+	ImportKeys(ctx context.Context, keys []storage.KeyRow) error
+
+	// RowsFrom returns openings from an entry on, in order, so many at most.
+	RowsFrom(ctx context.Context, from uint64, limit int) ([]storage.OpeningRow, error)
+	// Key returns a data key, erased or not, and reports whether it is there.
+	Key(ctx context.Context, id record.KeyID) (storage.KeyRow, bool, error)
+}
+
+// expecter is a storage that can keep a signed checkpoint of entries that are still to
+// come: until they are there no log goes on from it.
+type expecter interface {
+	Expect(ctx context.Context, h storage.Head) error
 }
 
 // Config says what goes where.
 type Config struct {
 	// Database is the path of the log's SQLite file. Required.
 	Database string
-	// Key, PostQuantumKey and Policy are those of the log.
-	Key, PostQuantumKey *keys.Private
-	Policy              *policy.Policy
+	// Key and Policy are those of the log.
+	Key    *keys.Private
+	Policy *policy.Policy
 	// Log and Openings are where it goes: empty, or what an earlier attempt has left.
 	Log      storage.Log
 	Openings Openings
@@ -71,7 +90,8 @@ func Run(ctx context.Context, c Config) (_ *Outcome, err error) {
 	if c.Progress == nil {
 		c.Progress = func(string, uint64, uint64) {}
 	}
-	if _, err := os.Stat(c.Database); err != nil {
+	paths := []string{c.Database, c.Database + ".openings"}
+	if err := free(paths); err != nil {
 		return nil, fmt.Errorf("migrating: %w", err)
 	}
 	from, err := sqlite.OpenLog(ctx, c.Database)
@@ -83,7 +103,7 @@ func Run(ctx context.Context, c Config) (_ *Outcome, err error) {
 	if err = errors.Join(err, from.Close()); err != nil {
 		return nil, fmt.Errorf("migrating: %w", err)
 	}
-	for _, path := range []string{c.Database, c.Database + ".openings"} {
+	for _, path := range paths {
 		if err := putAway(path); err != nil {
 			return nil, fmt.Errorf("the log is migrated, but its file could not be renamed; do it by hand, since a log that is started from it forks: %w", err)
 		}
@@ -91,15 +111,38 @@ func Run(ctx context.Context, c Config) (_ *Outcome, err error) {
 	return &m.outcome, nil
 }
 
-func putAway(path string) error {
-	if _, err := os.Stat(path + Moved); err == nil {
-		return fmt.Errorf("%s is there already", path+Moved)
+// free returns an error if there is no file, or the names are taken that it and the one
+// with the openings get at the end.
+func free(paths []string) error {
+	_, err := os.Stat(paths[0])
+	for _, path := range paths {
+		if _, taken := os.Lstat(path + Moved); taken == nil {
+			if errors.Is(err, os.ErrNotExist) {
+				return fmt.Errorf("%w: it was already, and is %s now", ErrSource, path+Moved)
+			}
+			return fmt.Errorf("%w: %s is there, from an earlier one; give it another name", ErrSource, path+Moved)
+		}
 	}
-	err := os.Rename(path, path+Moved)
-	if errors.Is(err, os.ErrNotExist) {
+	return err
+}
+
+// putAway renames a database that nobody has open.
+func putAway(path string) error {
+	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	return errors.Join(err, durable.SyncDir(filepath.Dir(path)))
+	lock, err := durable.Lock(path + ".lock")
+	if err != nil {
+		return fmt.Errorf("%s was opened by another process since: %w", path, err)
+	}
+	defer lock.Close()
+	// Where somebody reads the file the last changes are still in the WAL.
+	for _, suffix := range []string{"-wal", ""} {
+		if err := os.Rename(path+suffix, path+Moved+suffix); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return durable.SyncDir(filepath.Dir(path))
 }
 
 type migration struct {
@@ -116,19 +159,12 @@ func (m *migration) run(ctx context.Context) error {
 	if err := m.checkTarget(ctx); err != nil {
 		return err
 	}
-	if err := m.entries(ctx); err != nil {
-		return err
+	for _, step := range []func(context.Context) error{m.expect, m.entries, m.forks, m.marks, m.openings, m.compare, m.heads, m.compareHeads} {
+		if err := step(ctx); err != nil {
+			return err
+		}
 	}
-	if err := m.forks(ctx); err != nil {
-		return err
-	}
-	if err := m.openings(ctx); err != nil {
-		return err
-	}
-	if err := m.compare(ctx); err != nil {
-		return err
-	}
-	return m.heads(ctx)
+	return nil
 }
 
 func (m *migration) checkSource(ctx context.Context) (err error) {
@@ -147,7 +183,33 @@ func (m *migration) checkSource(ctx context.Context) (err error) {
 	case m.state.Signed != nil && m.state.Signed.Size > m.state.Size:
 		return fmt.Errorf("%w: it has %d entries and has signed for %d: it is an older copy", ErrSource, m.state.Size, m.state.Signed.Size)
 	}
+	if err := m.checkSigned(ctx); err != nil {
+		return err
+	}
 	m.outcome = Outcome{Origin: m.Key.Name, Size: m.state.Size, Root: m.state.Root}
+	return nil
+}
+
+// checkSigned holds the signed checkpoint against the entries.
+func (m *migration) checkSigned(ctx context.Context) error {
+	if m.state.Signed == nil {
+		return nil
+	}
+	v, err := m.Key.Verifier()
+	if err != nil {
+		return err
+	}
+	body, _, err := checkpoint.Open(m.state.Signed.Note, note.VerifierList(v))
+	if err != nil {
+		return fmt.Errorf("%w: its last signed checkpoint is not by the key %s: %w", ErrSource, m.Key.Public, err)
+	}
+	root, err := tiles.Root(ctx, m.from, m.state.Signed.Size)
+	if err != nil {
+		return err
+	}
+	if body != (checkpoint.Body{Origin: m.Key.Name, Size: m.state.Signed.Size, Root: root}) {
+		return fmt.Errorf("%w: its entries do not give the root that was signed for %d; run an audit", ErrSource, m.state.Signed.Size)
+	}
 	return nil
 }
 
@@ -158,7 +220,7 @@ func (m *migration) checkTarget(ctx context.Context) error {
 		return err
 	}
 	if state.Size > m.state.Size {
-		return fmt.Errorf("%w: it has %d entries, the file %d", ErrTarget, state.Size, m.state.Size)
+		return fmt.Errorf("%w: it has %d entries, the file %d; if the log runs there already, the file is done with", ErrTarget, state.Size, m.state.Size)
 	}
 	root, err := tiles.Root(ctx, m.from, state.Size)
 	if err != nil {
@@ -169,6 +231,15 @@ func (m *migration) checkTarget(ctx context.Context) error {
 	}
 	m.outcome.Before = state.Size
 	return nil
+}
+
+// expect has nobody start a log before all its entries are there.
+func (m *migration) expect(ctx context.Context) error {
+	e, ok := m.Log.(expecter)
+	if !ok || m.state.Signed == nil {
+		return nil
+	}
+	return e.Expect(ctx, *m.state.Signed)
 }
 
 // entries stores the entries that are not there yet.
@@ -185,7 +256,8 @@ func (m *migration) entries(ctx context.Context) error {
 		}
 		next = 1
 	}
-	end, err := tlog.Replay(ctx, tlog.Config{Key: m.Key, PostQuantumKey: m.PostQuantumKey, Policy: m.Policy, Storage: m.Log, Begin: begin}, m.read(ctx, next))
+	// Nothing is signed: a post-quantum key may be named by a later entry only.
+	end, err := tlog.Replay(ctx, tlog.Config{Key: m.Key, Policy: m.Policy, Storage: m.Log, Begin: begin}, m.read(ctx, next))
 	if err != nil {
 		return fmt.Errorf("after entry %d: %w", max(end.Size, first), err)
 	}
@@ -231,56 +303,6 @@ func (m *migration) forks(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// openings copies openings and keys.
-func (m *migration) openings(ctx context.Context) (err error) {
-	if m.Openings == nil {
-		return nil
-	}
-	if _, err := os.Stat(m.Database + ".openings"); errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	// A file of an earlier version is brought up to date.
-	o, err := sqlite.OpenOpenings(ctx, m.Database+".openings")
-	if err == nil {
-		err = o.Close()
-	}
-	if err != nil {
-		return err
-	}
-	f, err := sqlite.OpenOpeningsFile(ctx, m.Database+".openings")
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	const page = 1000
-	for next := uint64(0); ; {
-		rows, err := f.RowsFrom(ctx, next, page)
-		if err != nil {
-			return err
-		}
-		if len(rows) == 0 {
-			break
-		}
-		if err := m.Openings.Import(ctx, rows, nil); err != nil {
-			return err
-		}
-		m.outcome.Openings += uint64(len(rows))
-		next = rows[len(rows)-1].Index + 1
-		m.Progress("copying openings", min(next, m.state.Size), m.state.Size)
-	}
-	var after record.KeyID
-	for first := true; ; first = false {
-		list, err := f.KeysFrom(ctx, after, first, page)
-		if err != nil || len(list) == 0 {
-			return err
-		}
-		if err := m.Openings.Import(ctx, nil, list); err != nil {
-			return err
-		}
-		after = list[len(list)-1].ID
-	}
 }
 
 // heads keeps the signed and the published checkpoint, as they are.
