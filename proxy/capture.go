@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"crypto/sha256"
+	"encoding/binary"
 	"net/http"
 	"slices"
 	"strconv"
@@ -23,6 +24,7 @@ type statement struct {
 
 	headers     []*sealtapv1.Header
 	credentials []*sealtapv1.Credential
+	secrets     []byte // those that are too many, each behind its length
 	changes     []*sealtapv1.Change
 	openings    []*sealtapv1.Opening
 
@@ -53,6 +55,7 @@ type statement struct {
 // reset makes room for the next record.
 func (s *statement) reset() {
 	s.headers, s.credentials, s.openings, s.changes = s.headers[:0], s.credentials[:0], s.openings[:0], s.changes[:0]
+	s.secrets = s.secrets[:0]
 	s.hidden, s.hiddenSize, s.hiddenSome, s.open, s.omitted = s.hidden[:0], 0, false, 0, s.omitted[:0]
 }
 
@@ -90,15 +93,14 @@ func (s *statement) body(i int, size uint64, sum [sha256.Size]byte) *sealtapv1.B
 	return b
 }
 
-// credential adds the keyed digest of a secret. Beyond a limit digests are
-// folded into the last one, which stands for all of them.
+// credential adds the keyed digest of a secret. Those beyond a limit are kept for the
+// last one, which stands for all of them: a digest of each would let a client with
+// thousands of cookies keep a processor busy.
 func (x *exchange) credential(kind, name, secret string) {
 	s := &x.st
 	n := len(s.credentials)
 	if n == maxCredentials {
-		last := s.credentials[n-1]
-		last.Place = "others"
-		last.Digest = x.p.digests.sum(nil, string(x.p.digests.sum(slices.Clone(last.Digest), secret)))
+		s.secrets = append(binary.AppendUvarint(s.secrets, uint64(len(secret))), secret...)
 		return
 	}
 	var c *sealtapv1.Credential
@@ -113,6 +115,19 @@ func (x *exchange) credential(kind, name, secret string) {
 		c.Place = capped(kind+":"+name, maxPlace)
 	}
 	s.credentials = append(s.credentials, c)
+}
+
+// allCredentials returns the credentials of the record.
+func (x *exchange) allCredentials() []*sealtapv1.Credential {
+	s := &x.st
+	if len(s.secrets) > 0 {
+		last := s.credentials[len(s.credentials)-1]
+		last.Place = "others"
+		last.Digest = x.p.digests.sum(nil, string(last.Digest)+string(s.secrets))
+		clear(s.secrets)
+		s.secrets = s.secrets[:0]
+	}
+	return s.credentials
 }
 
 // captureHeaders records headers as they were received. f, if there is one,
@@ -270,7 +285,7 @@ func (x *exchange) captureRequest() {
 	s.sealHeaders()
 	x.captureCaller(q)
 	x.requestChanges(q)
-	q.Headers, q.Credentials = s.headers, s.credentials
+	q.Headers, q.Credentials = s.headers, x.allCredentials()
 	s.asked.Request = q
 	s.rec.Reset()
 	s.rec.About = &s.asked

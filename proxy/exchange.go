@@ -269,7 +269,7 @@ func (x *exchange) finish(outcome sealtapv1.Outcome, detail string) error {
 	x.captureInformational()
 	s.sealHeaders()
 	p.Status = uint32(a.status)
-	p.Headers, p.Credentials, p.Changes = s.headers, s.credentials, s.changes
+	p.Headers, p.Credentials, p.Changes = s.headers, x.allCredentials(), s.changes
 	if a.captured {
 		came := a.whatCame()
 		p.Received = s.body(0, came.size, came.sum())

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -198,5 +199,33 @@ func TestRedactingTakesNoTime(t *testing.T) {
 				t.Errorf("%s of %q takes %v", name, unit, took)
 			}
 		}
+	}
+}
+
+// TestManyCookies: the credentials that are too many stand together in one digest,
+// which changes with each of them.
+func TestManyCookies(t *testing.T) {
+	settled(t)
+	s := start(t, backend(t, func(http.ResponseWriter, *http.Request) {}), nil)
+	others := func(last string) string {
+		var b strings.Builder
+		for i := range 5000 {
+			fmt.Fprintf(&b, "a%d=%d; ", i, i)
+		}
+		r := request(t, "GET", s.url("/"), nil)
+		r.Header.Set("Cookie", b.String()+"z="+last)
+		res, _ := get(t, client(t), r)
+		if res.StatusCode != http.StatusOK {
+			t.Fatal(res.Status)
+		}
+		q, _ := s.rec.last(t)
+		list := q.rec.GetRequest().GetCredentials()
+		if n := len(list); n != maxCredentials || list[n-1].GetPlace() != "others" || list[n-2].GetPlace() == "others" {
+			t.Fatalf("%d credentials, the last at %q", n, list[n-1].GetPlace())
+		}
+		return string(list[maxCredentials-1].GetDigest())
+	}
+	if a, again, b := others("1"), others("1"), others("2"); a != again || a == b {
+		t.Errorf("digests %x, %x, %x", a, again, b)
 	}
 }
