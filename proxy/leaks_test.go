@@ -229,3 +229,12 @@ func TestManyCookies(t *testing.T) {
 		t.Errorf("digests %x, %x, %x", a, again, b)
 	}
 }
+
+// TestSuspicious: what secretMember would find is looked for.
+func TestSuspicious(t *testing.T) {
+	for _, s := range []string{`{"token":"abc"}`, `{"token" : "abc"}`, "{\"password\"\t: \"hunter2\"}", `{token: "abc"}`, `x token:"abc"`, `{\"token\": 7}`} {
+		if !secretMember(s) || !suspicious(s) {
+			t.Errorf("%q: a secret %t, suspicious %t", s, secretMember(s), suspicious(s))
+		}
+	}
+}

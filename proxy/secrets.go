@@ -220,7 +220,7 @@ func nestedSecret(value string, layers int) bool {
 // suspicious reports whether there is something in a text that redactText or
 // secretMember may find a secret by.
 func suspicious(s string) bool {
-	return strings.ContainsAny(s, "=@%") || strings.Contains(s, tokenStart) || strings.Contains(s, `":`)
+	return strings.ContainsAny(s, "=@%") || strings.Contains(s, tokenStart) || strings.Contains(s, `"`) && strings.Contains(s, ":")
 }
 
 // tokenStart is what JWTs begin with: base64url of {".

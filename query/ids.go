@@ -12,7 +12,7 @@ import (
 	"slices"
 )
 
-// uid is a term that names few entries: those of an exchange, or of a trace. There
+// uid is a term that mostly names few entries: those of an exchange, or of a trace. There
 // are about as many ids as entries, so a full segment keeps them in buckets, not
 // each in a row of its own.
 type uid struct {
@@ -47,14 +47,11 @@ type idTail struct {
 	newest map[uid]uint32 // one more than the place of the last posting
 }
 
+// add does not look whether the posting is there already: a client chooses the id of
+// its trace, which all entries can have. What comes twice is left out when it is
+// written.
 func (t *idTail) add(p idPosting) {
-	last := t.newest[p.uid]
-	for at := last; at > 0; at = t.older[at-1] {
-		if t.list[at-1].lo == p.lo {
-			return
-		}
-	}
-	t.list, t.older = append(t.list, p), append(t.older, last)
+	t.list, t.older = append(t.list, p), append(t.older, t.newest[p.uid])
 	t.newest[p.uid] = uint32(len(t.list))
 }
 
@@ -140,7 +137,7 @@ func idBuckets(postings []idPosting) iter.Seq[[]idPosting] {
 			slices.SortFunc(bucket, func(a, b idPosting) int {
 				return cmp.Or(bytes.Compare(a.value[:], b.value[:]), cmp.Compare(a.lo, b.lo))
 			})
-			if len(bucket) > 0 && !yield(bucket) {
+			if bucket = slices.Compact(bucket); len(bucket) > 0 && !yield(bucket) {
 				return
 			}
 			begin = end
@@ -182,9 +179,7 @@ func patchID(ctx context.Context, tx *sql.Tx, seg uint64, x uid, members []uint1
 		return fmt.Errorf("%w: a bucket of ids of %d bytes", errDamaged, len(bucket))
 	}
 	for _, lo := range members {
-		if p := (idPosting{x, lo}); !slices.Contains(postings, p) {
-			postings = append(postings, p)
-		}
+		postings = append(postings, idPosting{x, lo})
 	}
 	for list := range idBuckets(postings) { // all of one bucket
 		bucket = appendIDs(nil, list)

@@ -25,6 +25,7 @@ type tracing struct {
 	ratio float64
 	said  said
 	stop  context.CancelFunc // nil while it does not run
+	users []<-chan struct{}  // closed when the proxies before the present one have ended that use it, too
 }
 
 // said is what the configuration says of traces, with the files that it names.
@@ -104,15 +105,21 @@ func (s *tracings) follow(next *tracing, over <-chan struct{}) {
 	defer s.mu.Unlock()
 	old := s.now
 	if next == old {
+		if old != nil {
+			old.users = append(old.users, over)
+		}
 		return
 	}
 	s.now = next
 	s.begin()
 	if old != nil && old.stop != nil {
+		users := append(old.users, over)
 		s.runs.Go(func() {
-			select {
-			case <-over:
-			case <-s.ctx.Done():
+			for _, over := range users {
+				select {
+				case <-over:
+				case <-s.ctx.Done():
+				}
 			}
 			old.stop()
 		})
