@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/sealtap/sealtap/interop/internal/stack"
+	"github.com/sealtap/sealtap/storage/trillian/trilliantest"
 )
 
 // caddyVersion is the Caddy that is measured.
@@ -45,10 +46,11 @@ http://%[1]s {
 // access log is.
 func (b *bench) caddy(upstream string) (p *stack.Process, addr, access string, err error) {
 	b.say("building Caddy, or taking the one of the last time")
-	bin, err := stack.Install("github.com/caddyserver/caddy/v2", "/cmd/caddy", caddyVersion)
+	built, err := trilliantest.Install("caddy-"+caddyVersion, "github.com/caddyserver/caddy/v2/cmd/caddy@"+caddyVersion)
 	if err != nil {
 		return nil, "", "", err
 	}
+	bin := filepath.Join(built, "caddy")
 	if addr, err = freeAddr(); err != nil {
 		return nil, "", "", err
 	}

@@ -60,36 +60,8 @@ func install() (string, error) {
 	if dir := os.Getenv("SEALTAP_TRILLIAN_BIN"); dir != "" {
 		return dir, nil
 	}
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		return "", err
-	}
-	_, version, _ := strings.Cut(Module, "@")
-	dir := filepath.Join(cache, "sealtap", "trillian-"+version)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", err
-	}
-	// One of the test programs that run side by side installs, the others wait.
-	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o644)
-	if err != nil {
-		return "", err
-	}
-	defer lock.Close()
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
-		return "", err
-	}
-	if _, err := os.Stat(filepath.Join(dir, "complete")); err == nil {
-		return dir, nil
-	}
 	module, version, _ := strings.Cut(Module, "@")
-	cmd := exec.Command("go", "install", "-tags=postgresql", "-ldflags=-s -w",
-		module+"/cmd/trillian_log_server@"+version, module+"/cmd/trillian_log_signer@"+version)
-	cmd.Env = append(os.Environ(), "GOBIN="+dir, "GOFLAGS=")
-	cmd.Dir = dir
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("go install of %s: %w\n%s", Module, err, out)
-	}
-	return dir, os.WriteFile(filepath.Join(dir, "complete"), nil, 0o644)
+	return Install("trillian-"+version, "-tags=postgresql", "-ldflags=-s -w", module+"/cmd/trillian_log_server@"+version, module+"/cmd/trillian_log_signer@"+version)
 }
 
 // schema makes an empty database of Trillian, and returns its address.
