@@ -90,7 +90,7 @@ const (
 
 // Follow shows what another log publishes that shares the storage, until the context
 // ends.
-func (l *Log) Follow(ctx context.Context) error {
+func (l *Log) Follow(ctx context.Context) {
 	l.setWriting(nil)
 	told, pause := false, l.config.CheckpointInterval
 	for wait(ctx, nil, pause) {
@@ -98,7 +98,7 @@ func (l *Log) Follow(ctx context.Context) error {
 		err := l.catchUp(bounded)
 		cancel()
 		if ctx.Err() != nil {
-			return nil
+			return
 		}
 		l.setPublishing(err)
 		if pause = l.config.CheckpointInterval; err == nil {
@@ -111,7 +111,6 @@ func (l *Log) Follow(ctx context.Context) error {
 		}
 		told = err != nil
 	}
-	return nil
 }
 
 func (l *Log) hasLooked() { l.looked.Store(time.Now().UnixNano()) }

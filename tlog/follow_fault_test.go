@@ -63,7 +63,7 @@ func (f *fixture) follower(change func(*tlog.Config)) (*tlog.Log, *shared) {
 // follow has a log follow until the end of the test.
 func (f *fixture) follow(l *tlog.Log) {
 	s := &server{t: f.t.(*testing.T), log: l}
-	s.as(l.Follow)
+	s.follows()
 	f.t.Cleanup(s.stop)
 }
 

@@ -29,6 +29,11 @@ func (s *server) as(role func(context.Context) error) {
 	}
 }
 
+// follows has the server follow.
+func (s *server) follows() {
+	s.as(func(ctx context.Context) error { s.log.Follow(ctx); return nil })
+}
+
 func (s *server) publishes(size uint64) {
 	s.t.Helper()
 	for end := time.Now().Add(20 * time.Second); s.log.Published() < size; time.Sleep(time.Millisecond) {
@@ -57,7 +62,7 @@ func TestTurns(t *testing.T) {
 		t.Error("a log that does not write took something")
 	}
 	one.as(one.log.Run)
-	two.as(two.log.Follow)
+	two.follows()
 	one.publishes(1)
 	p := f.producer("producer")
 	size := uint64(2)
@@ -82,7 +87,7 @@ func TestTurns(t *testing.T) {
 		two.stop()
 		one, two = two, one
 		one.as(one.log.Run)
-		two.as(two.log.Follow)
+		two.follows()
 		for end := time.Now().Add(20 * time.Second); !one.log.Writing(); time.Sleep(time.Millisecond) {
 			if time.Now().After(end) {
 				t.Fatal("it does not take over")

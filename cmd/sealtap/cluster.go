@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/sealtap/sealtap/config"
@@ -189,9 +190,7 @@ func (c *cluster) open(ctx context.Context, config tlog.Config) (*tlog.Log, erro
 func (c *cluster) run(ctx context.Context, l *tlog.Log) error {
 	for ctx.Err() == nil {
 		if c.lease == nil {
-			if err := c.follow(ctx, l); err != nil {
-				return err
-			}
+			c.follow(ctx, l)
 			continue
 		}
 		c.logger.Info("this server writes the log", "size", l.Size())
@@ -210,13 +209,13 @@ func (c *cluster) run(ctx context.Context, l *tlog.Log) error {
 
 // follow follows until this server has the lease. Whatever keeps it from the lease, it goes
 // on looking for what is published, and tells if it cannot.
-func (c *cluster) follow(ctx context.Context, l *tlog.Log) error {
+func (c *cluster) follow(ctx context.Context, l *tlog.Log) {
 	following, stop := context.WithCancel(ctx)
-	done := make(chan error, 1)
-	go func() { done <- l.Follow(following) }()
+	var wg sync.WaitGroup
+	wg.Go(func() { l.Follow(following) })
 	c.lease = c.acquire(ctx)
 	stop()
-	return <-done
+	wg.Wait()
 }
 
 // acquire waits for the lease. It returns nil when the context has ended.
